@@ -1,0 +1,160 @@
+//! What may be asked of the state: the commands that the log replicates.
+//!
+//! A command carries everything that deciding may not ask for: who asks, the time, random bytes,
+//! ciphertext. Its bytes are in [`codec`]; what it leads to is in [`crate::decide`].
+
+pub mod codec;
+mod v1;
+
+use crate::event::Event;
+use crate::id::{AccountName, ResourceId, RoleId};
+use crate::records::{
+    Digest, Fingerprint, JoinToken, Member, NewApiKey, RequestId, Revision, Sealed, SigningKey,
+    WrappedKeyring,
+};
+use crate::time::Timestamp;
+
+/// Who asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Actor {
+    /// A role, proven by an access token or by its credentials.
+    Role(RoleId),
+    /// A node of the cluster acting for itself or for the operator on its machine.
+    Node,
+}
+
+/// A command with who, when and from where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Envelope {
+    /// Makes a retry of the same request answer as the first try did.
+    pub request_id: RequestId,
+    /// Who asks.
+    pub actor: Actor,
+    /// Wall clock of the node that took the request.
+    pub at: Timestamp,
+    /// Address of the client as text; empty for the operator.
+    pub client_ip: String,
+    /// What is asked.
+    pub body: Command,
+}
+
+/// How a policy text is applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoadMode {
+    /// POST: adds, never changes or removes.
+    Append,
+    /// PATCH: adds and changes, removes only what `!delete`, `!deny` and `!revoke` name.
+    Update,
+    /// PUT: what this policy declared before and does not declare now goes.
+    Replace,
+}
+
+/// How the caller of a credential change proved who it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Proof {
+    /// By HTTP Basic with the role's own credentials; the digest is of the API key in force when the
+    /// proof was checked. Refused when the key has changed since.
+    Credentials(Digest),
+    /// By an access token; the caller needs `update` on the target.
+    Token,
+}
+
+/// What may be asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Puts the first keyring in force. Once per cluster.
+    InstallKeyring {
+        /// The keyring under the root key.
+        keyring: WrappedKeyring,
+    },
+    /// Creates an account with its signing key, its `admin` user and its root policy.
+    CreateAccount {
+        /// Its name.
+        account: AccountName,
+        /// Signs its tokens.
+        signing_key: SigningKey,
+        /// First API key of `user:admin`.
+        admin_key: NewApiKey,
+    },
+    /// Loads a policy that the door has planned.
+    LoadPolicy {
+        /// The policy to load into; `account:policy:root` is made on first touch.
+        policy: ResourceId,
+        /// How to apply it.
+        mode: LoadMode,
+        /// The text as sent.
+        text: String,
+        /// Hex SHA-256 of the text.
+        text_sha256: String,
+        /// What the load changes, in order, as planned at `based_on`. Carries no
+        /// [`Event::PolicyLoaded`]; deciding adds it.
+        changes: Vec<Event>,
+        /// The account's revision that the plan was made from.
+        based_on: Revision,
+    },
+    /// Adds a version to a secret, unless its current value is the same.
+    SetSecret {
+        /// The variable or public key.
+        resource: ResourceId,
+        /// Its new value, sealed for this resource.
+        value: Sealed,
+        /// Fingerprint of the plain value.
+        fingerprint: Fingerprint,
+    },
+    /// Makes every version of a secret due for rotation.
+    ExpireSecret {
+        /// The variable.
+        resource: ResourceId,
+    },
+    /// Replaces an API key.
+    RotateApiKey {
+        /// Whose.
+        role: RoleId,
+        /// The new key.
+        key: NewApiKey,
+        /// What entitles the actor.
+        proof: Proof,
+    },
+    /// Replaces a user's password.
+    ChangePassword {
+        /// Whose; the actor itself.
+        role: RoleId,
+        /// PHC string of the new password's hash.
+        password_hash: String,
+        /// What entitles the actor.
+        proof: Proof,
+    },
+    /// Adds a member to a role outside any policy.
+    AddMember {
+        /// The role to be held.
+        role: RoleId,
+        /// Who will hold it.
+        member: RoleId,
+    },
+    /// Removes a member from a role.
+    RemoveMember {
+        /// The role held.
+        role: RoleId,
+        /// Who holds it.
+        member: RoleId,
+    },
+    /// Lets one node join once.
+    IssueJoinToken {
+        /// SHA-256 of the token.
+        digest: Digest,
+        /// What the token is good for.
+        token: JoinToken,
+    },
+    /// Consumes a join token and admits a member, whose id is the index of this very entry.
+    AdmitMember {
+        /// SHA-256 of the token presented; none for the first member, admitted by `cluster init`.
+        token: Option<Digest>,
+        /// The member.
+        member: Member,
+    },
+    /// Strikes a member off the list.
+    RemoveMemberNode {
+        /// Its node id.
+        node: u64,
+    },
+}

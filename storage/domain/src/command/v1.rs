@@ -1,0 +1,263 @@
+//! Version 1 of a command's bytes. Never edited: a change of shape is a new module beside this one.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Actor, Command, Envelope, LoadMode, Proof};
+use crate::codec::{Bytes, DecodeError};
+use crate::event::v1::{
+    Ciphertext, EventV1, JoinTokenV1, KeyringV1, MemberV1, NewApiKeyV1, SigningKeyV1,
+};
+use crate::id::{AccountName, ResourceId, RoleId};
+use crate::records::{Digest, Fingerprint, RequestId, Revision, Sealed};
+use crate::time::Timestamp;
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct EnvelopeV1 {
+    request_id: [u8; 16],
+    /// None is the node itself.
+    actor: Option<RoleId>,
+    at: Timestamp,
+    client_ip: String,
+    body: CommandV1,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum LoadModeV1 {
+    Append,
+    Update,
+    Replace,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum ProofV1 {
+    Credentials([u8; 32]),
+    Token,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum CommandV1 {
+    InstallKeyring {
+        keyring: KeyringV1,
+    },
+    CreateAccount {
+        account: AccountName,
+        signing_key: SigningKeyV1,
+        admin_key: NewApiKeyV1,
+    },
+    LoadPolicy {
+        policy: ResourceId,
+        mode: LoadModeV1,
+        text: String,
+        text_sha256: String,
+        changes: Vec<EventV1>,
+        based_on: u64,
+    },
+    SetSecret {
+        resource: ResourceId,
+        value: Bytes,
+        fingerprint: [u8; 16],
+    },
+    ExpireSecret {
+        resource: ResourceId,
+    },
+    RotateApiKey {
+        role: RoleId,
+        key: NewApiKeyV1,
+        proof: ProofV1,
+    },
+    ChangePassword {
+        role: RoleId,
+        password_hash: String,
+        proof: ProofV1,
+    },
+    AddMember {
+        role: RoleId,
+        member: RoleId,
+    },
+    RemoveMember {
+        role: RoleId,
+        member: RoleId,
+    },
+    IssueJoinToken {
+        digest: [u8; 32],
+        token: JoinTokenV1,
+    },
+    AdmitMember {
+        token: Option<[u8; 32]>,
+        member: MemberV1,
+    },
+    RemoveMemberNode {
+        node: u64,
+    },
+}
+
+impl From<&Envelope> for EnvelopeV1 {
+    fn from(envelope: &Envelope) -> Self {
+        Self {
+            request_id: envelope.request_id.0,
+            actor: match &envelope.actor {
+                Actor::Role(role) => Some(role.clone()),
+                Actor::Node => None,
+            },
+            at: envelope.at,
+            client_ip: envelope.client_ip.clone(),
+            body: (&envelope.body).into(),
+        }
+    }
+}
+
+impl TryFrom<EnvelopeV1> for Envelope {
+    type Error = DecodeError;
+
+    fn try_from(envelope: EnvelopeV1) -> Result<Self, DecodeError> {
+        Ok(Self {
+            request_id: RequestId(envelope.request_id),
+            actor: envelope.actor.map_or(Actor::Node, Actor::Role),
+            at: envelope.at,
+            client_ip: envelope.client_ip,
+            body: envelope.body.try_into()?,
+        })
+    }
+}
+
+impl From<&Command> for CommandV1 {
+    fn from(command: &Command) -> Self {
+        let kept = Ciphertext::Kept;
+        match command {
+            Command::InstallKeyring { keyring } => {
+                Self::InstallKeyring { keyring: KeyringV1::new(keyring, kept) }
+            }
+            Command::CreateAccount { account, signing_key, admin_key } => Self::CreateAccount {
+                account: account.clone(),
+                signing_key: SigningKeyV1::new(signing_key, kept),
+                admin_key: NewApiKeyV1::new(admin_key, kept),
+            },
+            Command::LoadPolicy { policy, mode, text, text_sha256, changes, based_on } => {
+                Self::LoadPolicy {
+                    policy: policy.clone(),
+                    mode: (*mode).into(),
+                    text: text.clone(),
+                    text_sha256: text_sha256.clone(),
+                    changes: changes.iter().map(|event| EventV1::new(event, kept)).collect(),
+                    based_on: based_on.0,
+                }
+            }
+            Command::SetSecret { resource, value, fingerprint } => Self::SetSecret {
+                resource: resource.clone(),
+                value: Bytes(value.0.clone()),
+                fingerprint: fingerprint.0,
+            },
+            Command::ExpireSecret { resource } => Self::ExpireSecret { resource: resource.clone() },
+            Command::RotateApiKey { role, key, proof } => Self::RotateApiKey {
+                role: role.clone(),
+                key: NewApiKeyV1::new(key, kept),
+                proof: proof.into(),
+            },
+            Command::ChangePassword { role, password_hash, proof } => Self::ChangePassword {
+                role: role.clone(),
+                password_hash: password_hash.clone(),
+                proof: proof.into(),
+            },
+            Command::AddMember { role, member } => {
+                Self::AddMember { role: role.clone(), member: member.clone() }
+            }
+            Command::RemoveMember { role, member } => {
+                Self::RemoveMember { role: role.clone(), member: member.clone() }
+            }
+            Command::IssueJoinToken { digest, token } => {
+                Self::IssueJoinToken { digest: digest.0, token: token.into() }
+            }
+            Command::AdmitMember { token, member } => {
+                Self::AdmitMember { token: token.map(|digest| digest.0), member: member.into() }
+            }
+            Command::RemoveMemberNode { node } => Self::RemoveMemberNode { node: *node },
+        }
+    }
+}
+
+impl TryFrom<CommandV1> for Command {
+    type Error = DecodeError;
+
+    fn try_from(command: CommandV1) -> Result<Self, DecodeError> {
+        Ok(match command {
+            CommandV1::InstallKeyring { keyring } => {
+                Self::InstallKeyring { keyring: keyring.into() }
+            }
+            CommandV1::CreateAccount { account, signing_key, admin_key } => Self::CreateAccount {
+                account,
+                signing_key: signing_key.into(),
+                admin_key: admin_key.into(),
+            },
+            CommandV1::LoadPolicy { policy, mode, text, text_sha256, changes, based_on } => {
+                let changes = changes.into_iter().map(TryInto::try_into);
+                Self::LoadPolicy {
+                    policy,
+                    mode: mode.into(),
+                    text,
+                    text_sha256,
+                    changes: changes.collect::<Result<_, _>>()?,
+                    based_on: Revision(based_on),
+                }
+            }
+            CommandV1::SetSecret { resource, value, fingerprint } => Self::SetSecret {
+                resource,
+                value: Sealed(value.0),
+                fingerprint: Fingerprint(fingerprint),
+            },
+            CommandV1::ExpireSecret { resource } => Self::ExpireSecret { resource },
+            CommandV1::RotateApiKey { role, key, proof } => {
+                Self::RotateApiKey { role, key: key.into(), proof: proof.into() }
+            }
+            CommandV1::ChangePassword { role, password_hash, proof } => {
+                Self::ChangePassword { role, password_hash, proof: proof.into() }
+            }
+            CommandV1::AddMember { role, member } => Self::AddMember { role, member },
+            CommandV1::RemoveMember { role, member } => Self::RemoveMember { role, member },
+            CommandV1::IssueJoinToken { digest, token } => {
+                Self::IssueJoinToken { digest: Digest(digest), token: token.into() }
+            }
+            CommandV1::AdmitMember { token, member } => {
+                Self::AdmitMember { token: token.map(Digest), member: member.into() }
+            }
+            CommandV1::RemoveMemberNode { node } => Self::RemoveMemberNode { node },
+        })
+    }
+}
+
+impl From<LoadMode> for LoadModeV1 {
+    fn from(mode: LoadMode) -> Self {
+        match mode {
+            LoadMode::Append => Self::Append,
+            LoadMode::Update => Self::Update,
+            LoadMode::Replace => Self::Replace,
+        }
+    }
+}
+
+impl From<LoadModeV1> for LoadMode {
+    fn from(mode: LoadModeV1) -> Self {
+        match mode {
+            LoadModeV1::Append => Self::Append,
+            LoadModeV1::Update => Self::Update,
+            LoadModeV1::Replace => Self::Replace,
+        }
+    }
+}
+
+impl From<&Proof> for ProofV1 {
+    fn from(proof: &Proof) -> Self {
+        match proof {
+            Proof::Credentials(digest) => Self::Credentials(digest.0),
+            Proof::Token => Self::Token,
+        }
+    }
+}
+
+impl From<ProofV1> for Proof {
+    fn from(proof: ProofV1) -> Self {
+        match proof {
+            ProofV1::Credentials(digest) => Self::Credentials(Digest(digest)),
+            ProofV1::Token => Self::Token,
+        }
+    }
+}

@@ -1,0 +1,553 @@
+//! Command to events, or a rejection. The answer given here is the one that counts: the door checks
+//! first to say no quickly, but state may have moved since, and the order of the log is the truth.
+//!
+//! One arm a command. A node that acts for itself or its operator is trusted with every privilege,
+//! and only it may touch accounts, members, join tokens and the keyring.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use crate::command::{Actor, Command, Envelope, LoadMode, Proof};
+use crate::event::Event;
+use crate::id::{AccountName, Kind, ResourceId, RoleId};
+use crate::outcome::{Outcome, Rejection};
+use crate::rbac::{
+    Denial, admin_role, authorize, governing_policy, is_allowed, is_visible, root_policy,
+};
+use crate::records::{
+    Credential, Digest, Fingerprint, JoinToken, Member, MemberRole, MembershipKey, NewApiKey,
+    Revision, Sealed, SigningKey, Version, WrappedKeyring,
+};
+use crate::state::State;
+use crate::time::{LogIndex, Timestamp};
+
+/// What a command leads to in a state: events that have then happened, and the answer.
+///
+/// `index` is the log index of the entry that holds the command. A pure function: every node that
+/// asks it the same gets the same.
+///
+/// # Errors
+/// A [`Rejection`]; nothing has happened then.
+pub fn decide(
+    state: &State,
+    index: LogIndex,
+    envelope: &Envelope,
+) -> Result<(Vec<Event>, Outcome), Rejection> {
+    let asked = Asked { state, index, at: envelope.at, actor: &envelope.actor };
+    match &envelope.body {
+        Command::InstallKeyring { keyring } => asked.install_keyring(keyring),
+        Command::CreateAccount { account, signing_key, admin_key } => {
+            asked.create_account(account, signing_key, admin_key)
+        }
+        Command::LoadPolicy { policy, mode, text, text_sha256, changes, based_on } => {
+            let changes = asked.planned_changes(policy, *mode, changes, *based_on)?;
+            Ok(asked.policy_loaded(policy, changes, &envelope.client_ip, text, text_sha256))
+        }
+        Command::SetSecret { resource, value, fingerprint } => {
+            asked.set_secret(resource, value, *fingerprint)
+        }
+        Command::ExpireSecret { resource } => asked.expire_secret(resource),
+        Command::RotateApiKey { role, key, proof } => asked.rotate_api_key(role, key, proof),
+        Command::ChangePassword { role, password_hash, proof } => {
+            asked.change_password(role, password_hash, proof)
+        }
+        Command::AddMember { role, member } => asked.add_member(role, member),
+        Command::RemoveMember { role, member } => asked.remove_member(role, member),
+        Command::IssueJoinToken { digest, token } => asked.issue_join_token(*digest, token),
+        Command::AdmitMember { token, member } => asked.admit_member(*token, member),
+        Command::RemoveMemberNode { node } => asked.remove_member_node(*node),
+    }
+}
+
+type Decision = Result<(Vec<Event>, Outcome), Rejection>;
+
+/// The state that is asked, by whom, when, and at which place of the log.
+struct Asked<'a> {
+    state: &'a State,
+    index: LogIndex,
+    at: Timestamp,
+    actor: &'a Actor,
+}
+
+/// Accounts and keys.
+impl Asked<'_> {
+    fn install_keyring(&self, keyring: &WrappedKeyring) -> Decision {
+        self.node_only("install a keyring")?;
+        match self.state.keyring() {
+            Some(present) => Err(exists("keyring", format!("generation {}", present.generation))),
+            None => done(Event::KeyringInstalled { keyring: keyring.clone() }),
+        }
+    }
+
+    fn create_account(
+        &self,
+        account: &AccountName,
+        signing_key: &SigningKey,
+        admin_key: &NewApiKey,
+    ) -> Decision {
+        self.node_only("create an account")?;
+        if self.state.account(account).is_some() {
+            return Err(exists("account", account));
+        }
+        if self.state.account_by_key_id(&signing_key.id).is_some() {
+            return Err(exists("signing key", &signing_key.id));
+        }
+        done(Event::AccountCreated {
+            account: account.clone(),
+            signing_key: signing_key.clone(),
+            admin_key: admin_key.clone(),
+        })
+    }
+}
+
+/// Policies.
+impl Asked<'_> {
+    /// Checks the right to load, that the plan was made from what is in force, and each change.
+    fn planned_changes(
+        &self,
+        policy: &ResourceId,
+        mode: LoadMode,
+        changes: &[Event],
+        based_on: Revision,
+    ) -> Result<Vec<Event>, Rejection> {
+        if policy.kind() != Kind::Policy {
+            return Err(Rejection::Invalid(format!("{policy} is not a policy")));
+        }
+        let privilege = match mode {
+            LoadMode::Append => "create",
+            LoadMode::Update | LoadMode::Replace => "update",
+        };
+        self.authorize(privilege, policy)?;
+        if mode == LoadMode::Replace {
+            self.may_update_all_below(policy)?;
+        }
+        let account = self.state.account(policy.account());
+        let current = account.ok_or_else(|| not_found(policy))?.revision;
+        if current != based_on {
+            return Err(Rejection::Stale { planned: based_on, current });
+        }
+        let brought: BTreeSet<&ResourceId> = changes
+            .iter()
+            .filter_map(|change| {
+                let Event::ResourceAdded { resource, .. } = change else { return None };
+                Some(resource)
+            })
+            .collect();
+        let mut secrets = BTreeSet::new();
+        let checked =
+            changes.iter().filter_map(|change| match check_change(policy, change, &mut secrets) {
+                Ok(()) => self.at_its_version(change, &brought).map(Ok),
+                Err(why) => Some(Err(Rejection::Invalid(format!("malformed plan: {why}")))),
+            });
+        checked.collect()
+    }
+
+    /// Replacing may remove anything below, so all of it must be the actor's to change.
+    fn may_update_all_below(&self, policy: &ResourceId) -> Result<(), Rejection> {
+        let Actor::Role(role) = self.actor else { return Ok(()) };
+        let prefix = format!("{}/", policy.identifier());
+        let mut below = self.state.resources_below(policy.account(), &prefix);
+        match below.find(|(resource, _)| !is_allowed(self.state, role, "update", resource)) {
+            None => Ok(()),
+            // What the actor may not see is not named to it.
+            Some((denied, _)) if is_visible(self.state, role, denied) => {
+                Err(forbidden(role, "update", denied))
+            }
+            Some(_) => Err(forbidden(role, "update", policy)),
+        }
+    }
+
+    /// The change as it stands, save that a public key's value gets the version that is next now, and
+    /// is left out when it is what the key holds already: values do not move the revision. A key that
+    /// the load brings, or takes away and brings again, begins anew.
+    fn at_its_version(&self, change: &Event, brought: &BTreeSet<&ResourceId>) -> Option<Event> {
+        let Event::SecretVersionAdded { resource, fingerprint, value, .. } = change else {
+            return Some(change.clone());
+        };
+        let (version, same) = if brought.contains(resource) {
+            (Version(1), false)
+        } else {
+            self.next_version(resource, *fingerprint)
+        };
+        (!same).then(|| Event::SecretVersionAdded {
+            resource: resource.clone(),
+            version,
+            fingerprint: *fingerprint,
+            value: value.clone(),
+        })
+    }
+
+    fn policy_loaded(
+        &self,
+        policy: &ResourceId,
+        mut events: Vec<Event>,
+        client_ip: &str,
+        text: &str,
+        text_sha256: &str,
+    ) -> (Vec<Event>, Outcome) {
+        let versions = self.state.policy_versions(policy);
+        let newest = versions.and_then(|versions| versions.keys().next_back()).copied();
+        let version = newest.unwrap_or(0) + 1;
+        let role = match self.actor {
+            Actor::Role(role) => role.clone(),
+            Actor::Node => admin_role(policy.account()),
+        };
+        events.push(Event::PolicyLoaded {
+            policy: policy.clone(),
+            version,
+            role,
+            client_ip: client_ip.to_owned(),
+            text: text.to_owned(),
+            text_sha256: text_sha256.to_owned(),
+        });
+        (events, Outcome::PolicyLoaded { version })
+    }
+}
+
+/// Secrets.
+impl Asked<'_> {
+    fn set_secret(
+        &self,
+        resource: &ResourceId,
+        value: &Sealed,
+        fingerprint: Fingerprint,
+    ) -> Decision {
+        self.authorize("update", resource)?;
+        if !matches!(resource.kind(), Kind::Variable | Kind::PublicKey) {
+            return Err(Rejection::Invalid(format!("{resource} cannot hold a secret")));
+        }
+        let (version, same) = self.next_version(resource, fingerprint);
+        if same {
+            return Ok((Vec::new(), Outcome::SecretSet { version, added: false }));
+        }
+        let event = Event::SecretVersionAdded {
+            resource: resource.clone(),
+            version,
+            fingerprint,
+            value: Some(value.clone()),
+        };
+        Ok((vec![event], Outcome::SecretSet { version, added: true }))
+    }
+
+    /// The version that a value of this fingerprint gets, and whether that is the current one, which
+    /// has the same value.
+    fn next_version(&self, resource: &ResourceId, fingerprint: Fingerprint) -> (Version, bool) {
+        match self.state.secret(resource).and_then(|secret| secret.versions.last_key_value()) {
+            Some((current, record)) if record.fingerprint == fingerprint => (*current, true),
+            Some((current, _)) => (Version(current.0 + 1), false),
+            None => (Version(1), false),
+        }
+    }
+
+    fn expire_secret(&self, resource: &ResourceId) -> Decision {
+        self.authorize("update", resource)?;
+        if resource.kind() != Kind::Variable {
+            return Err(Rejection::Invalid(format!("{resource} is not a variable")));
+        }
+        done(Event::SecretExpired { resource: resource.clone() })
+    }
+}
+
+/// Credentials.
+impl Asked<'_> {
+    fn rotate_api_key(&self, role: &RoleId, key: &NewApiKey, proof: &Proof) -> Decision {
+        if self.state.role(role).is_none() {
+            return Err(not_found(role));
+        }
+        match proof {
+            Proof::Credentials(digest) => {
+                self.proves_to_be(role, *digest)?;
+            }
+            Proof::Token => self.may_rotate(role)?,
+        }
+        done(Event::ApiKeyRotated { role: role.clone(), key: key.clone() })
+    }
+
+    /// A token is too weak a proof for a role to change its own key, and enough to change another's
+    /// with `update` on it.
+    fn may_rotate(&self, role: &RoleId) -> Result<(), Rejection> {
+        if matches!(self.actor, Actor::Role(actor) if actor == role) {
+            return Err(Rejection::Unauthenticated);
+        }
+        self.authorize("update", role)?;
+        if role.kind().has_credentials() {
+            return Ok(());
+        }
+        match self.actor {
+            // Conjur's clients are told that the role is unfit only when they may not read it.
+            Actor::Role(actor) if is_allowed(self.state, actor, "read", role) => {
+                Err(forbidden(actor, "update", role))
+            }
+            Actor::Role(_) | Actor::Node => Err(Rejection::NoCredentials { role: role.clone() }),
+        }
+    }
+
+    fn change_password(&self, role: &RoleId, password_hash: &str, proof: &Proof) -> Decision {
+        match (proof, self.actor) {
+            (Proof::Credentials(digest), _) => {
+                self.proves_to_be(role, *digest)?;
+            }
+            (Proof::Token, Actor::Node) => {
+                self.credential(role)?;
+            }
+            (Proof::Token, Actor::Role(_)) => return Err(Rejection::Unauthenticated),
+        }
+        if role.kind() != Kind::User {
+            return Err(Rejection::Invalid(format!("{role} is not a user")));
+        }
+        let password_hash = password_hash.to_owned();
+        done(Event::PasswordChanged { role: role.clone(), password_hash })
+    }
+
+    /// The actor is `role`, and the key that it was checked against is still in force.
+    fn proves_to_be(&self, role: &RoleId, digest: Digest) -> Result<(), Rejection> {
+        if *self.actor != Actor::Role(role.clone()) {
+            return Err(Rejection::Unauthenticated);
+        }
+        let is_current = self.credential(role)?.api_key_digest == digest;
+        if is_current { Ok(()) } else { Err(Rejection::Unauthenticated) }
+    }
+
+    fn credential(&self, role: &RoleId) -> Result<&Credential, Rejection> {
+        let credential = self.state.credential(role);
+        credential.ok_or_else(|| Rejection::NoCredentials { role: role.clone() })
+    }
+}
+
+/// Grants outside any policy.
+impl Asked<'_> {
+    fn add_member(&self, role: &RoleId, member: &RoleId) -> Decision {
+        self.may_govern("create", role)?;
+        if self.state.role(member).is_none() {
+            return Err(not_found(member));
+        }
+        let key = MembershipKey { role: role.clone(), member: member.clone(), ownership: false };
+        if self.state.membership(&key).is_some() {
+            return Ok((Vec::new(), Outcome::Done));
+        }
+        done(Event::MembershipAdded { key, admin_option: false, policy: None })
+    }
+
+    fn remove_member(&self, role: &RoleId, member: &RoleId) -> Decision {
+        self.may_govern("update", role)?;
+        let key = MembershipKey { role: role.clone(), member: member.clone(), ownership: false };
+        if self.state.membership(&key).is_none() {
+            return Err(not_found(member));
+        }
+        done(Event::MembershipRemoved { key })
+    }
+
+    /// The actor sees the role and has the privilege on the policy that governs it.
+    fn may_govern(&self, privilege: &str, role: &RoleId) -> Result<(), Rejection> {
+        if self.state.role(role).is_none() {
+            return Err(not_found(role));
+        }
+        let Actor::Role(actor) = self.actor else { return Ok(()) };
+        if !is_visible(self.state, actor, role) {
+            return Err(not_found(role));
+        }
+        let policy = governing_policy(self.state, role).ok_or_else(|| not_found(role))?;
+        let may = is_allowed(self.state, actor, privilege, &policy);
+        if may { Ok(()) } else { Err(forbidden(actor, privilege, &policy)) }
+    }
+}
+
+/// Members of the cluster.
+impl Asked<'_> {
+    fn issue_join_token(&self, digest: Digest, token: &JoinToken) -> Decision {
+        self.node_only("issue a join token")?;
+        if self.state.join_token(&digest).is_some() {
+            return Err(exists("join token", "with the same digest"));
+        }
+        if token.expires_at <= self.at {
+            return Err(Rejection::Invalid("the join token would be expired at once".to_owned()));
+        }
+        self.member_name_is_free(&token.name)?;
+        done(Event::JoinTokenIssued { digest, token: token.clone() })
+    }
+
+    fn admit_member(&self, token: Option<Digest>, member: &Member) -> Decision {
+        self.node_only("admit a member")?;
+        match token {
+            Some(digest) => self.token_admits(digest, member)?,
+            None if self.state.member_nodes().is_empty() => {}
+            None => return Err(refused("only the first member of a cluster needs none")),
+        }
+        self.member_name_is_free(&member.name)?;
+        let mut present = self.state.member_nodes().values();
+        if present.any(|present| present.node_key == member.node_key) {
+            return Err(exists("member", "with the same node key"));
+        }
+        let node = self.index.0;
+        if self.state.member_nodes().contains_key(&node) {
+            return Err(exists("member", node));
+        }
+        let event = Event::MemberAdmitted { node, member: member.clone(), token };
+        Ok((vec![event], Outcome::MemberAdmitted { node }))
+    }
+
+    fn token_admits(&self, digest: Digest, member: &Member) -> Result<(), Rejection> {
+        let Some(token) = self.state.join_token(&digest) else {
+            return Err(refused("unknown or already used"));
+        };
+        if token.expires_at <= self.at {
+            return Err(refused("expired"));
+        }
+        if token.name != member.name {
+            return Err(refused(format!("issued for the node \"{}\"", token.name)));
+        }
+        if token.role != member.role {
+            return Err(refused(match token.role {
+                MemberRole::Voter => "issued for a voter",
+                MemberRole::Follower => "issued for a follower",
+            }));
+        }
+        Ok(())
+    }
+
+    fn member_name_is_free(&self, name: &str) -> Result<(), Rejection> {
+        if name.is_empty() {
+            return Err(Rejection::Invalid("a member needs a name".to_owned()));
+        }
+        let mut present = self.state.member_nodes().values();
+        let is_taken = present.any(|present| present.name == name);
+        if is_taken { Err(exists("member", name)) } else { Ok(()) }
+    }
+
+    fn remove_member_node(&self, node: u64) -> Decision {
+        self.node_only("remove a member")?;
+        let members = self.state.member_nodes();
+        let Some(member) = members.get(&node) else {
+            return Err(Rejection::Invalid(format!("no member has node id {node}")));
+        };
+        let voters = members.values().filter(|member| member.role == MemberRole::Voter).count();
+        if member.role == MemberRole::Voter && voters == 1 {
+            let why = format!("node {node} is the last voter and cannot be removed");
+            return Err(Rejection::Invalid(why));
+        }
+        done(Event::MemberRemoved { node })
+    }
+}
+
+/// Who may.
+impl Asked<'_> {
+    fn authorize(&self, privilege: &str, resource: &ResourceId) -> Result<(), Rejection> {
+        match self.actor {
+            Actor::Node if self.state.resource(resource).is_some() => Ok(()),
+            Actor::Node => Err(not_found(resource)),
+            Actor::Role(role) => match authorize(self.state, role, privilege, resource) {
+                Ok(_permit) => Ok(()),
+                Err(Denial::NotFound) => Err(not_found(resource)),
+                Err(Denial::Forbidden) => Err(forbidden(role, privilege, resource)),
+            },
+        }
+    }
+
+    fn node_only(&self, what: &str) -> Result<(), Rejection> {
+        match self.actor {
+            Actor::Node => Ok(()),
+            Actor::Role(role) => {
+                Err(Rejection::Invalid(format!("{role} may not {what}: only the operator may")))
+            }
+        }
+    }
+}
+
+/// Whether one change may stand in the plan of a load into `policy`: it is of a sort that policies
+/// make, it is about the policy's own account, and rows that name a declaring policy name this one.
+///
+/// Owners, members and grantees may be of another account: what is given away is one's own.
+fn check_change(
+    policy: &ResourceId,
+    change: &Event,
+    secrets: &mut BTreeSet<ResourceId>,
+) -> Result<(), String> {
+    let (about, declared_by) = match change {
+        Event::RoleAdded { role, policy } => (role, Some(policy.as_ref())),
+        Event::ResourceAdded { resource, policy, .. } => (resource, Some(policy.as_ref())),
+        Event::MembershipAdded { key, policy, .. } => (&key.role, Some(policy.as_ref())),
+        Event::PermissionAdded { key, policy } => (&key.resource, Some(policy.as_ref())),
+        Event::AnnotationSet { resource, annotation, .. } => {
+            (resource, Some(annotation.policy.as_ref()))
+        }
+        Event::RoleRemoved { role } => (role, None),
+        Event::ResourceRemoved { resource }
+        | Event::OwnerChanged { resource, .. }
+        | Event::AnnotationRemoved { resource, .. } => (resource, None),
+        Event::MembershipRemoved { key } => (&key.role, None),
+        Event::PermissionRemoved { key } => (&key.resource, None),
+        Event::CredentialCreated { role, .. } | Event::RestrictionChanged { role, .. } => {
+            if !role.kind().has_credentials() {
+                return Err(format!("{role} cannot hold credentials"));
+            }
+            (role, None)
+        }
+        Event::SecretVersionAdded { resource, value, .. } => {
+            if resource.kind() != Kind::PublicKey || value.is_none() {
+                return Err(format!("no load sets the value of {resource}"));
+            }
+            if !secrets.insert(resource.clone()) {
+                return Err(format!("{resource} is set twice"));
+            }
+            (resource, None)
+        }
+        Event::KeyringInstalled { .. }
+        | Event::AccountCreated { .. }
+        | Event::ApiKeyRotated { .. }
+        | Event::PasswordChanged { .. }
+        | Event::PolicyLoaded { .. }
+        | Event::SecretExpired { .. }
+        | Event::JoinTokenIssued { .. }
+        | Event::MemberAdmitted { .. }
+        | Event::MemberRemoved { .. } => return Err("not a change that a load makes".to_owned()),
+    };
+    if about.account() != policy.account() {
+        return Err(format!("{about} is of another account than {policy}"));
+    }
+    if declared_by.is_some_and(|declared_by| declared_by != Some(policy)) {
+        return Err(format!("a row of {about} is not marked as declared by {policy}"));
+    }
+    let adds_or_removes_role =
+        matches!(change, Event::RoleAdded { .. } | Event::RoleRemoved { .. });
+    if adds_or_removes_role && !about.kind().is_role() {
+        return Err(format!("{about} cannot be a role"));
+    }
+    let is_root = *about == root_policy(about.account()) || *about == admin_role(about.account());
+    let uproots = matches!(
+        change,
+        Event::RoleAdded { .. }
+            | Event::ResourceAdded { .. }
+            | Event::RoleRemoved { .. }
+            | Event::ResourceRemoved { .. }
+            | Event::OwnerChanged { .. }
+    );
+    if is_root && uproots {
+        return Err(format!("{about} stays as it is while its account does"));
+    }
+    Ok(())
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "the arms of deciding end in it")]
+fn done(event: Event) -> Decision {
+    Ok((vec![event], Outcome::Done))
+}
+
+fn not_found(resource: &ResourceId) -> Rejection {
+    Rejection::NotFound { resource: resource.clone() }
+}
+
+fn forbidden(role: &RoleId, privilege: &str, resource: &ResourceId) -> Rejection {
+    Rejection::Forbidden {
+        role: role.clone(),
+        privilege: privilege.to_owned(),
+        resource: resource.clone(),
+    }
+}
+
+fn exists(what: &str, id: impl fmt::Display) -> Rejection {
+    Rejection::Exists { what: what.to_owned(), id: id.to_string() }
+}
+
+fn refused(why: impl Into<String>) -> Rejection {
+    Rejection::JoinTokenRefused(why.into())
+}

@@ -1,0 +1,83 @@
+//! What has happened, in the past tense. Events are what history keeps and what streams show.
+//!
+//! Their bytes are in [`codec`]; what becomes of the state is in [`crate::evolve`]. An event that is
+//! read back from history carries no ciphertext and no password hash.
+
+pub mod codec;
+pub(crate) mod v1;
+
+use ipnet::IpNet;
+
+use crate::id::{AccountName, ResourceId, RoleId};
+use crate::records::{
+    Annotation, Digest, Fingerprint, JoinToken, Member, MembershipKey, NewApiKey, PermissionKey,
+    Sealed, SigningKey, Version, WrappedKeyring,
+};
+
+/// Something that has happened. Where `policy` stands, it is the policy whose load did it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields are those of the records that they become")]
+pub enum Event {
+    /// A keyring came into force.
+    KeyringInstalled { keyring: WrappedKeyring },
+    /// An account came to be. Its `admin` role and resource and their credential come with it.
+    AccountCreated { account: AccountName, signing_key: SigningKey, admin_key: NewApiKey },
+    /// A role (not its resource) came to be. Where its resource is there already, so is then the
+    /// owner's membership.
+    RoleAdded { role: RoleId, policy: Option<ResourceId> },
+    /// A role went, and with it its resource, its memberships, permissions and credentials, and what
+    /// it owned; see [`crate::evolve`] for all that goes.
+    RoleRemoved { role: RoleId },
+    /// A resource came to be. Where a role of that id is there, the owner becomes its member.
+    ResourceAdded { resource: ResourceId, owner: RoleId, policy: Option<ResourceId> },
+    /// A resource changed hands, and so did the ownership membership of the role of that id.
+    OwnerChanged { resource: ResourceId, owner: RoleId },
+    /// A resource went, and with it the role of that id, its permissions, annotations, secrets and
+    /// policy versions, and, of a policy, the rows that it declared; see [`crate::evolve`].
+    ResourceRemoved { resource: ResourceId },
+    /// A membership row came to be, or its admin option changed.
+    MembershipAdded { key: MembershipKey, admin_option: bool, policy: Option<ResourceId> },
+    /// A membership row went.
+    MembershipRemoved { key: MembershipKey },
+    /// A permission row came to be.
+    PermissionAdded { key: PermissionKey, policy: Option<ResourceId> },
+    /// A permission row went.
+    PermissionRemoved { key: PermissionKey },
+    /// An annotation came to be or changed.
+    AnnotationSet { resource: ResourceId, name: String, annotation: Annotation },
+    /// An annotation went.
+    AnnotationRemoved { resource: ResourceId, name: String },
+    /// A user or host got its first API key.
+    CredentialCreated { role: RoleId, key: NewApiKey, restricted_to: Vec<IpNet> },
+    /// The addresses a role may authenticate from changed.
+    RestrictionChanged { role: RoleId, restricted_to: Vec<IpNet> },
+    /// An API key was replaced.
+    ApiKeyRotated { role: RoleId, key: NewApiKey },
+    /// A password was replaced.
+    PasswordChanged { role: RoleId, password_hash: String },
+    /// A policy load was committed.
+    PolicyLoaded {
+        policy: ResourceId,
+        version: u32,
+        role: RoleId,
+        client_ip: String,
+        text: String,
+        text_sha256: String,
+    },
+    /// A secret got a version. `value` is absent when the event is read back from history: only the
+    /// versions that the state retains keep theirs.
+    SecretVersionAdded {
+        resource: ResourceId,
+        version: Version,
+        fingerprint: Fingerprint,
+        value: Option<Sealed>,
+    },
+    /// All versions of a secret became due for rotation.
+    SecretExpired { resource: ResourceId },
+    /// A join token was issued.
+    JoinTokenIssued { digest: Digest, token: JoinToken },
+    /// A node was admitted; its id is the log index of the entry.
+    MemberAdmitted { node: u64, member: Member, token: Option<Digest> },
+    /// A node was struck off.
+    MemberRemoved { node: u64 },
+}

@@ -1,0 +1,489 @@
+//! Version 1 of an event's bytes. Never edited: a change of shape is a new module beside this one.
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::Event;
+use crate::codec::{Bytes, DecodeError};
+use crate::id::{AccountName, ResourceId, RoleId};
+use crate::records::{
+    Annotation, Digest, Fingerprint, JoinToken, Member, MemberRole, MembershipKey, NewApiKey,
+    PermissionKey, Sealed, SigningKey, Version, WrappedKeyring,
+};
+use crate::time::Timestamp;
+
+/// What becomes of ciphertext when an event is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ciphertext {
+    /// Written: the event is part of a command.
+    Kept,
+    /// Left out: the event goes into history, which outlives keys.
+    Dropped,
+}
+
+impl Ciphertext {
+    fn bytes(self, sealed: &Sealed) -> Bytes {
+        match self {
+            Self::Kept => Bytes(sealed.0.clone()),
+            Self::Dropped => Bytes::default(),
+        }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum EventV1 {
+    KeyringInstalled {
+        keyring: KeyringV1,
+    },
+    AccountCreated {
+        account: AccountName,
+        signing_key: SigningKeyV1,
+        admin_key: NewApiKeyV1,
+    },
+    RoleAdded {
+        role: RoleId,
+        policy: Option<ResourceId>,
+    },
+    RoleRemoved {
+        role: RoleId,
+    },
+    ResourceAdded {
+        resource: ResourceId,
+        owner: RoleId,
+        policy: Option<ResourceId>,
+    },
+    OwnerChanged {
+        resource: ResourceId,
+        owner: RoleId,
+    },
+    ResourceRemoved {
+        resource: ResourceId,
+    },
+    MembershipAdded {
+        key: MembershipKeyV1,
+        admin_option: bool,
+        policy: Option<ResourceId>,
+    },
+    MembershipRemoved {
+        key: MembershipKeyV1,
+    },
+    PermissionAdded {
+        key: PermissionKeyV1,
+        policy: Option<ResourceId>,
+    },
+    PermissionRemoved {
+        key: PermissionKeyV1,
+    },
+    AnnotationSet {
+        resource: ResourceId,
+        name: String,
+        value: String,
+        policy: Option<ResourceId>,
+    },
+    AnnotationRemoved {
+        resource: ResourceId,
+        name: String,
+    },
+    CredentialCreated {
+        role: RoleId,
+        key: NewApiKeyV1,
+        restricted_to: Vec<String>,
+    },
+    RestrictionChanged {
+        role: RoleId,
+        restricted_to: Vec<String>,
+    },
+    ApiKeyRotated {
+        role: RoleId,
+        key: NewApiKeyV1,
+    },
+    PasswordChanged {
+        role: RoleId,
+        password_hash: String,
+    },
+    PolicyLoaded {
+        policy: ResourceId,
+        version: u32,
+        role: RoleId,
+        client_ip: String,
+        text: String,
+        text_sha256: String,
+    },
+    SecretVersionAdded {
+        resource: ResourceId,
+        version: u32,
+        fingerprint: [u8; 16],
+        value: Option<Bytes>,
+    },
+    SecretExpired {
+        resource: ResourceId,
+    },
+    JoinTokenIssued {
+        digest: [u8; 32],
+        token: JoinTokenV1,
+    },
+    MemberAdmitted {
+        node: u64,
+        member: MemberV1,
+        token: Option<[u8; 32]>,
+    },
+    MemberRemoved {
+        node: u64,
+    },
+}
+
+impl EventV1 {
+    pub(crate) fn new(event: &Event, ciphertext: Ciphertext) -> Self {
+        match event {
+            Event::KeyringInstalled { keyring } => {
+                Self::KeyringInstalled { keyring: KeyringV1::new(keyring, ciphertext) }
+            }
+            Event::AccountCreated { account, signing_key, admin_key } => Self::AccountCreated {
+                account: account.clone(),
+                signing_key: SigningKeyV1::new(signing_key, ciphertext),
+                admin_key: NewApiKeyV1::new(admin_key, ciphertext),
+            },
+            Event::RoleAdded { role, policy } => {
+                Self::RoleAdded { role: role.clone(), policy: policy.clone() }
+            }
+            Event::RoleRemoved { role } => Self::RoleRemoved { role: role.clone() },
+            Event::ResourceAdded { resource, owner, policy } => Self::ResourceAdded {
+                resource: resource.clone(),
+                owner: owner.clone(),
+                policy: policy.clone(),
+            },
+            Event::OwnerChanged { resource, owner } => {
+                Self::OwnerChanged { resource: resource.clone(), owner: owner.clone() }
+            }
+            Event::ResourceRemoved { resource } => {
+                Self::ResourceRemoved { resource: resource.clone() }
+            }
+            Event::MembershipAdded { key, admin_option, policy } => Self::MembershipAdded {
+                key: key.into(),
+                admin_option: *admin_option,
+                policy: policy.clone(),
+            },
+            Event::MembershipRemoved { key } => Self::MembershipRemoved { key: key.into() },
+            Event::PermissionAdded { key, policy } => {
+                Self::PermissionAdded { key: key.into(), policy: policy.clone() }
+            }
+            Event::PermissionRemoved { key } => Self::PermissionRemoved { key: key.into() },
+            Event::AnnotationSet { resource, name, annotation } => Self::AnnotationSet {
+                resource: resource.clone(),
+                name: name.clone(),
+                value: annotation.value.clone(),
+                policy: annotation.policy.clone(),
+            },
+            Event::AnnotationRemoved { resource, name } => {
+                Self::AnnotationRemoved { resource: resource.clone(), name: name.clone() }
+            }
+            Event::CredentialCreated { role, key, restricted_to } => Self::CredentialCreated {
+                role: role.clone(),
+                key: NewApiKeyV1::new(key, ciphertext),
+                restricted_to: texts(restricted_to),
+            },
+            Event::RestrictionChanged { role, restricted_to } => {
+                Self::RestrictionChanged { role: role.clone(), restricted_to: texts(restricted_to) }
+            }
+            Event::ApiKeyRotated { role, key } => {
+                Self::ApiKeyRotated { role: role.clone(), key: NewApiKeyV1::new(key, ciphertext) }
+            }
+            Event::PasswordChanged { role, password_hash } => Self::PasswordChanged {
+                role: role.clone(),
+                password_hash: match ciphertext {
+                    Ciphertext::Kept => password_hash.clone(),
+                    Ciphertext::Dropped => String::new(),
+                },
+            },
+            Event::PolicyLoaded { policy, version, role, client_ip, text, text_sha256 } => {
+                Self::PolicyLoaded {
+                    policy: policy.clone(),
+                    version: *version,
+                    role: role.clone(),
+                    client_ip: client_ip.clone(),
+                    text: text.clone(),
+                    text_sha256: text_sha256.clone(),
+                }
+            }
+            Event::SecretVersionAdded { resource, version, fingerprint, value } => {
+                let kept = value.as_ref().filter(|_| ciphertext == Ciphertext::Kept);
+                Self::SecretVersionAdded {
+                    resource: resource.clone(),
+                    version: version.0,
+                    fingerprint: fingerprint.0,
+                    value: kept.map(|value| Bytes(value.0.clone())),
+                }
+            }
+            Event::SecretExpired { resource } => Self::SecretExpired { resource: resource.clone() },
+            Event::JoinTokenIssued { digest, token } => {
+                Self::JoinTokenIssued { digest: digest.0, token: token.into() }
+            }
+            Event::MemberAdmitted { node, member, token } => Self::MemberAdmitted {
+                node: *node,
+                member: member.into(),
+                token: token.map(|digest| digest.0),
+            },
+            Event::MemberRemoved { node } => Self::MemberRemoved { node: *node },
+        }
+    }
+}
+
+impl TryFrom<EventV1> for Event {
+    type Error = DecodeError;
+
+    fn try_from(event: EventV1) -> Result<Self, DecodeError> {
+        Ok(match event {
+            EventV1::KeyringInstalled { keyring } => {
+                Self::KeyringInstalled { keyring: keyring.into() }
+            }
+            EventV1::AccountCreated { account, signing_key, admin_key } => Self::AccountCreated {
+                account,
+                signing_key: signing_key.into(),
+                admin_key: admin_key.into(),
+            },
+            EventV1::RoleAdded { role, policy } => Self::RoleAdded { role, policy },
+            EventV1::RoleRemoved { role } => Self::RoleRemoved { role },
+            EventV1::ResourceAdded { resource, owner, policy } => {
+                Self::ResourceAdded { resource, owner, policy }
+            }
+            EventV1::OwnerChanged { resource, owner } => Self::OwnerChanged { resource, owner },
+            EventV1::ResourceRemoved { resource } => Self::ResourceRemoved { resource },
+            EventV1::MembershipAdded { key, admin_option, policy } => {
+                Self::MembershipAdded { key: key.into(), admin_option, policy }
+            }
+            EventV1::MembershipRemoved { key } => Self::MembershipRemoved { key: key.into() },
+            EventV1::PermissionAdded { key, policy } => {
+                Self::PermissionAdded { key: key.into(), policy }
+            }
+            EventV1::PermissionRemoved { key } => Self::PermissionRemoved { key: key.into() },
+            EventV1::AnnotationSet { resource, name, value, policy } => {
+                Self::AnnotationSet { resource, name, annotation: Annotation { value, policy } }
+            }
+            EventV1::AnnotationRemoved { resource, name } => {
+                Self::AnnotationRemoved { resource, name }
+            }
+            EventV1::CredentialCreated { role, key, restricted_to } => Self::CredentialCreated {
+                role,
+                key: key.into(),
+                restricted_to: nets(&restricted_to)?,
+            },
+            EventV1::RestrictionChanged { role, restricted_to } => {
+                Self::RestrictionChanged { role, restricted_to: nets(&restricted_to)? }
+            }
+            EventV1::ApiKeyRotated { role, key } => Self::ApiKeyRotated { role, key: key.into() },
+            EventV1::PasswordChanged { role, password_hash } => {
+                Self::PasswordChanged { role, password_hash }
+            }
+            EventV1::PolicyLoaded { policy, version, role, client_ip, text, text_sha256 } => {
+                Self::PolicyLoaded { policy, version, role, client_ip, text, text_sha256 }
+            }
+            EventV1::SecretVersionAdded { resource, version, fingerprint, value } => {
+                Self::SecretVersionAdded {
+                    resource,
+                    version: Version(version),
+                    fingerprint: Fingerprint(fingerprint),
+                    value: value.map(|bytes| Sealed(bytes.0)),
+                }
+            }
+            EventV1::SecretExpired { resource } => Self::SecretExpired { resource },
+            EventV1::JoinTokenIssued { digest, token } => {
+                Self::JoinTokenIssued { digest: Digest(digest), token: token.into() }
+            }
+            EventV1::MemberAdmitted { node, member, token } => {
+                Self::MemberAdmitted { node, member: member.into(), token: token.map(Digest) }
+            }
+            EventV1::MemberRemoved { node } => Self::MemberRemoved { node },
+        })
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct KeyringV1 {
+    generation: u32,
+    wrapped: Bytes,
+}
+
+impl KeyringV1 {
+    pub(crate) fn new(keyring: &WrappedKeyring, ciphertext: Ciphertext) -> Self {
+        Self { generation: keyring.generation, wrapped: ciphertext.bytes(&keyring.wrapped) }
+    }
+}
+
+impl From<KeyringV1> for WrappedKeyring {
+    fn from(keyring: KeyringV1) -> Self {
+        Self { generation: keyring.generation, wrapped: Sealed(keyring.wrapped.0) }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct SigningKeyV1 {
+    id: String,
+    public: Bytes,
+    private: Bytes,
+}
+
+impl SigningKeyV1 {
+    pub(crate) fn new(key: &SigningKey, ciphertext: Ciphertext) -> Self {
+        Self {
+            id: key.id.clone(),
+            public: Bytes(key.public.clone()),
+            private: ciphertext.bytes(&key.private),
+        }
+    }
+}
+
+impl From<SigningKeyV1> for SigningKey {
+    fn from(key: SigningKeyV1) -> Self {
+        Self { id: key.id, public: key.public.0, private: Sealed(key.private.0) }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct NewApiKeyV1 {
+    sealed: Bytes,
+    digest: [u8; 32],
+}
+
+impl NewApiKeyV1 {
+    pub(crate) fn new(key: &NewApiKey, ciphertext: Ciphertext) -> Self {
+        Self { sealed: ciphertext.bytes(&key.sealed), digest: key.digest.0 }
+    }
+}
+
+impl From<NewApiKeyV1> for NewApiKey {
+    fn from(key: NewApiKeyV1) -> Self {
+        Self { sealed: Sealed(key.sealed.0), digest: Digest(key.digest) }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct MembershipKeyV1 {
+    role: RoleId,
+    member: RoleId,
+    ownership: bool,
+}
+
+impl From<&MembershipKey> for MembershipKeyV1 {
+    fn from(key: &MembershipKey) -> Self {
+        Self { role: key.role.clone(), member: key.member.clone(), ownership: key.ownership }
+    }
+}
+
+impl From<MembershipKeyV1> for MembershipKey {
+    fn from(key: MembershipKeyV1) -> Self {
+        Self { role: key.role, member: key.member, ownership: key.ownership }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct PermissionKeyV1 {
+    resource: ResourceId,
+    role: RoleId,
+    privilege: String,
+}
+
+impl From<&PermissionKey> for PermissionKeyV1 {
+    fn from(key: &PermissionKey) -> Self {
+        Self {
+            resource: key.resource.clone(),
+            role: key.role.clone(),
+            privilege: key.privilege.clone(),
+        }
+    }
+}
+
+impl From<PermissionKeyV1> for PermissionKey {
+    fn from(key: PermissionKeyV1) -> Self {
+        Self { resource: key.resource, role: key.role, privilege: key.privilege }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum MemberRoleV1 {
+    Voter,
+    Follower,
+}
+
+impl From<MemberRole> for MemberRoleV1 {
+    fn from(role: MemberRole) -> Self {
+        match role {
+            MemberRole::Voter => Self::Voter,
+            MemberRole::Follower => Self::Follower,
+        }
+    }
+}
+
+impl From<MemberRoleV1> for MemberRole {
+    fn from(role: MemberRoleV1) -> Self {
+        match role {
+            MemberRoleV1::Voter => Self::Voter,
+            MemberRoleV1::Follower => Self::Follower,
+        }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct JoinTokenV1 {
+    name: String,
+    role: MemberRoleV1,
+    expires_at: Timestamp,
+}
+
+impl From<&JoinToken> for JoinTokenV1 {
+    fn from(token: &JoinToken) -> Self {
+        Self { name: token.name.clone(), role: token.role.into(), expires_at: token.expires_at }
+    }
+}
+
+impl From<JoinTokenV1> for JoinToken {
+    fn from(token: JoinTokenV1) -> Self {
+        Self { name: token.name, role: token.role.into(), expires_at: token.expires_at }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct MemberV1 {
+    name: String,
+    role: MemberRoleV1,
+    node_key: [u8; 32],
+    peer_address: String,
+    api_url: String,
+}
+
+impl From<&Member> for MemberV1 {
+    fn from(member: &Member) -> Self {
+        Self {
+            name: member.name.clone(),
+            role: member.role.into(),
+            node_key: member.node_key,
+            peer_address: member.peer_address.clone(),
+            api_url: member.api_url.clone(),
+        }
+    }
+}
+
+impl From<MemberV1> for Member {
+    fn from(member: MemberV1) -> Self {
+        Self {
+            name: member.name,
+            role: member.role.into(),
+            node_key: member.node_key,
+            peer_address: member.peer_address,
+            api_url: member.api_url,
+        }
+    }
+}
+
+fn texts(nets: &[IpNet]) -> Vec<String> {
+    nets.iter().map(ToString::to_string).collect()
+}
+
+fn nets(texts: &[String]) -> Result<Vec<IpNet>, DecodeError> {
+    let parse = |text: &String| {
+        text.parse().map_err(|_| DecodeError::Malformed {
+            what: "an event",
+            why: format!("{text:?} is no address range"),
+        })
+    };
+    texts.iter().map(parse).collect()
+}

@@ -1,0 +1,302 @@
+//! Stories in text: policies are loaded, things are asked, and each line says what must come of it.
+//!
+//! A line of `scenarios/*.txt` is a step, `→`, and the answer. Indented lines belong to the step above:
+//! the text of a policy, or the rows that a `rows` step lists. `#` begins a remark. Ids lack their
+//! account, which is `demo`. When answers differ, the test prints the lines that went otherwise; after
+//! a change that is meant, `BLESS=1 cargo test -p conclave-domain --test scenarios` writes
+//! the stories down as they went, for review. Steps:
+//!
+//! ```text
+//! load POLICY append|update|replace as ROLE      loads the indented text
+//! set VARIABLE VALUE as ROLE                     sets a secret
+//! expire VARIABLE as ROLE
+//! PRIVILEGE on RESOURCE as ROLE                  permitted, rejected forbidden, rejected not-found
+//! see RESOURCE as ROLE                           visible, hidden
+//! rotate ROLE as ROLE by token|credentials
+//! password ROLE as ROLE by token|credentials
+//! grant ROLE to ROLE as ROLE                     through the API, outside any policy
+//! revoke ROLE from ROLE as ROLE
+//! held by ROLE                                   its closure
+//! permitted PRIVILEGE on RESOURCE                who may
+//! versions RESOURCE                              of a secret or a policy
+//! revision                                       moved or same since the last such question
+//! rows WORD                                      rows that name the word, all of them for `*`
+//! ```
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[expect(dead_code, reason = "each test binary uses its part")]
+mod support;
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use conclave_domain::command::{Actor, Command, LoadMode, Proof};
+use conclave_domain::effect::Row;
+use conclave_domain::evolve::execute;
+use conclave_domain::id::Id;
+use conclave_domain::outcome::{Outcome, Rejection, Reply};
+use conclave_domain::policy::{LoadRequest, plan};
+use conclave_domain::rbac::{self, Denial};
+use conclave_domain::records::{Fingerprint, RequestId, Revision, Sealed};
+use conclave_domain::state::State;
+use conclave_domain::time::LogIndex;
+use support::{account, api_key, envelope, id, signing_key};
+
+#[test]
+fn stories_go_as_told() {
+    let mut differing = Vec::new();
+    for (path, told) in stories() {
+        let went = tell(&told);
+        if went != told && std::env::var_os("BLESS").is_some() {
+            fs::write(&path, went).unwrap();
+        } else if went != told {
+            differing.push(path.display().to_string());
+            println!("{} went otherwise, from here on:", path.display());
+            let mut lines = told.lines().zip(went.lines()).skip_while(|(one, two)| one == two);
+            for (told, went) in lines.by_ref().take(5) {
+                println!("told: {told}\nwent: {went}");
+            }
+        }
+    }
+    assert_eq!(differing, Vec::<String>::new());
+}
+
+fn stories() -> Vec<(PathBuf, String)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
+    let mut paths: Vec<PathBuf> =
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    assert!(!paths.is_empty());
+    let read = |path: PathBuf| (path.clone(), fs::read_to_string(path).unwrap());
+    paths.into_iter().map(read).collect()
+}
+
+/// Carries out a story; answers its text with the answers that were really given.
+fn tell(story: &str) -> String {
+    let mut world = World::new();
+    let mut text = String::new();
+    let mut lines = story.lines().peekable();
+    while let Some(line) = lines.next() {
+        let mut block = String::new();
+        while let Some(indented) = lines.next_if(|line| line.starts_with("    ")) {
+            writeln!(block, "{}", &indented[4..]).unwrap();
+        }
+        let Some((step, _)) = line.split_once(" → ") else {
+            writeln!(text, "{line}").unwrap();
+            continue;
+        };
+        let answer = world.step(step.trim_end(), &block);
+        let (answer, rows) = answer.split_once('\n').unwrap_or((&answer, ""));
+        writeln!(text, "{step} → {answer}").unwrap();
+        let shown = if step.starts_with("rows ") { rows } else { block.trim_end_matches('\n') };
+        for line in shown.lines() {
+            writeln!(text, "{}", format!("    {line}").trim_end()).unwrap();
+        }
+    }
+    text
+}
+
+struct World {
+    state: State,
+    index: u64,
+    revision: Revision,
+}
+
+impl World {
+    fn new() -> Self {
+        let mut world = Self { state: State::new(), index: 0, revision: Revision(0) };
+        let create = Command::CreateAccount {
+            account: account("demo"),
+            signing_key: signing_key("k1"),
+            admin_key: api_key(1),
+        };
+        world.carry_out(Actor::Node, create).unwrap();
+        world
+    }
+
+    fn carry_out(&mut self, actor: Actor, body: Command) -> Reply {
+        self.index += 1;
+        let mut asked = envelope(body);
+        asked.actor = actor;
+        asked.request_id = RequestId(u128::from(self.index).to_be_bytes());
+        execute(&mut self.state, LogIndex(self.index), &asked).reply
+    }
+
+    fn step(&mut self, step: &str, block: &str) -> String {
+        let words: Vec<&str> = step.split_whitespace().collect();
+        match words[..] {
+            ["load", policy, mode, "as", role] => self.load(&id(policy), mode, &id(role), block),
+            ["set", resource, value, "as", role] => {
+                let mut fingerprint = [0; 16];
+                fingerprint[..value.len()].copy_from_slice(value.as_bytes());
+                self.ask(
+                    role,
+                    Command::SetSecret {
+                        resource: id(resource),
+                        value: Sealed(value.into()),
+                        fingerprint: Fingerprint(fingerprint),
+                    },
+                )
+            }
+            ["expire", resource, "as", role] => {
+                self.ask(role, Command::ExpireSecret { resource: id(resource) })
+            }
+            ["rotate", target, "as", role, "by", proof] => {
+                let proof = self.proof(role, proof);
+                self.ask(role, Command::RotateApiKey { role: id(target), key: api_key(9), proof })
+            }
+            ["password", target, "as", role, "by", proof] => {
+                let (proof, password_hash) = (self.proof(role, proof), "$hash".to_owned());
+                self.ask(role, Command::ChangePassword { role: id(target), password_hash, proof })
+            }
+            ["grant", held, "to", member, "as", role] => {
+                self.ask(role, Command::AddMember { role: id(held), member: id(member) })
+            }
+            ["revoke", held, "from", member, "as", role] => {
+                self.ask(role, Command::RemoveMember { role: id(held), member: id(member) })
+            }
+            ["see", resource, "as", role] => {
+                let visible = rbac::is_visible(&self.state, &id(role), &id(resource));
+                if visible { "visible" } else { "hidden" }.to_owned()
+            }
+            ["held", "by", role] => list(&rbac::closure(&self.state, &id(role))),
+            ["permitted", privilege, "on", resource] => {
+                list(&rbac::permitted_roles(&self.state, privilege, &id(resource)))
+            }
+            [privilege, "on", resource, "as", role] => {
+                match rbac::authorize(&self.state, &id(role), privilege, &id(resource)) {
+                    Ok(_permit) => "permitted".to_owned(),
+                    Err(Denial::Forbidden) => "rejected forbidden".to_owned(),
+                    Err(Denial::NotFound) => "rejected not-found".to_owned(),
+                }
+            }
+            ["versions", resource] => self.versions(&id(resource)),
+            ["revision"] => {
+                let revision = self.state.account(&account("demo")).unwrap().revision;
+                let before = std::mem::replace(&mut self.revision, revision);
+                if before == revision { "same" } else { "moved" }.to_owned()
+            }
+            ["rows", word] => self.rows(word),
+            _ => panic!("no such step: {step}"),
+        }
+    }
+
+    fn load(&mut self, policy: &Id, mode: &str, role: &Id, text: &str) -> String {
+        let mode = match mode {
+            "append" => LoadMode::Append,
+            "update" => LoadMode::Update,
+            "replace" => LoadMode::Replace,
+            _ => panic!("no such mode: {mode}"),
+        };
+        let plan = match plan(&self.state, &LoadRequest { policy, mode, text, actor: role }) {
+            Ok(plan) => plan,
+            Err(error) => return format!("refused: {error}"),
+        };
+        let based_on = plan.based_on;
+        let seal = |_: &Id, value: &str| (Sealed(value.into()), Fingerprint([7; 16]));
+        let load = Command::LoadPolicy {
+            policy: policy.clone(),
+            mode,
+            text: text.to_owned(),
+            text_sha256: String::new(),
+            changes: plan.into_sealed_changes(|_| api_key(2), seal),
+            based_on,
+        };
+        answer(&self.carry_out(Actor::Role(role.clone()), load))
+    }
+
+    fn ask(&mut self, role: &str, command: Command) -> String {
+        let actor = if role == "node" { Actor::Node } else { Actor::Role(id(role)) };
+        answer(&self.carry_out(actor, command))
+    }
+
+    fn proof(&self, role: &str, proof: &str) -> Proof {
+        match proof {
+            "token" => Proof::Token,
+            "credentials" => {
+                let credential = self.state.credential(&id(role));
+                Proof::Credentials(credential.map_or(api_key(0).digest, |one| one.api_key_digest))
+            }
+            _ => panic!("no such proof: {proof}"),
+        }
+    }
+
+    fn versions(&self, resource: &Id) -> String {
+        let secret = self.state.secret(resource).into_iter().flat_map(|one| one.versions.keys());
+        let policy = self.state.policy_versions(resource).into_iter().flatten();
+        let mut numbers: Vec<String> = secret.map(|one| one.0.to_string()).collect();
+        numbers.extend(policy.map(|(number, _)| number.to_string()));
+        if numbers.is_empty() { "none".to_owned() } else { numbers.join(" ") }
+    }
+
+    fn rows(&self, word: &str) -> String {
+        let texts = self.state.rows().into_iter().filter_map(|row| row_text(&row));
+        let wanted: Vec<String> = texts.filter(|text| word == "*" || text.contains(word)).collect();
+        format!("{}\n{}", wanted.len(), wanted.join("\n"))
+    }
+}
+
+fn row_text(row: &Row) -> Option<String> {
+    let by = |policy: &Option<Id>| {
+        policy.as_ref().map_or(String::new(), |policy| format!(" by {}", short(policy)))
+    };
+    Some(match row {
+        Row::Role(id, record) => format!("role {}{}", short(id), by(&record.policy)),
+        Row::Resource(id, record) => {
+            format!("resource {} of {}{}", short(id), short(&record.owner), by(&record.policy))
+        }
+        Row::Membership(key, record) => {
+            let how = if key.ownership { " own" } else { "" };
+            let admin = if record.admin_option { " admin" } else { "" };
+            let (role, member) = (short(&key.role), short(&key.member));
+            format!("member {role} ← {member}{how}{admin}{}", by(&record.policy))
+        }
+        Row::Permission(key, record) => {
+            let (resource, role) = (short(&key.resource), short(&key.role));
+            format!("permit {} on {resource} to {role}{}", key.privilege, by(&record.policy))
+        }
+        Row::Annotation(id, name, record) => {
+            format!("annotation {} {name}={}{}", short(id), record.value, by(&record.policy))
+        }
+        Row::Credential(role, record) => {
+            let nets: Vec<String> = record.restricted_to.iter().map(ToString::to_string).collect();
+            let password = if record.password_hash.is_some() { " password" } else { "" };
+            format!("credential {} [{}]{password}", short(role), nets.join(" "))
+        }
+        Row::SecretVersion(id, version, _) => format!("secret {} v{}", short(id), version.0),
+        Row::PolicyVersion(id, version, record) => {
+            format!("policy {} v{version} by {}", short(id), short(&record.role))
+        }
+        Row::Account(..)
+        | Row::SecretValue(..)
+        | Row::Keyring(_)
+        | Row::JoinToken(..)
+        | Row::Member(..)
+        | Row::Answered(..) => return None,
+    })
+}
+
+fn answer(reply: &Reply) -> String {
+    match reply {
+        Ok(Outcome::Done) => "ok".to_owned(),
+        Ok(Outcome::SecretSet { version, added: true }) => format!("ok v{}", version.0),
+        Ok(Outcome::SecretSet { version, added: false }) => format!("unchanged v{}", version.0),
+        Ok(Outcome::PolicyLoaded { version }) => format!("ok v{version}"),
+        Ok(Outcome::MemberAdmitted { node }) => format!("ok node {node}"),
+        Err(Rejection::NotFound { .. }) => "rejected not-found".to_owned(),
+        Err(Rejection::Forbidden { .. }) => "rejected forbidden".to_owned(),
+        Err(Rejection::Unauthenticated) => "rejected unauthenticated".to_owned(),
+        Err(Rejection::NoCredentials { .. }) => "rejected no-credentials".to_owned(),
+        Err(other) => format!("rejected: {other}"),
+    }
+}
+
+fn list(ids: &[Id]) -> String {
+    ids.iter().map(short).collect::<Vec<_>>().join(" ")
+}
+
+fn short(id: &Id) -> String {
+    id.to_string().trim_start_matches("demo:").to_owned()
+}

@@ -1,0 +1,305 @@
+//! One sample of every command, event and reply, and lists of all their names that the compiler keeps
+//! complete.
+
+use conclave_domain::command::{Actor, Command, Envelope, LoadMode, Proof};
+use conclave_domain::event::Event;
+use conclave_domain::id::{AccountName, Id, Kind};
+use conclave_domain::outcome::{Outcome, Rejection, Reply};
+use conclave_domain::records::{
+    Annotation, Digest, Fingerprint, JoinToken, Member, MemberRole, MembershipKey, NewApiKey,
+    PermissionKey, RequestId, Revision, Sealed, SigningKey, Version, WrappedKeyring,
+};
+use conclave_domain::time::Timestamp;
+
+/// Lists the variants of an enum, and names a value's variant. A variant that is missing from the
+/// list does not compile.
+macro_rules! variants {
+    ($names:ident, $name:ident, $type:ident: $($variant:ident),* $(,)?) => {
+        pub(crate) const $names: &[&str] = &[$(stringify!($variant)),*];
+        pub(crate) fn $name(value: &$type) -> &'static str {
+            match value {
+                $($type::$variant { .. } => stringify!($variant),)*
+            }
+        }
+    };
+}
+
+variants!(COMMANDS, command_name, Command:
+    InstallKeyring, CreateAccount, LoadPolicy, SetSecret, ExpireSecret, RotateApiKey,
+    ChangePassword, AddMember, RemoveMember, IssueJoinToken, AdmitMember, RemoveMemberNode,
+);
+variants!(EVENTS, event_name, Event:
+    KeyringInstalled, AccountCreated, RoleAdded, RoleRemoved, ResourceAdded, OwnerChanged,
+    ResourceRemoved, MembershipAdded, MembershipRemoved, PermissionAdded, PermissionRemoved,
+    AnnotationSet, AnnotationRemoved, CredentialCreated, RestrictionChanged, ApiKeyRotated,
+    PasswordChanged, PolicyLoaded, SecretVersionAdded, SecretExpired, JoinTokenIssued,
+    MemberAdmitted, MemberRemoved,
+);
+variants!(OUTCOMES, outcome_name, Outcome: Done, SecretSet, PolicyLoaded, MemberAdmitted);
+variants!(REJECTIONS, rejection_name, Rejection:
+    NotFound, Forbidden, Unauthenticated, NoCredentials, Stale, Exists, Invalid, JoinTokenRefused,
+);
+
+/// The name of a reply's variant, on either side.
+pub(crate) fn reply_name(reply: &Reply) -> &'static str {
+    match reply {
+        Ok(outcome) => outcome_name(outcome),
+        Err(rejection) => rejection_name(rejection),
+    }
+}
+
+pub(crate) fn account(name: &str) -> AccountName {
+    AccountName::new(name).unwrap()
+}
+
+/// An id, `demo` being the account where none is given.
+pub(crate) fn id(text: &str) -> Id {
+    let with_account = match text.split(':').next().unwrap().parse::<Kind>() {
+        Ok(_) => format!("demo:{text}"),
+        Err(_) => text.to_owned(),
+    };
+    with_account.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+}
+
+pub(crate) fn api_key(seed: u8) -> NewApiKey {
+    NewApiKey { sealed: Sealed(vec![seed; 5]), digest: Digest([seed; 32]) }
+}
+
+pub(crate) fn keyring() -> WrappedKeyring {
+    WrappedKeyring { generation: 3, wrapped: Sealed(vec![1, 2, 3]) }
+}
+
+pub(crate) fn signing_key(id: &str) -> SigningKey {
+    SigningKey { id: id.to_owned(), public: vec![4, 5], private: Sealed(vec![6, 7]) }
+}
+
+pub(crate) fn join_token(name: &str) -> JoinToken {
+    JoinToken {
+        name: name.to_owned(),
+        role: MemberRole::Follower,
+        expires_at: Timestamp(1_700_000_600_000),
+    }
+}
+
+pub(crate) fn member(name: &str, role: MemberRole) -> Member {
+    Member {
+        name: name.to_owned(),
+        role,
+        node_key: [name.as_bytes()[0]; 32],
+        peer_address: "10.0.0.1:7443".to_owned(),
+        api_url: "https://one.example:8443".to_owned(),
+    }
+}
+
+pub(crate) fn membership_key() -> MembershipKey {
+    MembershipKey { role: id("layer:app"), member: id("host:app/web"), ownership: false }
+}
+
+pub(crate) fn permission_key() -> PermissionKey {
+    PermissionKey {
+        resource: id("variable:app/pw"),
+        role: id("layer:app"),
+        privilege: "execute".to_owned(),
+    }
+}
+
+pub(crate) fn envelope(body: Command) -> Envelope {
+    Envelope {
+        request_id: RequestId(*b"request-id-bytes"),
+        actor: Actor::Role(id("user:admin")),
+        at: Timestamp(1_700_000_000_123),
+        client_ip: "192.0.2.7".to_owned(),
+        body,
+    }
+}
+
+/// A load with one change.
+pub(crate) fn load_of(change: Event) -> Envelope {
+    envelope(Command::LoadPolicy {
+        policy: id("policy:root"),
+        mode: LoadMode::Update,
+        text: String::new(),
+        text_sha256: String::new(),
+        changes: vec![change],
+        based_on: Revision(1),
+    })
+}
+
+/// One envelope of every command; both kinds of actor and of proof, and every mode, occur.
+pub(crate) fn envelopes() -> Vec<Envelope> {
+    let root = id("policy:root");
+    let bodies = vec![
+        Command::InstallKeyring { keyring: keyring() },
+        Command::CreateAccount {
+            account: account("demo"),
+            signing_key: signing_key("k1"),
+            admin_key: api_key(9),
+        },
+        Command::LoadPolicy {
+            policy: root,
+            mode: LoadMode::Replace,
+            text: "- !variable pw\n".to_owned(),
+            text_sha256: "ab".repeat(32),
+            changes: vec![Event::RoleRemoved { role: id("host:app/web") }],
+            based_on: Revision(300),
+        },
+        Command::SetSecret {
+            resource: id("variable:app/pw"),
+            value: Sealed(vec![0, 255, 1]),
+            fingerprint: Fingerprint([8; 16]),
+        },
+        Command::ExpireSecret { resource: id("variable:app/pw") },
+        Command::RotateApiKey {
+            role: id("host:app/web"),
+            key: api_key(2),
+            proof: Proof::Credentials(Digest([7; 32])),
+        },
+        Command::ChangePassword {
+            role: id("user:alice"),
+            password_hash: "$argon2id$v=19$hash".to_owned(),
+            proof: Proof::Token,
+        },
+        Command::AddMember { role: id("group:ops"), member: id("user:alice") },
+        Command::RemoveMember { role: id("group:ops"), member: id("user:alice") },
+        Command::IssueJoinToken { digest: Digest([3; 32]), token: join_token("two") },
+        Command::AdmitMember {
+            token: Some(Digest([3; 32])),
+            member: member("two", MemberRole::Follower),
+        },
+        Command::RemoveMemberNode { node: 70_000 },
+    ];
+    let mut envelopes: Vec<Envelope> = bodies.into_iter().map(envelope).collect();
+    for (place, one) in envelopes.iter_mut().enumerate() {
+        if place % 2 == 1 {
+            one.actor = Actor::Node;
+            one.client_ip = String::new();
+        }
+    }
+    envelopes
+}
+
+/// One of every event.
+pub(crate) fn events() -> Vec<Event> {
+    let root = Some(id("policy:root"));
+    vec![
+        Event::KeyringInstalled { keyring: keyring() },
+        Event::AccountCreated {
+            account: account("demo"),
+            signing_key: signing_key("k1"),
+            admin_key: api_key(9),
+        },
+        Event::RoleAdded { role: id("host:app/web"), policy: root.clone() },
+        Event::RoleRemoved { role: id("host:app/web") },
+        Event::ResourceAdded {
+            resource: id("variable:app/pw"),
+            owner: id("policy:app"),
+            policy: root.clone(),
+        },
+        Event::OwnerChanged { resource: id("variable:app/pw"), owner: id("group:ops") },
+        Event::ResourceRemoved { resource: id("variable:app/pw") },
+        Event::MembershipAdded { key: membership_key(), admin_option: true, policy: None },
+        Event::MembershipRemoved { key: membership_key() },
+        Event::PermissionAdded { key: permission_key(), policy: root.clone() },
+        Event::PermissionRemoved { key: permission_key() },
+        Event::AnnotationSet {
+            resource: id("variable:app/pw"),
+            name: "description".to_owned(),
+            annotation: Annotation { value: "the password".to_owned(), policy: root },
+        },
+        Event::AnnotationRemoved {
+            resource: id("variable:app/pw"),
+            name: "description".to_owned(),
+        },
+        Event::CredentialCreated {
+            role: id("host:app/web"),
+            key: api_key(2),
+            restricted_to: vec!["10.0.0.0/24".parse().unwrap(), "::1/128".parse().unwrap()],
+        },
+        Event::RestrictionChanged { role: id("host:app/web"), restricted_to: Vec::new() },
+        Event::ApiKeyRotated { role: id("host:app/web"), key: api_key(2) },
+        Event::PasswordChanged {
+            role: id("user:alice"),
+            password_hash: "$argon2id$v=19$hash".to_owned(),
+        },
+        Event::PolicyLoaded {
+            policy: id("policy:app"),
+            version: 4,
+            role: id("user:admin"),
+            client_ip: "192.0.2.7".to_owned(),
+            text: "- !variable pw\n".to_owned(),
+            text_sha256: "ab".repeat(32),
+        },
+        Event::SecretVersionAdded {
+            resource: id("variable:app/pw"),
+            version: Version(21),
+            fingerprint: Fingerprint([8; 16]),
+            value: Some(Sealed(vec![0, 255, 1])),
+        },
+        Event::SecretExpired { resource: id("variable:app/pw") },
+        Event::JoinTokenIssued { digest: Digest([3; 32]), token: join_token("two") },
+        Event::MemberAdmitted {
+            node: 5,
+            member: member("two", MemberRole::Voter),
+            token: Some(Digest([3; 32])),
+        },
+        Event::MemberRemoved { node: 5 },
+    ]
+}
+
+/// The event as history gives it back: without ciphertext and without a password hash.
+pub(crate) fn as_history(event: &Event) -> Event {
+    let mut event = event.clone();
+    match &mut event {
+        Event::KeyringInstalled { keyring } => keyring.wrapped = Sealed(Vec::new()),
+        Event::AccountCreated { signing_key, admin_key, .. } => {
+            signing_key.private = Sealed(Vec::new());
+            admin_key.sealed = Sealed(Vec::new());
+        }
+        Event::CredentialCreated { key, .. } | Event::ApiKeyRotated { key, .. } => {
+            key.sealed = Sealed(Vec::new());
+        }
+        Event::PasswordChanged { password_hash, .. } => password_hash.clear(),
+        Event::SecretVersionAdded { value, .. } => *value = None,
+        Event::RoleAdded { .. }
+        | Event::RoleRemoved { .. }
+        | Event::ResourceAdded { .. }
+        | Event::OwnerChanged { .. }
+        | Event::ResourceRemoved { .. }
+        | Event::MembershipAdded { .. }
+        | Event::MembershipRemoved { .. }
+        | Event::PermissionAdded { .. }
+        | Event::PermissionRemoved { .. }
+        | Event::AnnotationSet { .. }
+        | Event::AnnotationRemoved { .. }
+        | Event::RestrictionChanged { .. }
+        | Event::PolicyLoaded { .. }
+        | Event::SecretExpired { .. }
+        | Event::JoinTokenIssued { .. }
+        | Event::MemberAdmitted { .. }
+        | Event::MemberRemoved { .. } => {}
+    }
+    event
+}
+
+/// One of every reply.
+pub(crate) fn replies() -> Vec<Reply> {
+    let resource = id("variable:app/pw");
+    vec![
+        Ok(Outcome::Done),
+        Ok(Outcome::SecretSet { version: Version(21), added: true }),
+        Ok(Outcome::PolicyLoaded { version: 4 }),
+        Ok(Outcome::MemberAdmitted { node: 70_000 }),
+        Err(Rejection::NotFound { resource: resource.clone() }),
+        Err(Rejection::Forbidden {
+            role: id("user:alice"),
+            privilege: "update".to_owned(),
+            resource,
+        }),
+        Err(Rejection::Unauthenticated),
+        Err(Rejection::NoCredentials { role: id("group:ops") }),
+        Err(Rejection::Stale { planned: Revision(299), current: Revision(300) }),
+        Err(Rejection::Exists { what: "account".to_owned(), id: "demo".to_owned() }),
+        Err(Rejection::Invalid("why".to_owned())),
+        Err(Rejection::JoinTokenRefused("expired".to_owned())),
+    ]
+}
