@@ -15,8 +15,8 @@ use crate::rbac::{
     Denial, admin_role, authorize, governing_policy, is_allowed, is_visible, root_policy,
 };
 use crate::records::{
-    Credential, Digest, Fingerprint, JoinToken, Member, MemberRole, MembershipKey, NewApiKey,
-    Revision, Sealed, SigningKey, Version, WrappedKeyring,
+    Credential, Digest, FOUNDER, Fingerprint, JoinToken, Member, MemberRole, MembershipKey,
+    NewApiKey, Revision, Sealed, SigningKey, Version, WrappedKeyring,
 };
 use crate::state::State;
 use crate::time::{LogIndex, Timestamp};
@@ -378,7 +378,8 @@ impl Asked<'_> {
         if present.any(|present| present.node_key == member.node_key) {
             return Err(exists("member", "with the same node key"));
         }
-        let node = self.index.0;
+        // The founder had to have an id before there was a log to give one.
+        let node = if token.is_none() { FOUNDER } else { self.index.0 };
         if self.state.member_nodes().contains_key(&node) {
             return Err(exists("member", node));
         }

@@ -283,7 +283,12 @@ pub enum MemberRole {
     Follower,
 }
 
-/// A node of the cluster, as the log knows it. Its id is the log index that admitted it.
+/// Id of the node that founds a cluster: the log's first entry makes it the first member. No later
+/// node can get it, since their ids are the indexes of later entries.
+pub const FOUNDER: u64 = 1;
+
+/// A node of the cluster, as the log knows it. Its id is the log index that admitted it; that of the
+/// first is [`FOUNDER`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
     /// Its name, unique among members in force.

@@ -173,6 +173,14 @@ fn load_what_fits(world: &mut World, policy: &str, mode: LoadMode, text: &str) -
     }
 }
 
+/// A world with policies to load into.
+fn two_policies() -> World {
+    let mut world = World::new();
+    let text = "- !policy a\n- !policy a/b\n";
+    world.load(&id("policy:root"), LoadMode::Append, text).unwrap();
+    world
+}
+
 /// Every row's ends are there, and every user and host has its credentials.
 fn hangs_together(state: &State) -> Result<(), String> {
     let role = |id: &Id, row: &Row| match state.role(id) {
@@ -256,7 +264,7 @@ proptest! {
         mode in select(MODES.as_slice()),
         text in text(false),
     ) {
-        let mut world = World::new();
+        let mut world = two_policies();
         for (policy, mode, text) in before {
             load_what_fits(&mut world, policy, mode, &text);
         }
@@ -271,7 +279,7 @@ proptest! {
     fn no_load_leaves_a_row_in_the_air(
         loads in vec((select(POLICIES.as_slice()), select(MODES.as_slice()), text(true)), 1..8),
     ) {
-        let mut world = World::new();
+        let mut world = two_policies();
         for (policy, mode, text) in loads {
             if let Some(text) = load_what_fits(&mut world, policy, mode, &text) {
                 let verdict = hangs_together(&world.state);

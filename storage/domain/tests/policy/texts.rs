@@ -9,8 +9,8 @@
 //! - `> rows`, then `----`, then the rows of the state.
 //!
 //! Escapes in texts: `\t` a tab, `\e` nothing (to end a line in spaces), `\-` at the start of a line
-//! nothing. After a change of mind, `cargo test -p conclave-domain --test policy_loads -- --ignored
-//! bless` writes what is the case into the files; read the difference.
+//! nothing. After a change of mind, `BLESS=1 cargo test -p conclave-domain --test policy_loads` writes
+//! what is the case into the files; read the difference.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -124,6 +124,10 @@ fn policy_texts_lead_to_what_the_files_say() {
     for path in files() {
         let file = fs::read_to_string(&path).unwrap();
         let replayed = replayed(&file);
+        if std::env::var_os("BLESS").is_some() {
+            fs::write(&path, replayed).unwrap();
+            continue;
+        }
         let mut scenario = "";
         for (number, (expected, actual)) in file.lines().zip(replayed.lines()).enumerate() {
             if expected.starts_with("=== ") {
@@ -135,11 +139,3 @@ fn policy_texts_lead_to_what_the_files_say() {
     }
 }
 
-#[test]
-#[ignore = "writes files"]
-fn bless() {
-    for path in files() {
-        let file = fs::read_to_string(&path).unwrap();
-        fs::write(&path, replayed(&file)).unwrap();
-    }
-}
