@@ -1,0 +1,260 @@
+//! Every table of the state database, its key shape and its value encoding. Nothing else in the
+//! program knows these bytes.
+//!
+//! The first byte of a key is its table. Ids hold no NUL, so `id | NUL` sorts and parses; the last
+//! part of a key runs to its end. A row's value is a version byte and that version's body.
+//!
+//! To change a row's encoding: add a `v2` module with its bodies and the version byte 2, write that,
+//! keep reading version 1, and add golden bytes. Never edit an old module.
+
+mod v1;
+
+use conclave_domain::effect::{Row, RowKey};
+use conclave_domain::id::{AccountName, ResourceId};
+use conclave_domain::records::{Digest, MembershipKey, PermissionKey, RequestId, Sealed, Version};
+use conclave_domain::time::LogIndex;
+
+use crate::error::Fault;
+
+/// The tables, by the first byte of their keys.
+///
+/// | byte | table | key after the byte | value after the version byte |
+/// |---|---|---|---|
+/// | 01 | applied mark | | see `state.rs` |
+/// | 02 | history | index (u64) | see `state.rs` |
+/// | 10 | account | name | `AccountV1` |
+/// | 11 | role | id | `RoleV1` |
+/// | 12 | resource | id | `ResourceV1` |
+/// | 13 | membership | role NUL member NUL ownership (1 byte) | `MembershipV1` |
+/// | 14 | permission | resource NUL role NUL privilege | `PermissionV1` |
+/// | 15 | annotation | resource NUL name | `AnnotationV1` |
+/// | 16 | credential | id | `CredentialV1` |
+/// | 17 | secret version | id NUL version (u32) | `SecretVersionV1` |
+/// | 18 | secret value | id NUL version (u32) | sealed bytes |
+/// | 19 | policy version | id NUL version (u32) | `PolicyVersionV1` |
+/// | 1a | keyring | | `KeyringV1` |
+/// | 1b | join token | digest (32) | `JoinTokenV1` |
+/// | 1c | member | node id (u64) | `MemberV1` |
+/// | 1d | answered | index (u64) request id (16) | reply bytes |
+///
+/// Integers are big-endian, so that rows sort by them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+#[expect(missing_docs, reason = "the table above says what they are")]
+pub enum Table {
+    Mark = 0x01,
+    History = 0x02,
+    Account = 0x10,
+    Role = 0x11,
+    Resource = 0x12,
+    Membership = 0x13,
+    Permission = 0x14,
+    Annotation = 0x15,
+    Credential = 0x16,
+    SecretVersion = 0x17,
+    SecretValue = 0x18,
+    PolicyVersion = 0x19,
+    Keyring = 0x1a,
+    JoinToken = 0x1b,
+    Member = 0x1c,
+    Answered = 0x1d,
+}
+
+impl Table {
+    /// Tables that hold rows of the domain, in order.
+    pub const ROWS: [Self; 14] = [
+        Self::Account,
+        Self::Role,
+        Self::Resource,
+        Self::Membership,
+        Self::Permission,
+        Self::Annotation,
+        Self::Credential,
+        Self::SecretVersion,
+        Self::SecretValue,
+        Self::PolicyVersion,
+        Self::Keyring,
+        Self::JoinToken,
+        Self::Member,
+        Self::Answered,
+    ];
+
+    /// Bounds of the table's keys: first, and one past the last.
+    pub const fn bounds(self) -> ([u8; 1], [u8; 1]) {
+        ([self as u8], [self as u8 + 1])
+    }
+}
+
+/// Version byte of the rows written by this program.
+const VERSION: u8 = v1::VERSION;
+
+/// Appends the key of a row.
+pub fn put_row_key(out: &mut Vec<u8>, row: &Row) {
+    match row {
+        Row::Account(name, _) => account_key(out, name),
+        Row::Role(id, _) => id_key(out, Table::Role, id),
+        Row::Resource(id, _) => id_key(out, Table::Resource, id),
+        Row::Membership(key, _) => membership_key(out, key),
+        Row::Permission(key, _) => permission_key(out, key),
+        Row::Annotation(id, name, _) => annotation_key(out, id, name),
+        Row::Credential(id, _) => id_key(out, Table::Credential, id),
+        Row::SecretVersion(id, Version(n), _) => numbered_key(out, Table::SecretVersion, id, *n),
+        Row::SecretValue(id, Version(n), _) => numbered_key(out, Table::SecretValue, id, *n),
+        Row::PolicyVersion(id, n, _) => numbered_key(out, Table::PolicyVersion, id, *n),
+        Row::Keyring(_) => out.push(Table::Keyring as u8),
+        Row::JoinToken(digest, _) => join_token_key(out, digest),
+        Row::Member(node, _) => member_key(out, *node),
+        Row::Answered(request, answered) => answered_key(out, request, answered.index),
+    }
+}
+
+/// Appends the key that names a row.
+pub fn put_key(out: &mut Vec<u8>, key: &RowKey) {
+    match key {
+        RowKey::Account(name) => account_key(out, name),
+        RowKey::Role(id) => id_key(out, Table::Role, id),
+        RowKey::Resource(id) => id_key(out, Table::Resource, id),
+        RowKey::Membership(key) => membership_key(out, key),
+        RowKey::Permission(key) => permission_key(out, key),
+        RowKey::Annotation(id, name) => annotation_key(out, id, name),
+        RowKey::Credential(id) => id_key(out, Table::Credential, id),
+        RowKey::SecretVersion(id, Version(n)) => numbered_key(out, Table::SecretVersion, id, *n),
+        RowKey::SecretValue(id, Version(n)) => numbered_key(out, Table::SecretValue, id, *n),
+        RowKey::PolicyVersion(id, n) => numbered_key(out, Table::PolicyVersion, id, *n),
+        RowKey::Keyring => out.push(Table::Keyring as u8),
+        RowKey::JoinToken(digest) => join_token_key(out, digest),
+        RowKey::Member(node) => member_key(out, *node),
+        RowKey::Answered(request, index) => answered_key(out, request, *index),
+    }
+}
+
+/// Appends the value of a row.
+///
+/// # Errors
+/// [`Fault::Corrupt`] when the record cannot be encoded, which none of the domain's can cause.
+pub fn put_row_value(out: &mut Vec<u8>, row: &Row) -> Result<(), Fault> {
+    out.push(VERSION);
+    v1::put_body(out, row)
+}
+
+/// Reads a row back.
+///
+/// # Errors
+/// [`Fault::Corrupt`] for bytes that no row has, [`Fault::TooNew`] for a later version's.
+pub fn row(key: &[u8], value: &[u8]) -> Result<Row, Fault> {
+    let damaged = |detail: &str| Fault::corrupt("a row of the state", detail);
+    let (table, rest) = key.split_first().ok_or_else(|| damaged("its key is empty"))?;
+    let table = Table::ROWS
+        .into_iter()
+        .find(|known| *known as u8 == *table)
+        .ok_or_else(|| damaged("its table is unknown"))?;
+    let (version, body) = value.split_first().ok_or_else(|| damaged("its value is empty"))?;
+    match *version {
+        VERSION => v1::row(table, rest, body),
+        0 => Err(damaged("its version is 0")),
+        found => Err(Fault::TooNew {
+            what: format!("a row of table {table:?}"),
+            found: found.into(),
+            known: VERSION.into(),
+        }),
+    }
+}
+
+/// The key of one sealed secret value.
+pub fn secret_value_key(resource: &ResourceId, version: Version) -> Vec<u8> {
+    let mut key = Vec::with_capacity(96);
+    numbered_key(&mut key, Table::SecretValue, resource, version.0);
+    key
+}
+
+/// The sealed bytes in a secret value's row.
+///
+/// # Errors
+/// As [`row`].
+pub fn secret_value(mut value: Vec<u8>) -> Result<Sealed, Fault> {
+    match value.first() {
+        Some(&VERSION) => {
+            value.remove(0);
+            Ok(Sealed(value))
+        }
+        Some(0) | None => Err(Fault::corrupt("a secret value", "its version is missing")),
+        Some(&found) => Err(Fault::TooNew {
+            what: "a secret value".to_owned(),
+            found: found.into(),
+            known: VERSION.into(),
+        }),
+    }
+}
+
+/// The key of one entry's history.
+pub(crate) fn history_key(index: u64) -> [u8; 9] {
+    let mut key = [Table::History as u8; 9];
+    key[1..].copy_from_slice(&index.to_be_bytes());
+    key
+}
+
+fn put_id(out: &mut Vec<u8>, id: &ResourceId) {
+    out.extend_from_slice(id.account().as_str().as_bytes());
+    out.push(b':');
+    out.extend_from_slice(id.kind().as_str().as_bytes());
+    out.push(b':');
+    out.extend_from_slice(id.identifier().as_bytes());
+}
+
+fn account_key(out: &mut Vec<u8>, name: &AccountName) {
+    out.push(Table::Account as u8);
+    out.extend_from_slice(name.as_str().as_bytes());
+}
+
+fn id_key(out: &mut Vec<u8>, table: Table, id: &ResourceId) {
+    out.push(table as u8);
+    put_id(out, id);
+}
+
+fn membership_key(out: &mut Vec<u8>, key: &MembershipKey) {
+    out.push(Table::Membership as u8);
+    put_id(out, &key.role);
+    out.push(0);
+    put_id(out, &key.member);
+    out.push(0);
+    out.push(key.ownership.into());
+}
+
+fn permission_key(out: &mut Vec<u8>, key: &PermissionKey) {
+    out.push(Table::Permission as u8);
+    put_id(out, &key.resource);
+    out.push(0);
+    put_id(out, &key.role);
+    out.push(0);
+    out.extend_from_slice(key.privilege.as_bytes());
+}
+
+fn annotation_key(out: &mut Vec<u8>, id: &ResourceId, name: &str) {
+    out.push(Table::Annotation as u8);
+    put_id(out, id);
+    out.push(0);
+    out.extend_from_slice(name.as_bytes());
+}
+
+fn numbered_key(out: &mut Vec<u8>, table: Table, id: &ResourceId, number: u32) {
+    out.push(table as u8);
+    put_id(out, id);
+    out.push(0);
+    out.extend_from_slice(&number.to_be_bytes());
+}
+
+fn join_token_key(out: &mut Vec<u8>, digest: &Digest) {
+    out.push(Table::JoinToken as u8);
+    out.extend_from_slice(&digest.0);
+}
+
+fn member_key(out: &mut Vec<u8>, node: u64) {
+    out.push(Table::Member as u8);
+    out.extend_from_slice(&node.to_be_bytes());
+}
+
+fn answered_key(out: &mut Vec<u8>, request: &RequestId, index: LogIndex) {
+    out.push(Table::Answered as u8);
+    out.extend_from_slice(&index.0.to_be_bytes());
+    out.extend_from_slice(&request.0);
+}

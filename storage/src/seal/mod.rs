@@ -1,0 +1,36 @@
+//! Plaintext to ciphertext and back. The only place where secret bytes are made, opened or wiped.
+//!
+//! ```text
+//! master key (a file of one node, mode 0600)
+//!   └─ wraps the root key at rest (`root.key`); seals the node's own blobs
+//!        root key (one a cluster, in memory of unsealed nodes)
+//!          ├─ wraps the keyring, which lies in the replicated state
+//!          │    keyring: a data key for each generation
+//!          │      └─ a key for each record, derived with 24 random bytes ─ AES-256-GCM
+//!          └─ keys the fingerprints
+//! ```
+//!
+//! Every sealed thing is bound to what it is for: the associated data are the format byte and the
+//! full id, or a label that no id can equal. Moved to another place it does not open.
+
+mod aead;
+mod keyring;
+mod master;
+mod secret;
+mod vault;
+
+pub use keyring::{Keyring, RootKey};
+pub use master::MasterKey;
+pub use secret::Secret;
+pub use vault::{SEALS_PER_GENERATION_MAX, Vault};
+
+use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
+
+use crate::error::Fault;
+
+/// Fills a buffer from the system's randomness.
+pub(crate) fn fill_random(buffer: &mut [u8]) -> Result<(), Fault> {
+    SystemRandom::new()
+        .fill(buffer)
+        .map_err(|_| Fault::Key("the system gives no random bytes; check /dev/urandom".to_owned()))
+}

@@ -1,0 +1,150 @@
+//! The open vault of an unsealed node: seals and opens values of resources and labelled blobs, and
+//! takes fingerprints.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use aws_lc_rs::hmac;
+use conclave_domain::id::ResourceId;
+use conclave_domain::records::{Fingerprint, Sealed};
+
+use super::aead::{SealingKey, label_aad};
+use super::{Keyring, RootKey, Secret};
+use crate::bytes_io::Reader;
+use crate::error::Fault;
+
+const VERSION: u8 = 1;
+
+/// How many values one node seals under one generation before it asks for a rotation. Keys and
+/// nonces are derived for each record, so nothing breaks there; it bounds what one data key guards.
+pub const SEALS_PER_GENERATION_MAX: u64 = 1 << 32;
+
+/// Seals and opens. Built anew when the keyring in force changes.
+pub struct Vault {
+    keys: BTreeMap<u32, SealingKey>,
+    generation: u32,
+    sealed: AtomicU64,
+    fingerprints: hmac::Key,
+}
+
+impl Vault {
+    /// A vault with the keys of a keyring.
+    pub fn new(root: &RootKey, keyring: &Keyring) -> Self {
+        let keys = keyring.keys().map(|(generation, key)| (generation, SealingKey::new(key)));
+        Self {
+            keys: keys.collect(),
+            generation: keyring.generation(),
+            sealed: AtomicU64::new(0),
+            fingerprints: hmac::Key::new(
+                hmac::HMAC_SHA256,
+                &root.subkey("conclave fingerprint v1")[..],
+            ),
+        }
+    }
+
+    /// The generation that seals.
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// How many values this vault has sealed.
+    pub fn sealed_count(&self) -> u64 {
+        self.sealed.load(Ordering::Relaxed)
+    }
+
+    /// Seals a value for one resource.
+    ///
+    /// # Errors
+    /// [`Fault::Key`] when the data key has sealed enough and must be rotated.
+    // version | generation (u32) | as in aead.rs
+    pub fn seal(&self, resource: &ResourceId, secret: &Secret) -> Result<Sealed, Fault> {
+        self.seal_with(&resource_aad(resource), secret)
+    }
+
+    /// Opens a value of that resource.
+    ///
+    /// # Errors
+    /// [`Fault::Unsealable`] when it is not the resource's, or was changed; [`Fault::Key`] when its
+    /// data key is not in the keyring; [`Fault::TooNew`].
+    pub fn open(&self, resource: &ResourceId, sealed: &Sealed) -> Result<Secret, Fault> {
+        // The id is no secret; the text of a fault may name it.
+        self.open_with(&resource_aad(resource), sealed, &|| format!("the value of {resource}"))
+    }
+
+    /// Seals something that is no resource's value (a cluster key, a token-signing key): `label`
+    /// says what, and must be said again to open it.
+    ///
+    /// # Errors
+    /// As [`Vault::seal`].
+    pub fn seal_labelled(&self, label: &str, secret: &Secret) -> Result<Sealed, Fault> {
+        self.seal_with(&label_aad(VERSION, label), secret)
+    }
+
+    /// Opens what [`Vault::seal_labelled`] made under the same label.
+    ///
+    /// # Errors
+    /// As [`Vault::open`].
+    pub fn open_labelled(&self, label: &str, sealed: &Sealed) -> Result<Secret, Fault> {
+        self.open_with(&label_aad(VERSION, label), sealed, &|| format!("the {label}"))
+    }
+
+    /// The generation under which something is sealed; none when its header cannot be read.
+    pub fn generation_of(sealed: &Sealed) -> Option<u32> {
+        let mut reader = Reader::new(&sealed.0, "a sealed value");
+        reader.version(VERSION).ok()?;
+        reader.u32().ok()
+    }
+
+    /// A keyed digest of a value, bound to its resource: tells changed from equal, nothing more.
+    pub fn fingerprint(&self, resource: &ResourceId, secret: &Secret) -> Fingerprint {
+        let mut context = hmac::Context::with_key(&self.fingerprints);
+        context.update(resource.to_string().as_bytes());
+        context.update(&[0]);
+        context.update(secret.expose_secret());
+        let mut fingerprint = [0; 16];
+        fingerprint.copy_from_slice(&context.sign().as_ref()[..16]);
+        Fingerprint(fingerprint)
+    }
+
+    fn seal_with(&self, aad: &[u8], secret: &Secret) -> Result<Sealed, Fault> {
+        if self.sealed.fetch_add(1, Ordering::Relaxed) >= SEALS_PER_GENERATION_MAX {
+            let generation = self.generation;
+            return Err(Fault::Key(format!(
+                "data key {generation} has sealed as much as one key may: run `conclave keys rotate`"
+            )));
+        }
+        let Some(key) = self.keys.get(&self.generation) else {
+            return Err(Fault::Key("the keyring holds no data key".to_owned()));
+        };
+        let mut header = Vec::with_capacity(5 + 40 + secret.len());
+        header.push(VERSION);
+        header.extend_from_slice(&self.generation.to_be_bytes());
+        key.seal(header, aad, secret.expose_secret()).map(Sealed)
+    }
+
+    fn open_with(
+        &self,
+        aad: &[u8],
+        sealed: &Sealed,
+        what: &dyn Fn() -> String,
+    ) -> Result<Secret, Fault> {
+        let mut reader = Reader::new(&sealed.0, "a sealed value");
+        reader.version(VERSION)?;
+        let generation = reader.u32()?;
+        let Some(key) = self.keys.get(&generation) else {
+            let what = what();
+            return Err(Fault::Key(format!(
+                "{what} is sealed under data key {generation}, which is not in the keyring: this node \
+                 may be behind, or the key was retired too early"
+            )));
+        };
+        key.open(reader.rest(), aad, what)
+    }
+}
+
+/// Associated data of a resource's value: the format byte and the full id.
+fn resource_aad(resource: &ResourceId) -> Vec<u8> {
+    let mut aad = vec![VERSION];
+    aad.extend_from_slice(resource.to_string().as_bytes());
+    aad
+}

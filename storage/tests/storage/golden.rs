@@ -1,0 +1,237 @@
+//! Bytes at rest are for ever: each encoding is compared with the bytes in `tests/golden`, and read
+//! back from them. A missing file is written and the test fails once, for a person to look at it.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use conclave_domain::effect::{Row, RowKey};
+use conclave_domain::id::Kind;
+use conclave_domain::records::{
+    Account, Annotation, Answered, Credential, Digest, Fingerprint, JoinToken, Member, MemberRole,
+    Membership, MembershipKey, Permission, PermissionKey, PolicyVersion, RequestId, Resource,
+    Revision, Role, Sealed, SecretVersion, SigningKey, Version, WrappedKeyring,
+};
+use conclave_domain::time::{LogIndex, Timestamp};
+use conclave_storage::snapshot::ManifestFile;
+use conclave_storage::{AppliedMark, Fault, Manifest, keys};
+
+use crate::fixtures::{account, id};
+
+/// Compares lines with a golden file.
+fn golden(name: &str, actual: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    match fs::read_to_string(&path) {
+        Ok(expected) => assert_eq!(actual, expected, "{name}: bytes at rest have changed"),
+        Err(_) => {
+            fs::write(&path, actual).unwrap();
+            panic!("{name} was missing and has been written: look at it and commit it");
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A row of each table with its key.
+pub(crate) fn rows() -> Vec<(Row, RowKey)> {
+    let at = Timestamp(1_700_000_000_123);
+    let policy = || Some(id(Kind::Policy, "root"));
+    let (user, host, group) =
+        (id(Kind::User, "alice"), id(Kind::Host, "app/web:1"), id(Kind::Group, "ops"));
+    let variable = id(Kind::Variable, "db/pass wörd");
+    let membership = MembershipKey { role: group.clone(), member: user.clone(), ownership: true };
+    let permission = PermissionKey {
+        resource: variable.clone(),
+        role: host.clone(),
+        privilege: "execute".to_owned(),
+    };
+    let request = RequestId([9; 16]);
+    vec![
+        (
+            Row::Account(
+                account("acme"),
+                Account {
+                    created_at: at,
+                    revision: Revision(300),
+                    signing_key: SigningKey {
+                        id: "kid".to_owned(),
+                        public: vec![1, 2, 3],
+                        private: Sealed(vec![4, 5]),
+                    },
+                },
+            ),
+            RowKey::Account(account("acme")),
+        ),
+        (
+            Row::Role(user.clone(), Role { created_at: at, policy: None }),
+            RowKey::Role(user.clone()),
+        ),
+        (
+            Row::Resource(
+                host.clone(),
+                Resource { owner: user.clone(), created_at: at, policy: policy() },
+            ),
+            RowKey::Resource(host.clone()),
+        ),
+        (
+            Row::Membership(
+                membership.clone(),
+                Membership { admin_option: true, policy: policy() },
+            ),
+            RowKey::Membership(membership),
+        ),
+        (
+            Row::Permission(permission.clone(), Permission { policy: None }),
+            RowKey::Permission(permission),
+        ),
+        (
+            Row::Annotation(
+                variable.clone(),
+                "why".to_owned(),
+                Annotation { value: "because".to_owned(), policy: policy() },
+            ),
+            RowKey::Annotation(variable.clone(), "why".to_owned()),
+        ),
+        (
+            Row::Credential(
+                user.clone(),
+                Credential {
+                    api_key: Sealed(vec![6; 3]),
+                    api_key_digest: Digest([7; 32]),
+                    rotated_at: at,
+                    password_hash: Some("$argon2id$x".to_owned()),
+                    restricted_to: vec!["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()],
+                },
+            ),
+            RowKey::Credential(user.clone()),
+        ),
+        (
+            Row::SecretVersion(
+                variable.clone(),
+                Version(2),
+                SecretVersion {
+                    fingerprint: Fingerprint([8; 16]),
+                    expires_at: Some(at),
+                    created_at: at,
+                },
+            ),
+            RowKey::SecretVersion(variable.clone(), Version(2)),
+        ),
+        (
+            Row::SecretValue(variable.clone(), Version(2), Sealed(vec![0xaa, 0xbb])),
+            RowKey::SecretValue(variable.clone(), Version(2)),
+        ),
+        (
+            Row::PolicyVersion(
+                id(Kind::Policy, "root"),
+                3,
+                PolicyVersion {
+                    role: user,
+                    created_at: at,
+                    finished_at: at,
+                    client_ip: "192.0.2.1".to_owned(),
+                    policy_text: "- !user alice\n".to_owned(),
+                    policy_sha256: "ab".to_owned(),
+                },
+            ),
+            RowKey::PolicyVersion(id(Kind::Policy, "root"), 3),
+        ),
+        (
+            Row::Keyring(WrappedKeyring { generation: 1, wrapped: Sealed(vec![0xcc]) }),
+            RowKey::Keyring,
+        ),
+        (
+            Row::JoinToken(
+                Digest([5; 32]),
+                JoinToken { name: "n2".to_owned(), role: MemberRole::Follower, expires_at: at },
+            ),
+            RowKey::JoinToken(Digest([5; 32])),
+        ),
+        (
+            Row::Member(
+                7,
+                Member {
+                    name: "n1".to_owned(),
+                    role: MemberRole::Voter,
+                    node_key: [3; 32],
+                    peer_address: "n1:7443".to_owned(),
+                    api_url: "https://n1".to_owned(),
+                },
+            ),
+            RowKey::Member(7),
+        ),
+        (
+            Row::Answered(request, Answered { index: LogIndex(258), reply: vec![1, 0] }),
+            RowKey::Answered(request, LogIndex(258)),
+        ),
+    ]
+}
+
+#[test]
+fn rows_have_the_bytes_they_always_had() {
+    let mut text = String::new();
+    for (row, row_key) in rows() {
+        let (mut key, mut named, mut value) = (Vec::new(), Vec::new(), Vec::new());
+        keys::put_row_key(&mut key, &row);
+        keys::put_key(&mut named, &row_key);
+        assert_eq!(key, named, "a row's key and the key that names it differ: {row:?}");
+        keys::put_row_value(&mut value, &row).unwrap();
+        assert_eq!(keys::row(&key, &value).unwrap(), row);
+        writeln!(text, "{} {}", hex(&key), hex(&value)).unwrap();
+    }
+    golden("rows_v1.txt", &text);
+}
+
+#[test]
+fn every_table_of_rows_has_a_golden_row() {
+    let tables: Vec<u8> = rows()
+        .iter()
+        .map(|(row, _)| {
+            let mut key = Vec::new();
+            keys::put_row_key(&mut key, row);
+            key[0]
+        })
+        .collect();
+    let known: Vec<u8> = keys::Table::ROWS.into_iter().map(|table| table as u8).collect();
+    assert_eq!(tables, known);
+}
+
+#[test]
+fn rows_of_a_newer_version_are_refused() {
+    for (row, _) in rows() {
+        let (mut key, mut value) = (Vec::new(), Vec::new());
+        keys::put_row_key(&mut key, &row);
+        keys::put_row_value(&mut value, &row).unwrap();
+        value[0] += 1;
+        assert!(matches!(keys::row(&key, &value), Err(Fault::TooNew { found: 2, .. })));
+    }
+}
+
+#[test]
+fn a_manifest_has_the_bytes_it_always_had() {
+    let manifest = Manifest {
+        mark: AppliedMark {
+            index: 258,
+            log_id: b"id-258".to_vec().into(),
+            membership: b"members".to_vec().into(),
+        },
+        files: vec![
+            ManifestFile { name: "000012.sst".to_owned(), len: 4096, sha256: [1; 32] },
+            ManifestFile { name: "CURRENT".to_owned(), len: 16, sha256: [2; 32] },
+        ],
+    };
+    let bytes = manifest.encode();
+    assert_eq!(Manifest::decode(&bytes).unwrap(), manifest);
+    golden("manifest_v1.txt", &format!("{}\n", hex(&bytes)));
+}
+
+#[test]
+fn a_manifest_that_names_other_folders_is_refused() {
+    for name in ["../x", "a/b", "", ".", "..", ".hidden", "a\0b"] {
+        let file = ManifestFile { name: name.to_owned(), len: 1, sha256: [0; 32] };
+        let bytes = Manifest { mark: AppliedMark::default(), files: vec![file] }.encode();
+        assert!(matches!(Manifest::decode(&bytes), Err(Fault::Corrupt { .. })), "{name:?}");
+    }
+}
