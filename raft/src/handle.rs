@@ -1,0 +1,1078 @@
+//! What the other rooms hold of consensus: propose, read barriers, members, leadership, status.
+//!
+//! A proposal may be made on any member: those that do not lead pass it on to the one that does, at
+//! most [`HOPS_MAX`] times. Reads that must be linearizable ask for a barrier: on the leader the
+//! engine confirms the leadership once for all that wait; elsewhere the leader is asked once for
+//! all that wait, and the answer is waited for until it is applied here.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use conclave_storage::{LogStore, StateStore};
+use futures::future::BoxFuture;
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{ClientWriteError, Fatal, InitializeError, RaftError};
+use openraft::{ChangeMembers, ReadPolicy, ServerState};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use crate::adapter::{
+    Applied, FaultHook, Flusher, FsyncDelay, Log, Network, QuorumAge, StateMachine,
+};
+use crate::config::{Config, ConfigError, KnownMember};
+use crate::error::{CallError, ChangeError, Fault, ProposeError, ReadError};
+use crate::level::Level;
+use crate::members::{MemberList, Members};
+use crate::read::Barriers;
+use crate::server::{Server, refused};
+use crate::service::{Service, ServiceError};
+use crate::standing;
+use crate::status::{MemberStatus, NodeState, Status};
+use crate::transport::{Peer, PeerIdentity, Transport, Urgency};
+use crate::types::{Engine, EngineLogId, NodeInfo, NodeRole, Opaque, TypeConfig, place};
+use crate::wire::COMMAND_BYTES_MAX;
+use crate::wire::latest::{Refusal, Request, Response};
+
+/// How often a proposal is passed on before it is given back as "no leader".
+pub const HOPS_MAX: u8 = 2;
+/// A proposal counts as at least this many bytes in flight: even an empty one costs something.
+const PROPOSAL_BYTES_MIN: usize = 512;
+/// How long a proposal may still be answered here after this node stopped to lead.
+const AFTERMATH: Duration = Duration::from_millis(500);
+/// How often other members may be asked for their list.
+const REFRESH_EVERY: Duration = Duration::from_secs(1);
+
+/// What a member is built from.
+pub struct Parts {
+    /// Timings, bounds, and the members known so far.
+    pub config: Config,
+    /// The open log.
+    pub log: LogStore,
+    /// The open state.
+    pub state: StateStore,
+    /// The way to the peers. Not yet serving.
+    pub transport: Arc<dyn Transport>,
+    /// Told once when this node's storage has failed; the process must then end.
+    pub on_fault: FaultHook,
+}
+
+/// What only a simulation changes.
+#[derive(Default, Clone)]
+pub(crate) struct Tweaks {
+    /// The log is synced by a task that first sleeps this long, instead of by a thread.
+    pub(crate) fsync: Option<FsyncDelay>,
+    /// Seeded bug: the assent of this peer is taken for granted.
+    pub(crate) phantom: Option<u64>,
+    /// Seeded bug: a leader answers reads without asking whether it still leads.
+    pub(crate) stale_reads: bool,
+}
+
+/// Why a member could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The settings contradict each other.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// What is on disk cannot be used.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+    /// The engine refuses what it found on disk, or a thread could not be started.
+    #[error("{0}")]
+    Engine(String),
+}
+
+/// A committed command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Committed {
+    /// Its place in the log; the first entry of a cluster is 1.
+    pub index: u64,
+    /// The encoded reply, the same on every member.
+    pub reply: Vec<u8>,
+}
+
+/// A running member. Clones share it; it runs until [`Handle::shutdown`].
+#[derive(Clone)]
+pub struct Handle(Arc<Node>);
+
+/// The shared inside of a [`Handle`].
+pub(crate) struct Node {
+    pub(crate) config: Config,
+    pub(crate) members: Arc<Members>,
+    pub(crate) log: Arc<LogStore>,
+    pub(crate) state: StateStore,
+    pub(crate) applied: Arc<Applied>,
+    pub(crate) level: Level,
+    pub(crate) service: ArcSwapOption<Registered>,
+    /// Held while a snapshot is received.
+    pub(crate) importing: tokio::sync::Mutex<()>,
+    raft: OnceLock<Engine>,
+    transport: Arc<dyn Transport>,
+    flusher: Flusher,
+    quorum_age: Arc<QuorumAge>,
+    budget: Arc<Semaphore>,
+    barriers: Arc<Barriers>,
+    failure: OnceLock<String>,
+    on_fault: FaultHook,
+    is_closed: AtomicBool,
+    tasks: Mutex<Vec<AbortHandle>>,
+    tweaks: Tweaks,
+}
+
+/// A registered service; sized, so that it can be swapped.
+pub(crate) struct Registered(Arc<dyn Service>);
+
+impl Registered {
+    pub(crate) fn call(
+        &self,
+        from: PeerIdentity,
+        kind: u8,
+        body: Vec<u8>,
+    ) -> BoxFuture<'_, Result<Vec<u8>, ServiceError>> {
+        self.0.call(from, kind, body)
+    }
+}
+
+impl Handle {
+    /// Starts a member on its data folder. It answers peers when this returns.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start(parts: Parts) -> Result<Self, StartError> {
+        Self::start_with(parts, Tweaks::default()).await
+    }
+
+    pub(crate) async fn start_with(parts: Parts, tweaks: Tweaks) -> Result<Self, StartError> {
+        let Parts { config, log, state, transport, on_fault } = parts;
+        let engine_config = Arc::new(config.engine()?);
+        let log = Arc::new(log);
+        let standing = standing::of(&log).map_err(|error| StartError::Engine(error.to_string()))?;
+        bridge_hole(&log, &state)?;
+
+        let applied = Arc::new(watch::Sender::new(0));
+        let quorum_age = Arc::new(QuorumAge::default());
+        let flusher = match &tweaks.fsync {
+            Some(delay) => {
+                Flusher::task(Arc::clone(&log), Arc::clone(&on_fault), Arc::clone(delay))
+            }
+            None => Flusher::thread(Arc::clone(&log), Arc::clone(&on_fault))
+                .map_err(|error| StartError::Engine(error.to_string()))?,
+        };
+        let engine_log = Log::new(Arc::clone(&log), flusher.clone(), Arc::clone(&on_fault));
+        let machine = StateMachine::new(state.clone(), Arc::clone(&applied), Arc::clone(&on_fault));
+        let network = Network {
+            node_id: config.node_id,
+            transport: Arc::clone(&transport),
+            quorum_age: Arc::clone(&quorum_age),
+            snapshot_stall: config.snapshot_stall,
+            acknowledged: note_acknowledged(Arc::clone(&log)),
+            #[cfg(feature = "simulation")]
+            phantom: tweaks.phantom,
+        };
+
+        let mut engine_config = (*engine_config).clone();
+        if tweaks.phantom.is_some() {
+            engine_config.allow_log_reversion = Some(true);
+        }
+        let node_id = config.node_id;
+        let raft = Engine::build(node_id, Arc::new(engine_config), network, engine_log, machine)
+            .await
+            .map_err(|error| StartError::Engine(error.to_string()))?;
+        quorum_age.watch(raft.data_metrics());
+
+        let node = Arc::new(Node {
+            members: Members::new(MemberList::from_known(&config.known_members)),
+            budget: Arc::new(Semaphore::new(config.bytes_in_flight)),
+            config,
+            log,
+            state,
+            applied,
+            level: Level::default(),
+            service: ArcSwapOption::empty(),
+            importing: tokio::sync::Mutex::new(()),
+            raft: OnceLock::new(),
+            transport: Arc::clone(&transport),
+            flusher,
+            quorum_age,
+            barriers: Arc::default(),
+            failure: OnceLock::new(),
+            on_fault,
+            is_closed: AtomicBool::new(false),
+            tasks: Mutex::default(),
+            tweaks,
+        });
+        if node.raft.set(raft.clone()).is_err() {
+            return Err(StartError::Engine("started twice".to_owned()));
+        }
+        node.take_own_members(&raft);
+        raft.run();
+        node.spawn(watch_members(Arc::downgrade(&node), raft.clone()));
+        node.spawn(watch_health(Arc::downgrade(&node), raft.clone()));
+        node.spawn(watch_applied(Arc::downgrade(&node)));
+        node.spawn(refresh_members(Arc::downgrade(&node)));
+        node.spawn(Arc::clone(&node.barriers).run(Arc::downgrade(&node)));
+        transport.serve(Server::new(&node), Arc::clone(&node.members), standing);
+        Ok(Self(node))
+    }
+
+    /// Founds a cluster with this node as its first and only voter. Does nothing to a node that
+    /// belongs to one already.
+    ///
+    /// # Errors
+    /// [`ChangeError::Closed`], [`ChangeError::Refused`].
+    pub async fn initialize(&self, me: NodeInfo) -> Result<(), ChangeError> {
+        let raft = self.0.raft().ok_or(ChangeError::Closed)?;
+        match raft.initialize(BTreeMap::from([(self.0.config.node_id, me)])).await {
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Err(RaftError::APIError(InitializeError::NotInMembers(error))) => {
+                Err(ChangeError::Refused(error.to_string()))
+            }
+            Err(RaftError::Fatal(_)) => Err(ChangeError::Closed),
+        }
+    }
+
+    /// Whether this node's log holds anything at all.
+    pub fn is_initialized(&self) -> bool {
+        self.0.log.last().is_some()
+    }
+
+    /// Proposes a command and waits until it is applied by the leader.
+    ///
+    /// # Errors
+    /// [`ProposeError`]; all but [`ProposeError::Unknown`] mean that it did not happen.
+    pub async fn propose(&self, command: Vec<u8>) -> Result<Committed, ProposeError> {
+        self.0.propose(command.into(), HOPS_MAX).await
+    }
+
+    /// Waits until everything that was committed anywhere before this call is applied here.
+    /// Returns an index that is now applied.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn read_barrier(&self) -> Result<u64, ReadError> {
+        let node = &self.0;
+        let index = if node.leads() {
+            node.leader_read_index().await?
+        } else {
+            node.barriers.wait().await?
+        };
+        self.wait_applied(index, node.config.read_timeout).await
+    }
+
+    /// Waits until this node has applied `index`. Returns what is applied by then.
+    ///
+    /// # Errors
+    /// [`ReadError::Behind`] when that is not so within the time.
+    pub async fn wait_applied(&self, index: u64, within: Duration) -> Result<u64, ReadError> {
+        let mut applied = self.0.applied.subscribe();
+        let reached = *applied.borrow_and_update();
+        if reached >= index {
+            return Ok(reached);
+        }
+        let reached = applied.wait_for(|applied| *applied >= index);
+        match tokio::time::timeout(within, reached).await {
+            Ok(Ok(reached)) => Ok(*reached),
+            Ok(Err(_)) => Err(ReadError::Closed),
+            Err(_) => Err(ReadError::Behind { applied: *self.0.applied.borrow(), wanted: index }),
+        }
+    }
+
+    /// Index of the last entry applied here; 0 in a new node.
+    pub fn applied_index(&self) -> u64 {
+        *self.0.applied.borrow()
+    }
+
+    /// Follows the index applied here.
+    pub fn watch_applied(&self) -> watch::Receiver<u64> {
+        self.0.applied.subscribe()
+    }
+
+    /// Who leads, as far as this node knows.
+    pub fn leader(&self) -> Option<u64> {
+        self.0.leader()
+    }
+
+    /// Whether this node leads, as far as it knows. Another may have been elected meanwhile.
+    pub fn leads(&self) -> bool {
+        self.0.leads()
+    }
+
+    /// Waits until `condition` holds of who leads, and returns that.
+    ///
+    /// # Errors
+    /// [`ReadError::NoLeader`] when that is not so within the time; [`ReadError::Closed`].
+    pub async fn wait_leader(
+        &self,
+        within: Duration,
+        condition: impl Fn(Option<u64>) -> bool,
+    ) -> Result<Option<u64>, ReadError> {
+        let raft = self.0.raft().ok_or(ReadError::Closed)?;
+        let mut metrics = raft.server_metrics();
+        let wait = async {
+            loop {
+                let leader = metrics.borrow_and_update().current_leader;
+                if condition(leader) {
+                    return Ok(leader);
+                }
+                metrics.changed().await.map_err(|_| ReadError::Closed)?;
+            }
+        };
+        match tokio::time::timeout(within, wait).await {
+            Ok(result) => result,
+            Err(_) => Err(ReadError::NoLeader { leader: self.0.leader() }),
+        }
+    }
+
+    /// This node's account of itself.
+    pub fn status(&self) -> Status {
+        self.0.status()
+    }
+
+    /// Who belongs to the cluster, as far as this node knows.
+    pub fn members(&self) -> Arc<MemberList> {
+        self.0.members.list()
+    }
+
+    /// Tells whenever the list of members has changed.
+    pub fn watch_members(&self) -> watch::Receiver<u64> {
+        self.0.members.changes()
+    }
+
+    /// Adds a member without a vote, and returns once the log says so. It catches up by itself.
+    ///
+    /// # Errors
+    /// [`ChangeError`]; only the leader can do it.
+    pub async fn add_follower(&self, id: u64, info: NodeInfo) -> Result<u64, ChangeError> {
+        if self.0.members.get(id).is_some() {
+            return Err(ChangeError::AlreadyAMember(id));
+        }
+        self.0.change(ChangeMembers::AddNodes(BTreeMap::from([(id, info)]))).await
+    }
+
+    /// Changes what the log knows of a member: its address, or the part it is meant to play.
+    ///
+    /// # Errors
+    /// [`ChangeError`]; only the leader can do it.
+    pub async fn update(&self, id: u64, info: NodeInfo) -> Result<u64, ChangeError> {
+        let old = self.0.members.get(id).ok_or(ChangeError::NotAMember(id))?;
+        if old.info.node_key != info.node_key {
+            let text = format!("the key of node {id} cannot change: join it anew");
+            return Err(ChangeError::Refused(text));
+        }
+        self.0.change(ChangeMembers::SetNodes(BTreeMap::from([(id, info)]))).await
+    }
+
+    /// Waits until a member has caught up with the log as it is now, and gives it a vote.
+    ///
+    /// # Errors
+    /// [`ChangeError::NotCaughtUp`] when it has not within the time; else as
+    /// [`Handle::add_follower`].
+    pub async fn promote(&self, id: u64, within: Duration) -> Result<u64, ChangeError> {
+        let member = self.0.members.get(id).ok_or(ChangeError::NotAMember(id))?;
+        if member.voter {
+            return Err(ChangeError::AlreadyAMember(id));
+        }
+        self.wait_caught_up(id, within).await?;
+        let add = ChangeMembers::AddVoterIds([id].into());
+        if member.info.role == NodeRole::Voter {
+            return self.0.change(add).await;
+        }
+        let info = NodeInfo { role: NodeRole::Voter, ..member.info };
+        let set = ChangeMembers::SetNodes(BTreeMap::from([(id, info)]));
+        self.0.change(ChangeMembers::Batch(vec![set, add])).await
+    }
+
+    /// Waits until a member has everything that the leader's log has at the moment of the call.
+    ///
+    /// # Errors
+    /// [`ChangeError::NotCaughtUp`], [`ChangeError::NotLeader`], [`ChangeError::Closed`].
+    pub async fn wait_caught_up(&self, id: u64, within: Duration) -> Result<(), ChangeError> {
+        let raft = self.0.raft().ok_or(ChangeError::Closed)?;
+        let mut metrics = raft.metrics();
+        let last = metrics.borrow_watched().last_log_index.map_or(0, place);
+        let deadline = Instant::now() + within;
+        loop {
+            let matched = {
+                let metrics = metrics.borrow_and_update();
+                if metrics.state != ServerState::Leader {
+                    return Err(ChangeError::NotLeader { leader: metrics.current_leader });
+                }
+                metrics
+                    .replication
+                    .as_ref()
+                    .and_then(|progress| progress.get(&id))
+                    .and_then(|matched| matched.map(|log_id| place(log_id.index)))
+            };
+            if matched.is_some_and(|matched| matched >= last) {
+                return Ok(());
+            }
+            match tokio::time::timeout_at(deadline, metrics.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Err(ChangeError::Closed),
+                Err(_) => {
+                    return Err(ChangeError::NotCaughtUp { id, matched, last, waited: within });
+                }
+            }
+        }
+    }
+
+    /// Takes a member out of the cluster, with its vote if it has one. From then on no member that
+    /// knows of it talks to that node, and its id is never used again. A leader that removes itself
+    /// hands over first.
+    ///
+    /// # Errors
+    /// [`ChangeError`]; only the leader can do it.
+    pub async fn remove(&self, id: u64) -> Result<u64, ChangeError> {
+        let list = self.0.members.list();
+        let member = list.members.get(&id).ok_or(ChangeError::NotAMember(id))?;
+        if !member.voter {
+            return self.0.change(ChangeMembers::RemoveNodes([id].into())).await;
+        }
+        if list.members.values().filter(|member| member.voter).count() < 2 {
+            return Err(ChangeError::LastVoter(id));
+        }
+        self.0.change(ChangeMembers::RemoveVoters([id].into())).await
+    }
+
+    /// Takes a member's vote and leaves it in the cluster as a follower.
+    ///
+    /// # Errors
+    /// [`ChangeError`]; only the leader can do it.
+    pub async fn demote(&self, id: u64) -> Result<u64, ChangeError> {
+        let list = self.0.members.list();
+        let member = list.members.get(&id).ok_or(ChangeError::NotAMember(id))?;
+        if list.members.values().filter(|member| member.voter).count() < 2 {
+            return Err(ChangeError::LastVoter(id));
+        }
+        let raft = self.0.raft().ok_or(ChangeError::Closed)?;
+        let voters: std::collections::BTreeSet<u64> = list
+            .members
+            .values()
+            .filter(|other| other.voter && other.id != id)
+            .map(|m| m.id)
+            .collect();
+        let changed = raft.change_membership(ChangeMembers::ReplaceAllVoters(voters), true).await;
+        self.0.changed(changed)?;
+        let info = NodeInfo { role: NodeRole::Follower, ..member.info.clone() };
+        self.0.change(ChangeMembers::SetNodes(BTreeMap::from([(id, info)]))).await
+    }
+
+    /// Hands leadership over: to the member given, or to the standby that has most of the log.
+    /// Returns who leads then. Proposals meanwhile are given back as "no leader" and lose nothing.
+    ///
+    /// # Errors
+    /// [`ChangeError::NotLeader`], [`ChangeError::NotAMember`]; [`ChangeError::Unknown`] when no
+    /// hand-over was seen in time.
+    pub async fn transfer_leader(&self, to: Option<u64>) -> Result<u64, ChangeError> {
+        let node = &self.0;
+        let raft = node.raft().ok_or(ChangeError::Closed)?;
+        let me = node.config.node_id;
+        if !node.leads() {
+            return Err(ChangeError::NotLeader { leader: node.leader() });
+        }
+        let status = node.status();
+        let candidates = || status.members.iter().filter(|member| member.voter && member.id != me);
+        let target = match to {
+            Some(id) if id == me => return Ok(me),
+            Some(id) => candidates().find(|member| member.id == id),
+            None => candidates().max_by_key(|member| member.matched),
+        };
+        let Some(target) = target.map(|member| member.id) else {
+            return Err(to.map_or_else(
+                || ChangeError::Refused("there is no other voter".to_owned()),
+                ChangeError::NotAMember,
+            ));
+        };
+        raft.trigger().transfer_leader(target).await.map_err(|_| ChangeError::Closed)?;
+        let wait = node.config.election_max * 5;
+        match self.wait_leader(wait, |leader| leader.is_some_and(|id| id != me)).await {
+            Ok(Some(leader)) => Ok(leader),
+            Ok(None) | Err(_) => Err(ChangeError::Unknown),
+        }
+    }
+
+    /// Has a snapshot made now, and waits until it is on this node's disk.
+    ///
+    /// # Errors
+    /// [`ChangeError::Closed`]; [`ChangeError::Unknown`] when it was not done in time.
+    pub async fn snapshot(&self, within: Duration) -> Result<u64, ChangeError> {
+        let raft = self.0.raft().ok_or(ChangeError::Closed)?;
+        /// A request while another snapshot is being made is ignored, so it is repeated.
+        const AGAIN: Duration = Duration::from_millis(200);
+        let wanted = self.applied_index();
+        let mut metrics = raft.metrics();
+        let wait = async {
+            loop {
+                let made = metrics.borrow_and_update().snapshot.map(|log_id| place(log_id.index));
+                if let Some(made) = made.filter(|made| *made >= wanted) {
+                    return Ok(made);
+                }
+                raft.trigger().snapshot().await.map_err(|_| ChangeError::Closed)?;
+                let again = Instant::now() + AGAIN;
+                while let Ok(changed) = tokio::time::timeout_at(again, metrics.changed()).await {
+                    changed.map_err(|_| ChangeError::Closed)?;
+                    let made = metrics.borrow_watched().snapshot;
+                    if made.is_some_and(|log_id| place(log_id.index) >= wanted) {
+                        break;
+                    }
+                }
+            }
+        };
+        tokio::time::timeout(within, wait).await.unwrap_or(Err(ChangeError::Unknown))
+    }
+
+    /// Has this node call an election now. For tests and for operators who know why.
+    ///
+    /// # Errors
+    /// [`ChangeError::Closed`].
+    pub async fn elect(&self) -> Result<(), ChangeError> {
+        let raft = self.0.raft().ok_or(ChangeError::Closed)?;
+        raft.trigger().elect(true).await.map_err(|_| ChangeError::Closed)
+    }
+
+    /// Registers who answers node-level calls here; replaces an earlier one.
+    pub fn set_service(&self, service: Arc<dyn Service>) {
+        self.0.service.store(Some(Arc::new(Registered(service))));
+    }
+
+    /// Makes a node-level call to a member.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn call(
+        &self,
+        id: u64,
+        kind: u8,
+        body: Vec<u8>,
+        within: Duration,
+    ) -> Result<Vec<u8>, CallError> {
+        let request = Request::Service { kind, body: body.into() };
+        let peer = self.0.peer(id)?;
+        match self.0.ask(&peer, Urgency::Low, &request, within).await? {
+            Response::Service { body } => Ok(body.to_vec()),
+            Response::Refused { text, .. } => {
+                Err(CallError::Refused { peer: peer.to_string(), reason: text })
+            }
+            _ => Err(CallError::Malformed {
+                peer: peer.to_string(),
+                reason: "an answer to another question".to_owned(),
+            }),
+        }
+    }
+
+    /// How long the oldest append of the last sync had waited for it: a measure of the log's disk.
+    pub fn fsync_wait(&self) -> Duration {
+        self.0.flusher.oldest_wait()
+    }
+
+    /// Why this node has failed, where it has.
+    pub fn failure(&self) -> Option<String> {
+        self.0.failure.get().cloned()
+    }
+
+    /// Stops this member. Proposals under way are given back as unknown; what is committed stays.
+    pub async fn shutdown(&self) {
+        let node = &self.0;
+        if node.is_closed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        node.transport.close().await;
+        if let Some(raft) = node.raft.get()
+            && let Err(error) = raft.shutdown().await
+        {
+            tracing::warn!(%error, "the engine did not end in order");
+        }
+        for task in node.tasks().drain(..) {
+            task.abort();
+        }
+        if node.failure.get().is_none() {
+            let log = Arc::clone(&node.log);
+            match crate::runtime::blocking(move || log.close()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(fault)) => tracing::error!(%fault, "the log was not closed in order"),
+                Err(error) => tracing::error!(%error, "the log was not closed in order"),
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Handle(node {})", self.0.config.node_id)
+    }
+}
+
+impl Node {
+    /// The engine; none once the node is closed.
+    pub(crate) fn raft(&self) -> Option<&Engine> {
+        if self.is_closed.load(Ordering::Acquire) { None } else { self.raft.get() }
+    }
+
+    pub(crate) fn leader(&self) -> Option<u64> {
+        self.raft()?.server_metrics().borrow_watched().current_leader
+    }
+
+    pub(crate) fn leads(&self) -> bool {
+        self.raft()
+            .is_some_and(|raft| raft.server_metrics().borrow_watched().state == ServerState::Leader)
+    }
+
+    fn tasks(&self) -> std::sync::MutexGuard<'_, Vec<AbortHandle>> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks().push(tokio::spawn(task).abort_handle());
+    }
+
+    // ---- proposals ----
+
+    async fn propose(&self, command: Bytes, hops: u8) -> Result<Committed, ProposeError> {
+        if let Some(failure) = self.failure.get() {
+            return Err(ProposeError::Fault(failure.clone()));
+        }
+        let raft = self.raft().ok_or(ProposeError::Closed)?;
+        let found = command.len();
+        if found > COMMAND_BYTES_MAX {
+            return Err(ProposeError::TooLarge { found, most: COMMAND_BYTES_MAX });
+        }
+        let most = self.config.bytes_in_flight;
+        let permits = u32::try_from(found.max(PROPOSAL_BYTES_MIN)).unwrap_or(u32::MAX);
+        let Ok(_permit) = Arc::clone(&self.budget).try_acquire_many_owned(permits) else {
+            let in_flight = most - self.budget.available_permits();
+            return Err(ProposeError::Overloaded { in_flight, most });
+        };
+        let leader = self.leader();
+        match leader {
+            Some(id) if id != self.config.node_id => self.forward(id, command, hops).await,
+            Some(_) | None => self.propose_here(raft, command, hops).await,
+        }
+    }
+
+    async fn propose_here(
+        &self,
+        raft: &Engine,
+        command: Bytes,
+        hops: u8,
+    ) -> Result<Committed, ProposeError> {
+        // The copy is a counted reference; it is only needed when somebody else leads by now.
+        let write = raft.client_write(Opaque(command.clone()));
+        let write = tokio::time::timeout(self.config.propose_timeout, write);
+        let result = tokio::select! {
+            biased;
+            result = write => result.map_err(|_| ProposeError::Unknown)?,
+            () = self.deposed(raft) => return Err(ProposeError::Unknown),
+        };
+        match result {
+            Ok(response) => Ok(Committed {
+                index: place(response.log_id.index),
+                reply: response.data.0.to_vec(),
+            }),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
+                match forward.leader_id {
+                    Some(id) if id != self.config.node_id => self.forward(id, command, hops).await,
+                    leader => Err(ProposeError::NoLeader { leader }),
+                }
+            }
+            // It was in the log, and may yet be committed by another leader.
+            Err(
+                RaftError::APIError(
+                    ClientWriteError::LogEntryDiscarded(_)
+                    | ClientWriteError::ChangeMembershipError(_)
+                    | ClientWriteError::PreconditionFailed(_),
+                )
+                | RaftError::Fatal(_),
+            ) => Err(ProposeError::Unknown),
+        }
+    }
+
+    /// Ends some time after this node has stopped to lead: what it has in flight is then another's.
+    async fn deposed(&self, raft: &Engine) {
+        let mut metrics = raft.server_metrics();
+        let mut led = false;
+        loop {
+            let leads = metrics.borrow_and_update().state == ServerState::Leader;
+            if led && !leads {
+                tokio::time::sleep(AFTERMATH).await;
+                return;
+            }
+            led |= leads;
+            if metrics.changed().await.is_err() {
+                tokio::time::sleep(AFTERMATH).await;
+                return;
+            }
+        }
+    }
+
+    async fn forward(&self, to: u64, command: Bytes, hops: u8) -> Result<Committed, ProposeError> {
+        let no_leader = ProposeError::NoLeader { leader: Some(to) };
+        let Some(hops_left) = hops.checked_sub(1) else { return Err(no_leader) };
+        let Ok(peer) = self.peer(to) else { return Err(no_leader) };
+        let request = Request::Forward { hops_left, command };
+        let call = self.ask(&peer, Urgency::Normal, &request, self.config.propose_timeout);
+        let answer = tokio::select! {
+            biased;
+            answer = call => answer,
+            // Sent or not, that leader will not answer any more.
+            () = self.leader_is_not(to) => return Err(ProposeError::Unknown),
+        };
+        match answer {
+            Ok(Response::Committed { index, reply }) => {
+                Ok(Committed { index, reply: reply.to_vec() })
+            }
+            Ok(Response::Refused { refusal, .. }) => Err(match refusal {
+                Refusal::Overloaded => {
+                    let most = self.config.bytes_in_flight;
+                    ProposeError::Overloaded { in_flight: most, most }
+                }
+                Refusal::TooLarge => ProposeError::TooLarge { found: 0, most: COMMAND_BYTES_MAX },
+                Refusal::Unknown => ProposeError::Unknown,
+                Refusal::NoLeader
+                | Refusal::Stopped
+                | Refusal::Forbidden
+                | Refusal::NoService
+                | Refusal::Failed => ProposeError::NoLeader { leader: None },
+            }),
+            Ok(_) => Err(ProposeError::Unknown),
+            Err(error) if error.never_sent() => Err(no_leader),
+            Err(_) => Err(ProposeError::Unknown),
+        }
+    }
+
+    /// A proposal that another member passed on.
+    pub(crate) async fn forwarded(&self, hops_left: u8, command: Bytes) -> Response {
+        match self.propose(command, hops_left.min(HOPS_MAX)).await {
+            Ok(Committed { index, reply }) => Response::Committed { index, reply: reply.into() },
+            Err(error) => {
+                let refusal = match &error {
+                    ProposeError::NoLeader { .. } => Refusal::NoLeader,
+                    ProposeError::Overloaded { .. } => Refusal::Overloaded,
+                    ProposeError::TooLarge { .. } => Refusal::TooLarge,
+                    ProposeError::Unknown => Refusal::Unknown,
+                    ProposeError::Fault(_) | ProposeError::Closed => Refusal::Stopped,
+                };
+                refused(refusal, &error.to_string())
+            }
+        }
+    }
+
+    /// Ends when this node learns that `id` does not lead any more.
+    pub(crate) async fn leader_is_not(&self, id: u64) {
+        let Some(raft) = self.raft() else { return };
+        let mut metrics = raft.server_metrics();
+        while metrics.borrow_and_update().current_leader == Some(id) {
+            if metrics.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    // ---- reads ----
+
+    /// Confirms with a majority that this node leads, and gives the index that a read must see.
+    pub(crate) async fn leader_read_index(&self) -> Result<u64, ReadError> {
+        let raft = self.raft().ok_or(ReadError::Closed)?;
+        if self.tweaks.stale_reads {
+            return Ok(*self.applied.borrow());
+        }
+        let read = raft.get_read_log_id(ReadPolicy::ReadIndex);
+        match tokio::time::timeout(self.config.read_timeout, read).await {
+            Ok(Ok((read_log_id, _))) => Ok(place(read_log_id.index())),
+            Ok(Err(RaftError::APIError(_))) | Err(_) => {
+                Err(ReadError::NoLeader { leader: self.leader() })
+            }
+            Ok(Err(RaftError::Fatal(_))) => Err(ReadError::Closed),
+        }
+    }
+
+    /// Asks whoever leads for the index that a read must see.
+    pub(crate) async fn remote_read_index(&self) -> Result<u64, ReadError> {
+        let leader = self.leader();
+        let no_leader = ReadError::NoLeader { leader };
+        let Some(id) = leader else { return Err(no_leader) };
+        if id == self.config.node_id {
+            return self.leader_read_index().await;
+        }
+        let Ok(peer) = self.peer(id) else { return Err(no_leader) };
+        let ask = self.ask(&peer, Urgency::Normal, &Request::ReadIndex, self.config.read_timeout);
+        let answer = tokio::select! {
+            biased;
+            answer = ask => answer,
+            () = self.leader_is_not(id) => return Err(no_leader),
+        };
+        match answer {
+            Ok(Response::ReadIndex { index }) => Ok(index),
+            Ok(_) | Err(_) => Err(no_leader),
+        }
+    }
+
+    // ---- members ----
+
+    async fn change(&self, change: ChangeMembers<u64, NodeInfo>) -> Result<u64, ChangeError> {
+        let raft = self.raft().ok_or(ChangeError::Closed)?;
+        self.changed(raft.change_membership(change, false).await)
+    }
+
+    fn changed(
+        &self,
+        result: Result<
+            openraft::raft::ClientWriteResponse<TypeConfig>,
+            RaftError<TypeConfig, ClientWriteError<TypeConfig>>,
+        >,
+    ) -> Result<u64, ChangeError> {
+        use openraft::errors::ChangeMembershipError as Error;
+        match result {
+            Ok(response) => {
+                if let Some(raft) = self.raft() {
+                    self.take_own_members(raft);
+                }
+                Ok(place(response.log_id.index))
+            }
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
+                Err(ChangeError::NotLeader { leader: forward.leader_id })
+            }
+            Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_)))
+            | Err(RaftError::Fatal(_)) => Err(ChangeError::Unknown),
+            Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error))) => {
+                Err(match error {
+                    Error::InProgress(_) | Error::UncommittedLeaderLog(_) => {
+                        ChangeError::InProgress
+                    }
+                    Error::LearnerNotFound(missing) => ChangeError::NotAMember(missing.node_id),
+                    Error::EmptyMembership(_)
+                    | Error::UnsupportedMembershipTransition(_)
+                    | Error::NodeMetadataChanged(_) => ChangeError::Refused(error.to_string()),
+                })
+            }
+            Err(RaftError::APIError(ClientWriteError::PreconditionFailed(error))) => {
+                Err(ChangeError::Refused(error.to_string()))
+            }
+        }
+    }
+
+    fn take_own_members(&self, raft: &Engine) {
+        let metrics = raft.server_metrics();
+        let list = MemberList::from_engine(&metrics.borrow_watched().membership_config);
+        if list.log_index.is_some() {
+            self.members.set_own(list);
+        }
+    }
+
+    /// The list that is certain to stay: what this node vouches for to others.
+    pub(crate) fn committed_members(&self) -> MemberList {
+        match self.raft() {
+            Some(raft) => MemberList::from_engine(
+                &raft.server_metrics().borrow_watched().committed_membership_config,
+            ),
+            None => MemberList::default(),
+        }
+    }
+
+    fn peer(&self, id: u64) -> Result<Peer, CallError> {
+        match self.members.get(id) {
+            Some(member) => Ok(Peer { id, address: member.info.peer_address }),
+            None => Err(CallError::Nobody(format!("node {id} is not a member"))),
+        }
+    }
+
+    async fn ask(
+        &self,
+        peer: &Peer,
+        urgency: Urgency,
+        request: &Request,
+        within: Duration,
+    ) -> Result<Response, CallError> {
+        let answer = self.transport.call(peer, urgency, request.encode(), within).await?;
+        Response::decode(answer).map_err(|error| CallError::Malformed {
+            peer: peer.to_string(),
+            reason: error.to_string(),
+        })
+    }
+
+    /// Asks the voters we know for their list, in case ours is behind.
+    async fn refresh(&self) {
+        let list = self.members.list();
+        let me = self.config.node_id;
+        for id in list.members.keys().copied().filter(|id| *id != me && list.may_vote(*id)) {
+            let Ok(peer) = self.peer(id) else { continue };
+            let answer = self.ask(&peer, Urgency::Low, &Request::Members, REFRESH_EVERY).await;
+            if let Ok(Response::Members { log_index, rows }) = answer {
+                let members = rows
+                    .into_iter()
+                    .map(|row| {
+                        (row.id, KnownMember { id: row.id, info: row.info, voter: row.voter })
+                    })
+                    .collect();
+                self.members.set_vouched(MemberList { log_index: Some(log_index), members });
+            }
+        }
+    }
+
+    // ---- status ----
+
+    fn status(&self) -> Status {
+        let node_id = self.config.node_id;
+        let list = self.members.list();
+        let raft = self.raft.get();
+        let metrics = raft.map(|raft| raft.metrics().borrow_watched().clone());
+        let index = |id: &Option<EngineLogId>| id.map(|id| place(id.index));
+        let engine_state = metrics.as_ref().map(|metrics| metrics.state);
+        let leads = engine_state == Some(ServerState::Leader);
+        let last_log = metrics.as_ref().and_then(|metrics| metrics.last_log_index.map(place));
+        let members = list
+            .members
+            .values()
+            .map(|member| {
+                let progress = metrics
+                    .as_ref()
+                    .and_then(|metrics| metrics.replication.as_ref())
+                    .and_then(|progress| progress.get(&member.id));
+                let matched = if member.id == node_id {
+                    last_log
+                } else {
+                    progress.and_then(|matched| matched.map(|id| place(id.index)))
+                };
+                let silent_for = metrics
+                    .as_ref()
+                    .and_then(|metrics| metrics.heartbeat.as_ref())
+                    .and_then(|heartbeat| heartbeat.get(&member.id).copied().flatten())
+                    .map(|heard| openraft::Instant::elapsed(&*heard));
+                MemberStatus {
+                    id: member.id,
+                    role: member.info.role,
+                    info: member.info.clone(),
+                    voter: member.voter,
+                    matched,
+                    lag: if leads || member.id == node_id {
+                        last_log.map(|last| last.saturating_sub(matched.unwrap_or(0)))
+                    } else {
+                        None
+                    },
+                    silent_for: silent_for.filter(|_| leads && member.id != node_id),
+                }
+            })
+            .collect();
+        let since_quorum = self.quorum_age.get().filter(|_| leads);
+        let is_running = !self.is_closed.load(Ordering::Acquire) && self.failure.get().is_none();
+        let state = match engine_state {
+            _ if !is_running => NodeState::Stopped,
+            None | Some(ServerState::Shutdown) => NodeState::Stopped,
+            Some(ServerState::Leader) => NodeState::Leader,
+            Some(ServerState::Candidate) => NodeState::Candidate,
+            Some(ServerState::Follower) => NodeState::Standby,
+            Some(ServerState::Learner) if list.members.contains_key(&node_id) => {
+                NodeState::Follower
+            }
+            Some(ServerState::Learner) => NodeState::Joining,
+        };
+        Status {
+            node_id,
+            state,
+            term: metrics.as_ref().map_or(0, |metrics| metrics.current_term),
+            leader: metrics.as_ref().and_then(|metrics| metrics.current_leader),
+            last_log,
+            committed: metrics.as_ref().and_then(|metrics| index(&metrics.local_committed)),
+            applied: Some(*self.applied.borrow()).filter(|applied| *applied > 0),
+            snapshot: metrics.as_ref().and_then(|metrics| index(&metrics.snapshot)),
+            purged: metrics.as_ref().and_then(|metrics| index(&metrics.purged)),
+            members,
+            since_quorum,
+            age: if leads { since_quorum } else { self.level.age() },
+            failure: self.failure.get().cloned(),
+        }
+    }
+}
+
+/// The state may be ahead of the log after a power cut: entries are applied when a majority has
+/// them, this node's own log not counted. The engine then gives up the log's rest, for which a
+/// snapshot must cover what is applied.
+fn bridge_hole(log: &LogStore, state: &StateStore) -> Result<(), Fault> {
+    let last = log.last().map_or(0, |(index, _)| index);
+    let covered = state.current_snapshot().map_or(0, |snapshot| snapshot.mark().index);
+    let applied = state.applied_index();
+    if applied > last && covered < applied {
+        tracing::warn!(applied, last, "the state is ahead of the log; making a snapshot");
+        drop(state.snapshot_build()?);
+    }
+    Ok(())
+}
+
+/// Remembers what peers have acknowledged, to know an old disk when one comes back.
+fn note_acknowledged(log: Arc<LogStore>) -> Arc<dyn Fn(u64, u64, EngineLogId) + Send + Sync> {
+    Arc::new(move |peer, vote_term, matched| {
+        if let Err(fault) = log.note_peer(peer, standing::progress(vote_term, Some(matched))) {
+            tracing::warn!(%fault, peer, "what the peer acknowledged was not noted");
+        }
+    })
+}
+
+async fn watch_members(node: Weak<Node>, raft: Engine) {
+    let mut metrics = raft.server_metrics();
+    while metrics.changed().await.is_ok() {
+        let Some(node) = node.upgrade() else { return };
+        drop(metrics.borrow_and_update());
+        let before = node.members.list();
+        node.take_own_members(&raft);
+        let after = node.members.list();
+        for id in before.members.keys().filter(|id| !after.members.contains_key(id)) {
+            if let Err(fault) = node.log.forget_peer(*id) {
+                tracing::warn!(%fault, id, "a removed member was not forgotten");
+            }
+        }
+    }
+}
+
+/// Ends the node when the engine ends by itself.
+async fn watch_health(node: Weak<Node>, raft: Engine) {
+    let mut metrics = raft.metrics();
+    loop {
+        let state = metrics.borrow_and_update().running_state.clone();
+        let Some(node) = node.upgrade() else { return };
+        let failure = match state {
+            Ok(()) => None,
+            Err(Fatal::Stopped) => return,
+            Err(fatal) => Some(fatal.to_string()),
+        };
+        if let Some(failure) = failure {
+            tracing::error!(%failure, "consensus has stopped on this node");
+            if node.failure.set(failure.clone()).is_ok() {
+                (node.on_fault)(&failure);
+            }
+            return;
+        }
+        drop(node);
+        if metrics.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn watch_applied(node: Weak<Node>) {
+    let Some(mut applied) = node.upgrade().map(|node| node.applied.subscribe()) else { return };
+    while applied.changed().await.is_ok() {
+        let Some(node) = node.upgrade() else { return };
+        let index = *applied.borrow_and_update();
+        node.level.applied(index);
+    }
+}
+
+/// Asks others for their member list when a peer was refused, or no leader is heard for long.
+async fn refresh_members(node: Weak<Node>) {
+    loop {
+        let Some(strong) = node.upgrade() else { return };
+        let members = Arc::clone(&strong.members);
+        let quiet = strong.config.election_max * 10;
+        drop(strong);
+        let is_doubted = tokio::time::timeout(quiet, members.doubted()).await.is_ok();
+        let Some(strong) = node.upgrade() else { return };
+        if is_doubted || strong.leader().is_none() {
+            strong.refresh().await;
+        }
+        drop(strong);
+        tokio::time::sleep(REFRESH_EVERY).await;
+    }
+}

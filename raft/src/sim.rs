@@ -1,0 +1,40 @@
+//! What a simulator needs: members that run in one thread, under simulated time, on simulated disks
+//! and networks, so that a seed decides everything. Only with the feature `simulation`.
+//!
+//! On a thread that was given a [`seed`], election time-outs follow from it, blocking work is done
+//! in place, and the log is synced by a task. Time is tokio's, paused; the network is a
+//! [`crate::Transport`] of the simulator's own; the disk is storage's.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::handle::{Handle, Parts, StartError};
+
+/// What is different from production, bugs included.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tweaks {
+    /// How long each sync of the log takes; none for none at all.
+    pub fsync_delay: Option<Duration>,
+    /// Seeded bug, "quorum off by one": the assent of this peer is taken for granted, to entries
+    /// and to votes.
+    pub phantom: Option<u64>,
+    /// Seeded bug: a leader answers reads without asking whether it still leads.
+    pub stale_reads: bool,
+}
+
+/// Makes what happens on this thread follow from a seed; none gives it up again.
+pub fn seed(seed: Option<u64>) {
+    crate::runtime::seed(seed);
+}
+
+/// Starts a member as [`Handle::start`] does.
+///
+/// # Errors
+/// As there.
+pub async fn start(parts: Parts, tweaks: Tweaks) -> Result<Handle, StartError> {
+    let Tweaks { fsync_delay, phantom, stale_reads } = tweaks;
+    let delay = fsync_delay.unwrap_or_default();
+    let fsync: crate::adapter::FsyncDelay = Arc::new(move || delay);
+    let tweaks = crate::handle::Tweaks { fsync: Some(fsync), phantom, stale_reads };
+    Handle::start_with(parts, tweaks).await
+}
