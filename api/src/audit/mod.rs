@@ -1,0 +1,12 @@
+//! Audit: one record for every decision, the refused too, written before the answer leaves.
+//!
+//! A [`Record`] has two texts: an RFC 5424 line with Conjur's structured data, for collectors, and
+//! JSON, which is what the [`Spool`] keeps. Audit is not logging: see `tracing` for that.
+
+mod record;
+mod spool;
+
+pub use record::{Outcome, Record, Severity};
+pub use spool::{Durability, Spool, SpoolError, SpoolStatus};
+
+pub(crate) use record::Deed;

@@ -1,0 +1,80 @@
+//! The default authenticator: the body is the role's API key.
+//!
+//! Keys are compared by digest in constant time; an unknown account or role is compared with a digest
+//! that nothing has, so that it takes the same steps.
+
+use conclave_domain::id::Id;
+use conclave_domain::records::Digest;
+use futures::future::BoxFuture;
+
+use super::{Attempt, Authenticator, DEFAULT, Verdict};
+use crate::context::Call;
+use crate::credentials::matches_digest;
+use crate::error::Refusal;
+
+/// Largest body looked at, in bytes; a key has some 56.
+const KEY_BYTES_MAX: usize = 1024;
+
+pub(crate) struct ApiKey;
+
+impl Authenticator for ApiKey {
+    fn name(&self) -> &'static str {
+        DEFAULT
+    }
+
+    fn judge<'a>(&'a self, call: &'a mut Call, attempt: &'a Attempt) -> BoxFuture<'a, Verdict> {
+        Box::pin(judge(call, attempt))
+    }
+}
+
+async fn judge(call: &mut Call, attempt: &Attempt) -> Verdict {
+    if attempt.authenticator != DEFAULT || attempt.service.is_some() {
+        return Verdict::NotMine;
+    }
+    match check(call, attempt).await {
+        Ok(verdict) => verdict,
+        Err(refusal) => {
+            let reason = refusal.reason().into_owned();
+            Verdict::Refused(refusal, reason.into())
+        }
+    }
+}
+
+async fn check(call: &mut Call, attempt: &Attempt) -> Result<Verdict, Refusal> {
+    let key = match call.take_body(KEY_BYTES_MAX).await {
+        Ok(key) => key,
+        // A body that cannot be a key is a wrong key.
+        Err(Refusal::TooLarge { .. }) => return Ok(Verdict::refused(INVALID)),
+        Err(refusal) => return Err(refusal),
+    };
+    call.barrier().await?;
+    let role = match (&attempt.account, &attempt.login) {
+        (Some(account), Some(login)) => Id::from_login(account, login).ok(),
+        _ => None,
+    };
+    let found = call.open_view(|view| {
+        Ok(role.as_ref().and_then(|role| {
+            let credential = view.state.credential(role)?;
+            Some((credential.api_key_digest, credential.restricted_to.clone()))
+        }))
+    })?;
+    let (digest, restricted_to) = found.clone().unwrap_or((Digest([0; 32]), Vec::new()));
+    let matches = matches_digest(&key, &digest);
+    let from = call.client_ip;
+    let allowed = restricted_to.is_empty() || restricted_to.iter().any(|range| range.contains(&from));
+    Ok(match role {
+        Some(role) if found.is_some() && !key.is_empty() && matches => {
+            if allowed {
+                Verdict::Is(role)
+            } else {
+                Verdict::refused("CONJ00003E User is not authorized to login from the current origin")
+            }
+        }
+        Some(role) if found.is_none() => {
+            Verdict::refused(format!("CONJ00007E '{role}' not found"))
+        }
+        _ => Verdict::refused(INVALID),
+    })
+}
+
+const INVALID: &str = "CONJ00002E Invalid credentials";

@@ -1,0 +1,100 @@
+//! From a checked request to a command in the log: stamped, numbered, proposed until its fate is
+//! known or the request's time is up.
+
+use std::time::Duration;
+
+use conclave_domain::command::{self, Actor, Command, Envelope};
+use conclave_domain::outcome::{self, Reply};
+use conclave_domain::records::RequestId;
+use tokio::time::Instant;
+
+use crate::context::Call;
+use crate::credentials;
+use crate::error::Refusal;
+use crate::ports::ProposeError;
+use crate::token::sha256;
+
+/// The header by which a client marks retries of one request as such.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+/// First pause before proposing again; each next one is twice as long.
+const PAUSE_FIRST: Duration = Duration::from_millis(10);
+/// Longest pause before proposing again.
+const PAUSE_MAX: Duration = Duration::from_millis(250);
+
+impl Call {
+    /// Whether the client marked this request as one that it may repeat.
+    pub(crate) fn is_repeatable(&self) -> bool {
+        self.headers.contains_key(IDEMPOTENCY_KEY)
+    }
+
+    /// Names this request: at random, or from the client's idempotency key, caller, route and body,
+    /// so that no other caller and no other request can meet its answer.
+    pub(crate) fn command_id(&self, body_digest: &[u8; 32]) -> Result<RequestId, Refusal> {
+        let mut id = [0_u8; 16];
+        match self.headers.get(IDEMPOTENCY_KEY) {
+            None => credentials::random(&mut id)?,
+            Some(key) => {
+                let mut text = Vec::with_capacity(256);
+                for part in [
+                    self.user().as_bytes(),
+                    self.method.as_str().as_bytes(),
+                    self.path.as_bytes(),
+                    key.as_bytes(),
+                    body_digest,
+                ] {
+                    // Lengths go in, so that no two lists of parts make one text.
+                    text.extend_from_slice(&(part.len() as u64).to_be_bytes());
+                    text.extend_from_slice(part);
+                }
+                id.copy_from_slice(&sha256(&text)[..16]);
+            }
+        }
+        Ok(RequestId(id))
+    }
+
+    /// Proposes a command and waits for what it was answered.
+    ///
+    /// While no leader is known, and while the fate of the command is not known, it is proposed
+    /// again with the same id: the log answers a repeated id as it did the first time.
+    pub(crate) async fn propose(
+        &mut self,
+        request_id: RequestId,
+        actor: Actor,
+        body: Command,
+    ) -> Result<Reply, Refusal> {
+        let envelope = Envelope {
+            request_id,
+            actor,
+            at: self.now,
+            client_ip: self.client_ip.to_string(),
+            body,
+        };
+        let bytes = command::codec::encode(&envelope);
+        let mut pause = PAUSE_FIRST;
+        loop {
+            let attempt = self.door.proposer.propose(bytes.clone());
+            let error = match tokio::time::timeout_at(self.deadline, attempt).await {
+                Ok(Ok(committed)) => {
+                    self.index = self.index.max(committed.index);
+                    return outcome::codec::decode(&committed.reply)
+                        .map_err(|error| Refusal::Fault(format!("reply of the log: {error}")));
+                }
+                Ok(Err(error)) => error,
+                Err(_elapsed) => ProposeError::Unknown,
+            };
+            match &error {
+                ProposeError::NoLeader | ProposeError::Unknown => {}
+                ProposeError::Overloaded | ProposeError::TooLarge | ProposeError::Stopped => {
+                    return Err(error.into());
+                }
+            }
+            let next = Instant::now() + pause;
+            if next >= self.deadline {
+                tracing::warn!(%error, request_id = %self.request_id, "write.propose gave up");
+                return Err(error.into());
+            }
+            tokio::time::sleep_until(next).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+}

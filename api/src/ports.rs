@@ -1,0 +1,265 @@
+//! What the door needs from the outside, as small traits: somewhere to propose, something to open
+//! sealed values with. The real ones are implemented here too; tests bring their own.
+//!
+//! The clock is the domain's [`Clock`]; state is read from storage's [`StateStore`] directly, since
+//! it runs in memory as well as on disk.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use futures::future::BoxFuture;
+
+pub use conclave_domain::time::Clock;
+use conclave_raft::{Handle, NodeState};
+pub use conclave_storage::seal::{Secret, Vault};
+pub use conclave_storage::{StateStore, View};
+
+/// A command that is in the log and applied here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Committed {
+    /// Its place in the log.
+    pub index: u64,
+    /// The encoded [`conclave_domain::outcome::Reply`].
+    pub reply: Vec<u8>,
+}
+
+/// Why a proposal brought no reply.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// No leader is known; the command did not happen and may be proposed again.
+    #[error("no leader is known")]
+    NoLeader,
+    /// The queue of proposals is full; the command did not happen.
+    #[error("the queue of proposals is full")]
+    Overloaded,
+    /// The command may or may not happen, now or later.
+    #[error("the fate of the write is not known")]
+    Unknown,
+    /// The command is larger than the log takes; it did not happen.
+    #[error("the write is larger than the log takes")]
+    TooLarge,
+    /// The node has met a fault and takes no more proposals.
+    #[error("this node has stopped")]
+    Stopped,
+}
+
+/// Why the log's order could not be confirmed for a read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// No leader could confirm how far the log goes.
+    #[error("no leader could confirm the read")]
+    NoLeader,
+    /// This node has not come that far in the time given.
+    #[error("this node has not reached the index asked for")]
+    Behind,
+    /// The node has met a fault.
+    #[error("this node has stopped")]
+    Stopped,
+}
+
+/// What part this node plays now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// The elected voter.
+    Leader,
+    /// A voter that follows the leader.
+    Standby,
+    /// A voter that seeks election, or knows no leader.
+    Candidate,
+    /// A read-only node.
+    Follower,
+    /// Not a member yet.
+    Joining,
+    /// Shut down, or its storage has failed.
+    Stopped,
+}
+
+impl Part {
+    /// The word used in health, metrics and documentation.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Leader => "leader",
+            Self::Standby => "standby",
+            Self::Candidate => "candidate",
+            Self::Follower => "follower",
+            Self::Joining => "joining",
+            Self::Stopped => "stopped",
+        }
+    }
+
+    /// Whether this node votes.
+    pub const fn is_voter(self) -> bool {
+        matches!(self, Self::Leader | Self::Standby | Self::Candidate)
+    }
+}
+
+/// Where the cluster stands, as this node sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterStatus {
+    /// This node.
+    pub node_id: u64,
+    /// What part it plays.
+    pub part: Part,
+    /// The Raft term.
+    pub term: u64,
+    /// The leader's node id, where one is known.
+    pub leader: Option<u64>,
+    /// URL of the leader's API, where one is known.
+    pub leader_url: Option<String>,
+    /// Index of the last entry in this node's log.
+    pub last_log: u64,
+    /// Index of the last entry known to be committed.
+    pub committed: u64,
+    /// Index of the last entry applied here.
+    pub applied: u64,
+    /// How many members vote.
+    pub voters: usize,
+    /// How many members follow.
+    pub followers: usize,
+    /// Time since this node was known to be level with a leader that had its quorum.
+    pub age: Option<Duration>,
+}
+
+impl ClusterStatus {
+    /// Entries known to be committed and not applied here.
+    pub const fn lag_entries(&self) -> u64 {
+        self.committed.saturating_sub(self.applied)
+    }
+}
+
+/// Agreement, as far as the door needs it.
+pub trait Proposer: Send + Sync + 'static {
+    /// Proposes an encoded envelope, and answers when it is applied on this node's leader.
+    fn propose(&self, command: Vec<u8>) -> BoxFuture<'_, Result<Committed, ProposeError>>;
+
+    /// Confirms how far the log goes and waits until this node has applied that far. Reads made
+    /// after it are linearizable. Answers the index reached.
+    fn read_barrier(&self) -> BoxFuture<'_, Result<u64, ReadError>>;
+
+    /// Waits, so long at most, until this node has applied `index`.
+    fn wait_applied(&self, index: u64, within: Duration) -> BoxFuture<'_, Result<(), ReadError>>;
+
+    /// What part this node plays. Cheap: asked at every request.
+    fn part(&self) -> Part;
+
+    /// Time since this node was known to be level with the leader. Cheap: asked at every request.
+    fn age(&self) -> Option<Duration>;
+
+    /// Everything `/health` and `/info` tell.
+    fn status(&self) -> ClusterStatus;
+}
+
+/// Opens and seals values, once the keyring is open.
+pub trait VaultSource: Send + Sync + 'static {
+    /// The vault, or nothing while this node is sealed.
+    fn vault(&self) -> Option<Arc<Vault>>;
+}
+
+impl VaultSource for ArcSwapOption<Vault> {
+    fn vault(&self) -> Option<Arc<Vault>> {
+        self.load_full()
+    }
+}
+
+/// The real agreement, behind the port.
+pub struct Agreement {
+    handle: Handle,
+    node_id: u64,
+}
+
+impl Agreement {
+    /// Wraps a running member.
+    pub fn new(handle: Handle) -> Self {
+        let node_id = handle.status().node_id;
+        Self { handle, node_id }
+    }
+}
+
+impl Proposer for Agreement {
+    fn propose(&self, command: Vec<u8>) -> BoxFuture<'_, Result<Committed, ProposeError>> {
+        Box::pin(async move {
+            let committed = self.handle.propose(command).await?;
+            Ok(Committed { index: committed.index, reply: committed.reply })
+        })
+    }
+
+    fn read_barrier(&self) -> BoxFuture<'_, Result<u64, ReadError>> {
+        Box::pin(async move { Ok(self.handle.read_barrier().await?) })
+    }
+
+    fn wait_applied(&self, index: u64, within: Duration) -> BoxFuture<'_, Result<(), ReadError>> {
+        Box::pin(async move {
+            self.handle.wait_applied(index, within).await?;
+            Ok(())
+        })
+    }
+
+    fn part(&self) -> Part {
+        if self.handle.leads() {
+            return Part::Leader;
+        }
+        let members = self.handle.members();
+        match members.members.get(&self.node_id) {
+            Some(me) if me.voter && self.handle.leader().is_some() => Part::Standby,
+            Some(me) if me.voter => Part::Candidate,
+            Some(_) => Part::Follower,
+            None => Part::Joining,
+        }
+    }
+
+    fn age(&self) -> Option<Duration> {
+        self.handle.status().age
+    }
+
+    fn status(&self) -> ClusterStatus {
+        let status = self.handle.status();
+        let leader = status.leader.and_then(|id| {
+            status.members.iter().find(|member| member.id == id).map(|member| &member.info)
+        });
+        ClusterStatus {
+            node_id: status.node_id,
+            part: match status.state {
+                NodeState::Leader => Part::Leader,
+                NodeState::Standby => Part::Standby,
+                NodeState::Candidate => Part::Candidate,
+                NodeState::Follower => Part::Follower,
+                NodeState::Joining => Part::Joining,
+                NodeState::Stopped => Part::Stopped,
+            },
+            term: status.term,
+            leader_url: leader.map(|info| info.api_url.clone()),
+            leader: status.leader,
+            last_log: status.last_log.unwrap_or(0),
+            committed: status.committed.unwrap_or(0),
+            applied: status.applied.unwrap_or(0),
+            voters: status.members.iter().filter(|member| member.voter).count(),
+            followers: status.members.iter().filter(|member| !member.voter).count(),
+            age: status.age,
+        }
+    }
+}
+
+impl From<conclave_raft::ProposeError> for ProposeError {
+    fn from(error: conclave_raft::ProposeError) -> Self {
+        use conclave_raft::ProposeError as Raft;
+        match error {
+            Raft::NoLeader { .. } => Self::NoLeader,
+            Raft::Overloaded { .. } => Self::Overloaded,
+            Raft::TooLarge { .. } => Self::TooLarge,
+            Raft::Unknown => Self::Unknown,
+            Raft::Fault(_) | Raft::Closed => Self::Stopped,
+        }
+    }
+}
+
+impl From<conclave_raft::ReadError> for ReadError {
+    fn from(error: conclave_raft::ReadError) -> Self {
+        use conclave_raft::ReadError as Raft;
+        match error {
+            Raft::NoLeader { .. } => Self::NoLeader,
+            Raft::Behind { .. } => Self::Behind,
+            Raft::Closed => Self::Stopped,
+        }
+    }
+}

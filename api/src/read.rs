@@ -1,0 +1,112 @@
+//! Which view a read gets: the log's order confirmed on voters, the local one on followers and where
+//! the client asks for it with `X-Conclave-Consistency: local`.
+//!
+//! Token, permission and value come from one view, so nothing changes between check and use.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::context::{Call, confirm};
+use crate::error::Refusal;
+use crate::ports::{Part, View};
+use crate::token::Verified;
+
+/// The header that asks for the local view.
+const CONSISTENCY: &str = "x-conclave-consistency";
+
+impl Call {
+    /// Whether the client is content with the local view.
+    fn wants_local(&self) -> bool {
+        self.header(CONSISTENCY).is_some_and(|value| value.trim().eq_ignore_ascii_case("local"))
+    }
+
+    /// Waits until the local view holds everything that was acknowledged before now.
+    pub(crate) async fn barrier(&mut self) -> Result<(), Refusal> {
+        if self.door.proposer.part() == Part::Follower || self.wants_local() {
+            return Ok(());
+        }
+        self.barrier_in_any_case().await
+    }
+
+    /// As [`Call::barrier`], also where the client asked for the local view.
+    pub(crate) async fn barrier_in_any_case(&mut self) -> Result<(), Refusal> {
+        let confirmed = tokio::time::timeout_at(self.deadline, self.door.proposer.read_barrier());
+        match confirmed.await {
+            Ok(index) => {
+                self.index = self.index.max(index?);
+                Ok(())
+            }
+            Err(_elapsed) => Err(Refusal::unavailable("no leader could confirm the read in time")),
+        }
+    }
+
+    /// Runs `decide` on a view that is as fresh as promised, for a caller that the same view knows.
+    pub(crate) async fn view<R>(
+        &mut self,
+        decide: impl FnOnce(&View<'_>, &Verified) -> Result<R, Refusal>,
+    ) -> Result<R, Refusal> {
+        self.caller()?;
+        self.barrier().await?;
+        self.local_view(decide)
+    }
+
+    /// As [`Call::view`], on the view that is here now.
+    pub(crate) fn local_view<R>(
+        &mut self,
+        decide: impl FnOnce(&View<'_>, &Verified) -> Result<R, Refusal>,
+    ) -> Result<R, Refusal> {
+        let caller = Arc::clone(self.caller()?);
+        self.open_view(|view| {
+            confirm(view.state, &caller)?;
+            decide(view, &caller)
+        })
+    }
+
+    /// Runs `decide` on the view that is here now, for nobody in particular.
+    pub(crate) fn open_view<R>(
+        &mut self,
+        decide: impl FnOnce(&View<'_>) -> Result<R, Refusal>,
+    ) -> Result<R, Refusal> {
+        let (result, applied) = self.door.state.read(|view| (decide(view), view.applied));
+        self.index = self.index.max(applied.0);
+        result
+    }
+
+    /// Checks a write at the door: on the view that is here now, and before it is refused on one
+    /// that is as fresh as promised. Deciding looks again, so an outdated "yes" does no harm.
+    pub(crate) async fn check_write<R>(
+        &mut self,
+        decide: impl Fn(&View<'_>, &Verified) -> Result<R, Refusal>,
+    ) -> Result<R, Refusal> {
+        match self.local_view(&decide) {
+            Ok(allowed) => Ok(allowed),
+            Err(_perhaps_outdated) => {
+                self.barrier_in_any_case().await?;
+                self.local_view(&decide)
+            }
+        }
+    }
+
+    /// Waits until this node has applied the index that the client has already seen.
+    pub(crate) async fn wait_for_seen(&mut self, seen: u64) -> Result<(), Refusal> {
+        if self.door.state.applied_index() >= seen {
+            return Ok(());
+        }
+        let limit = self.door.settings.index_wait_max;
+        Ok(self.door.proposer.wait_applied(seen, limit).await?)
+    }
+
+    /// Refuses to vouch for anybody from a view that is too old to know of revocations.
+    pub(crate) fn check_age(&self) -> Result<(), Refusal> {
+        let door = &self.door;
+        if door.proposer.part() != Part::Follower {
+            return Ok(());
+        }
+        let age = door.proposer.age().unwrap_or(Duration::MAX);
+        if age <= door.settings.staleness_max {
+            Ok(())
+        } else {
+            Err(Refusal::unavailable("this follower has been out of touch for too long"))
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! What each route does: a folder for each resource, a file for each verb. The table that leads here
+//! is in [`crate::router`].
+
+pub(crate) mod authn;
+pub(crate) mod policies;
+pub(crate) mod resources;
+pub(crate) mod roles;
+pub(crate) mod secrets;
+pub(crate) mod status;

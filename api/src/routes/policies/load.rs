@@ -1,0 +1,282 @@
+//! `POST`, `PATCH` and `PUT /policies/{account}/policy/{id}`: a policy text, planned here on one view
+//! and committed as planned; when the account has moved in between, it is planned again.
+
+use std::sync::Arc;
+
+use conclave_domain::command::{Actor, Command, LoadMode};
+use conclave_domain::event::Event;
+use conclave_domain::id::{Id, ResourceId, RoleId};
+use conclave_domain::outcome::{Outcome, Rejection};
+use conclave_domain::policy::{self, Code, LoadRequest, Plan, PolicyError};
+use conclave_domain::rbac;
+use conclave_domain::records::{NewApiKey, Version};
+use conclave_domain::state::State;
+use http::StatusCode;
+use zeroize::Zeroizing;
+
+use super::{dry_run, records};
+use crate::audit::Deed;
+use crate::authz;
+use crate::context::{Answer, Call, wiped_bytes};
+use crate::credentials::{hex, new_api_key, random, seal_api_key};
+use crate::error::Refusal;
+use crate::ports::{Secret, Vault, View};
+use crate::token::{Verified, sha256};
+use crate::wire::json;
+
+/// How often a load is planned before the client is asked to try again.
+const PLANS_MAX: usize = 8;
+/// A text larger than this is planned off the reactor.
+const LARGE_TEXT_BYTES: usize = 16 << 10;
+
+pub(crate) async fn append(call: &mut Call) -> Result<Answer, Refusal> {
+    load(call, LoadMode::Append).await
+}
+
+pub(crate) async fn update(call: &mut Call) -> Result<Answer, Refusal> {
+    load(call, LoadMode::Update).await
+}
+
+pub(crate) async fn replace(call: &mut Call) -> Result<Answer, Refusal> {
+    load(call, LoadMode::Replace).await
+}
+
+async fn load(call: &mut Call, mode: LoadMode) -> Result<Answer, Refusal> {
+    let target = call.id()?;
+    let dry = call
+        .query
+        .value("dryRun")
+        .is_some_and(|value| value.trim().eq_ignore_ascii_case("true"));
+    let operation = match (dry, mode) {
+        (true, _) => "validate",
+        (false, LoadMode::Append) => "create",
+        (false, LoadMode::Update | LoadMode::Replace) => "update",
+    };
+    let user = call.user();
+    call.deeds.push(Deed {
+        message_id: "policy",
+        operation: operation.into(),
+        user: Some(user.clone()),
+        subject: vec![("policy".into(), target.to_string())],
+        policy: Some((target.to_string(), 0)),
+        did: format!("{user} validated policy {target}"),
+        tried: "Failed to load policy".to_owned(),
+        ..Deed::default()
+    });
+    // Who may not load is told so before the text is read.
+    call.check_write(|view, caller| check(view, caller, &target, mode)).await?;
+    let bytes_max = call.door.settings.policy_bytes_max;
+    let text = call.take_body(bytes_max).await?;
+    let text = String::from_utf8(text.to_vec())
+        .map_err(|_not_text| Refusal::Policy {
+            message: "policy_text is not valid UTF-8".to_owned(),
+            place: None,
+        })?;
+    let text: Arc<str> = text.into();
+    if dry {
+        call.barrier().await?;
+        let planned = plan(call, &target, mode, &text, true).await?;
+        return Ok(dry_run::answer(planned, &target));
+    }
+    let command_id = call.command_id(&sha256(text.as_bytes()))?;
+    let text_sha256 = hex(&sha256(text.as_bytes()));
+    let vault = call.door.vault()?;
+    let actor = Actor::Role(call.caller()?.role.clone());
+    for _ in 0..PLANS_MAX {
+        call.barrier_in_any_case().await?;
+        let planned = plan(call, &target, mode, &text, false).await?;
+        let plan = planned.outcome.map_err(|error| refusal(&error))?;
+        let warnings = plan.warnings.clone();
+        let based_on = plan.based_on;
+        let (changes, keys) = complete(&vault, plan)?;
+        let deeds = records::of(&user, &target, &changes);
+        let command = Command::LoadPolicy {
+            policy: target.clone(),
+            mode,
+            text: text.to_string(),
+            text_sha256: text_sha256.clone(),
+            changes,
+            based_on,
+        };
+        match call.propose(command_id, actor.clone(), command).await? {
+            Ok(Outcome::PolicyLoaded { version }) => {
+                call.deeds = deeds;
+                for deed in &mut call.deeds {
+                    deed.policy = Some((target.to_string(), version));
+                }
+                return Ok(answer(&keys, version, &warnings));
+            }
+            Ok(other) => {
+                return Err(Refusal::Fault(format!("a policy load was answered {other:?}")));
+            }
+            Err(Rejection::Stale { planned, current }) => {
+                tracing::debug!(?planned, ?current, %target, "policy.load planned again");
+            }
+            Err(Rejection::Invalid(message)) => {
+                return Err(Refusal::Policy { message, place: None });
+            }
+            Err(rejection) => return Err(rejection.into()),
+        }
+    }
+    let mut byte = [0_u8; 1];
+    random(&mut byte)?;
+    Err(Refusal::PolicyConflict { retry_after: u64::from(byte[0] % 8) + 1 })
+}
+
+/// The right to load: `create` to append, else `update`; to replace, also on everything below.
+fn check(
+    view: &View<'_>,
+    caller: &Verified,
+    target: &ResourceId,
+    mode: LoadMode,
+) -> Result<(), Refusal> {
+    let privilege = match mode {
+        LoadMode::Append => "create",
+        LoadMode::Update | LoadMode::Replace => "update",
+    };
+    let _permit = authz::require(view.state, &caller.role, privilege, target)?;
+    if mode == LoadMode::Replace {
+        let prefix = format!("{}/", target.identifier());
+        let mut below = view.state.resources_below(target.account(), &prefix);
+        let allowed = |id: &ResourceId| rbac::is_allowed(view.state, &caller.role, "update", id);
+        if below.any(|(id, _)| !allowed(id)) {
+            return Err(Refusal::FORBIDDEN);
+        }
+    }
+    Ok(())
+}
+
+/// A plan, and for a dry run what the state was and would be.
+pub(super) struct Planned {
+    pub(super) outcome: Result<Plan, PolicyError>,
+    pub(super) before: Option<State>,
+    pub(super) actor: RoleId,
+    pub(super) at: conclave_domain::time::Timestamp,
+}
+
+/// Plans on the view that is here now; a large text on the blocking pool.
+async fn plan(
+    call: &mut Call,
+    target: &ResourceId,
+    mode: LoadMode,
+    text: &Arc<str>,
+    keep_state: bool,
+) -> Result<Planned, Refusal> {
+    let caller = Arc::clone(call.caller()?);
+    let (target, text) = (target.clone(), text.clone());
+    let large = text.len() > LARGE_TEXT_BYTES || keep_state;
+    let state = call.door.state.clone();
+    let at = call.now;
+    let work = move || {
+        state.read(|view| {
+            crate::context::confirm(view.state, &caller)?;
+            check(view, &caller, &target, mode)?;
+            let request =
+                LoadRequest { policy: &target, mode, text: &text, actor: &caller.role };
+            Ok(Planned {
+                outcome: policy::plan(view.state, &request),
+                before: keep_state.then(|| view.state.clone()),
+                actor: caller.role.clone(),
+                at,
+            })
+        })
+    };
+    if !large {
+        return work();
+    }
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| Refusal::Fault(format!("planning a policy: {error}")))?
+}
+
+/// A fresh API key in the clear, for its role.
+type FreshKey = (RoleId, Zeroizing<String>);
+
+/// Adds to a plan what only the door can make: API keys, and sealed values of public keys.
+fn complete(vault: &Vault, mut plan: Plan) -> Result<(Vec<Event>, Vec<FreshKey>), Refusal> {
+    let mut fresh = Vec::with_capacity(plan.credentials.len());
+    let mut sealed = Vec::<NewApiKey>::with_capacity(plan.credentials.len());
+    for (role, _) in &plan.credentials {
+        let key = new_api_key()?;
+        sealed.push(seal_api_key(vault, role, &key)?);
+        fresh.push((role.clone(), key));
+    }
+    let public_keys = std::mem::take(&mut plan.public_keys);
+    let mut in_order = sealed.into_iter();
+    let mut short = false;
+    let nothing = || NewApiKey {
+        sealed: conclave_domain::records::Sealed(Vec::new()),
+        digest: conclave_domain::records::Digest([0; 32]),
+    };
+    let mut changes = plan.into_changes(|_role| {
+        in_order.next().unwrap_or_else(|| {
+            short = true;
+            nothing()
+        })
+    });
+    if short {
+        return Err(Refusal::Fault("a plan asked for more keys than it names".to_owned()));
+    }
+    for (resource, value) in public_keys {
+        let secret = Secret::new(value.into_bytes());
+        let value = vault
+            .seal(&resource, &secret)
+            .map_err(|fault| Refusal::Fault(format!("sealing {resource}: {fault}")))?;
+        let fingerprint = vault.fingerprint(&resource, &secret);
+        changes.push(Event::SecretVersionAdded {
+            resource,
+            // Deciding puts the version that is next then.
+            version: Version(1),
+            fingerprint,
+            value: Some(value),
+        });
+    }
+    Ok((changes, fresh))
+}
+
+/// `{"created_roles":{…},"version":N[,"warnings":[…]]}`, wiped after it has left.
+fn answer(keys: &[FreshKey], version: u32, warnings: &[String]) -> Answer {
+    let size: usize = keys.iter().map(|(role, key)| key.len() + role.identifier().len() * 12 + 1024).sum();
+    let mut body = Zeroizing::new(Vec::with_capacity(size + 256));
+    body.extend_from_slice(b"{\"created_roles\":{");
+    for (at, (role, key)) in keys.iter().enumerate() {
+        if at > 0 {
+            body.push(b',');
+        }
+        let id = role.to_string();
+        json::write(&mut body, &id);
+        body.extend_from_slice(b":{\"id\":");
+        json::write(&mut body, &id);
+        body.extend_from_slice(b",\"api_key\":");
+        json::write(&mut body, &key.as_str());
+        body.push(b'}');
+    }
+    body.extend_from_slice(b"},\"version\":");
+    json::write(&mut body, &version);
+    if !warnings.is_empty() {
+        body.extend_from_slice(b",\"warnings\":");
+        json::write(&mut body, &warnings);
+    }
+    body.push(b'}');
+    Answer::json_bytes(wiped_bytes(body)).status(StatusCode::CREATED)
+}
+
+/// What a real load answers to an error in the text.
+fn refusal(error: &PolicyError) -> Refusal {
+    match error.code() {
+        Code::ValidationFailed => {
+            let message = error.to_string();
+            let message = message.strip_prefix("policy_text ").unwrap_or(&message).to_owned();
+            Refusal::Invalid { field: "policy_text", message }
+        }
+        Code::PolicyInvalid => Refusal::Policy {
+            message: error.to_string(),
+            place: error.parser_place().map(|place| (place.line as usize, place.column as usize)),
+        },
+    }
+}
+
+/// The account's root policy, as dry runs name it.
+pub(super) fn policy_name(target: &Id) -> &str {
+    target.identifier()
+}

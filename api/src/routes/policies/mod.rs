@@ -1,0 +1,5 @@
+//! `/policies…`: policy as code.
+
+mod dry_run;
+pub(crate) mod load;
+mod records;

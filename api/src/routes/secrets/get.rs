@@ -1,0 +1,72 @@
+//! `GET /secrets/{account}/variable/{id}[?version=N]`: one value, as it was stored.
+
+use conclave_domain::id::ResourceId;
+use conclave_domain::rbac;
+use conclave_domain::records::Version;
+use http::header::{CONTENT_DISPOSITION, HeaderValue};
+
+use super::{require_execute, sealed_value};
+use crate::context::{Answer, Call, secret_bytes};
+use crate::error::Refusal;
+
+/// The annotation that names a value's media type.
+const MIME_TYPE: &str = "conjur/mime_type";
+
+pub(crate) async fn show(call: &mut Call) -> Result<Answer, Refusal> {
+    let resource = call.id()?;
+    let version = call.query.value("version").map(str::to_owned);
+    describe(call, &resource, version.as_deref());
+    let version = version.as_deref().map(parse_version).transpose()?;
+    let mut unseen = false;
+    let found = call
+        .view(|view, caller| {
+            unseen = !rbac::is_visible(view.state, &caller.role, &resource);
+            require_execute(view, &caller.role, &resource)?;
+            let sealed = sealed_value(view, &resource, version)?
+                .ok_or_else(|| Refusal::secret_missing(&resource))?;
+            let mime_type = view
+                .state
+                .annotations(&resource)
+                .find(|(name, _)| *name == MIME_TYPE)
+                .map(|(_, annotation)| annotation.value.clone());
+            Ok((sealed, mime_type))
+        })
+        .await;
+    if unseen && matches!(found, Err(Refusal::SecretMissing { .. })) {
+        call.reason = Some("Forbidden".into());
+    }
+    let (sealed, mime_type) = found?;
+    let value = call
+        .door
+        .vault()?
+        .open(&resource, &sealed)
+        .map_err(|fault| Refusal::Fault(format!("value of {resource}: {fault}")))?;
+    let mut answer = Answer::text(secret_bytes(value))
+        .header(CONTENT_DISPOSITION, HeaderValue::from_static("attachment"));
+    answer.content_type = mime_type
+        .and_then(|text| HeaderValue::from_str(&text).ok())
+        .or(Some(HeaderValue::from_static("application/octet-stream")));
+    Ok(answer)
+}
+
+fn parse_version(text: &str) -> Result<Version, Refusal> {
+    // A number that is none of ours names no version; what is no number is a mistake.
+    match text.parse::<i64>() {
+        Ok(number) => Ok(Version(u32::try_from(number).unwrap_or(0))),
+        Err(_not_a_number) => {
+            Err(Refusal::Argument("invalid type for parameter 'version'".to_owned()))
+        }
+    }
+}
+
+fn describe(call: &mut Call, resource: &ResourceId, version: Option<&str>) {
+    let user = call.user();
+    let what = match version {
+        Some(version) => format!("version {version} of {resource}"),
+        None => resource.to_string(),
+    };
+    let mut subject = vec![("resource".into(), resource.to_string())];
+    subject.extend(version.map(|version| ("version".into(), version.to_owned())));
+    let (did, tried) = (format!("{user} fetched {what}"), format!("{user} tried to fetch {what}"));
+    call.deed("fetch", "fetch", subject, did, tried);
+}

@@ -1,0 +1,151 @@
+//! The door's settings, with their defaults in one place and one check over all of them.
+
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+/// How the door behaves. Durations and sizes are bounds, inclusive.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Version that `/` and `/info` report; clients parse it as semver and gate features on it.
+    pub version: String,
+    /// Name of this node, shown by `/info`.
+    pub node_name: String,
+    /// Enabled authenticators beside the default `authn`, as `authn-x/service`.
+    pub authenticators: Vec<String>,
+    /// Peers whose `X-Forwarded-For` is believed, beside loopback.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Life of a user's access token, in seconds; at most five hours.
+    pub user_token_seconds: u32,
+    /// Life of a host's access token, in seconds; at most five hours.
+    pub host_token_seconds: u32,
+    /// Most resources in one list answer; 0 is no limit.
+    pub resource_list_limit_max: usize,
+    /// A follower older than this refuses to authenticate.
+    pub staleness_max: Duration,
+    /// A follower older than this calls itself degraded.
+    pub staleness_degraded: Duration,
+    /// Longest a request may take, from its header to its answer.
+    pub request_time_max: Duration,
+    /// Longest wait for the body of a request.
+    pub body_time_max: Duration,
+    /// Longest wait for the index that a client sent in `X-Conclave-Index`.
+    pub index_wait_max: Duration,
+    /// Largest body of a request, in bytes.
+    pub body_bytes_max: usize,
+    /// Largest policy text, in bytes.
+    pub policy_bytes_max: usize,
+    /// Requests in work at once; more are answered 503.
+    pub requests_in_flight_max: usize,
+    /// Tokens being signed at once.
+    pub signing_parallel_max: usize,
+    /// Logins waiting for a signature before more are answered 503.
+    pub signing_queue_max: usize,
+    /// Password hashes being computed at once.
+    pub hashing_parallel_max: usize,
+    /// Password checks waiting before more are answered 503.
+    pub hashing_queue_max: usize,
+    /// Failed authentications of one role from one address within `failure_window`, after which that
+    /// pair is answered 429 until the window ends. Other addresses are not held up.
+    pub failures_max: u32,
+    /// The window of `failures_max`.
+    pub failure_window: Duration,
+    /// Whether `/metrics` answers.
+    pub metrics: bool,
+    /// Whether a follower forwards writes to the leader in place of refusing them.
+    pub forward_writes: bool,
+}
+
+/// The Conjur release whose interface this door keeps.
+pub const CONJUR_VERSION: &str = "1.24.0";
+/// Longest life of an access token, in seconds.
+pub const TOKEN_SECONDS_MAX: u32 = 5 * 3600;
+
+impl Default for Settings {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+        Self {
+            version: format!("{CONJUR_VERSION}-{}", env!("CARGO_PKG_VERSION")),
+            node_name: String::new(),
+            authenticators: Vec::new(),
+            trusted_proxies: Vec::new(),
+            user_token_seconds: 480,
+            host_token_seconds: 480,
+            resource_list_limit_max: 1000,
+            staleness_max: Duration::from_secs(300),
+            staleness_degraded: Duration::from_secs(10),
+            request_time_max: Duration::from_secs(30),
+            body_time_max: Duration::from_secs(10),
+            index_wait_max: Duration::from_secs(5),
+            body_bytes_max: 1 << 20,
+            policy_bytes_max: 16 << 20,
+            requests_in_flight_max: 4096,
+            signing_parallel_max: cores,
+            signing_queue_max: 2048,
+            hashing_parallel_max: (cores / 2).max(1),
+            hashing_queue_max: 64,
+            failures_max: 50,
+            failure_window: Duration::from_secs(10),
+            metrics: true,
+            forward_writes: false,
+        }
+    }
+}
+
+/// What is wrong with the settings.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SettingsError {
+    /// A token may not live that long.
+    #[error("token life of {given} s is over the limit of {TOKEN_SECONDS_MAX} s")]
+    TokenLife {
+        /// What was asked for.
+        given: u32,
+    },
+    /// A bound that must be positive is zero.
+    #[error("{name} must be positive")]
+    Zero {
+        /// Which.
+        name: &'static str,
+    },
+    /// A follower would refuse before it warns.
+    #[error("staleness_degraded {degraded:?} is over staleness_max {max:?}")]
+    Staleness {
+        /// When it warns.
+        degraded: Duration,
+        /// When it refuses.
+        max: Duration,
+    },
+}
+
+impl Settings {
+    /// Checks every bound against the others.
+    ///
+    /// # Errors
+    /// The first thing found wrong, with the numbers.
+    pub fn check(&self) -> Result<(), SettingsError> {
+        for given in [self.user_token_seconds, self.host_token_seconds] {
+            if given > TOKEN_SECONDS_MAX {
+                return Err(SettingsError::TokenLife { given });
+            }
+        }
+        let positive = [
+            ("requests_in_flight_max", self.requests_in_flight_max),
+            ("signing_parallel_max", self.signing_parallel_max),
+            ("hashing_parallel_max", self.hashing_parallel_max),
+            ("body_bytes_max", self.body_bytes_max),
+            ("policy_bytes_max", self.policy_bytes_max),
+        ];
+        for (name, value) in positive {
+            if value == 0 {
+                return Err(SettingsError::Zero { name });
+            }
+        }
+        if self.staleness_degraded > self.staleness_max {
+            return Err(SettingsError::Staleness {
+                degraded: self.staleness_degraded,
+                max: self.staleness_max,
+            });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,386 @@
+//! One door over a state store in memory. Agreement is a counter and a lock; it can be told to be a
+//! follower, to lose its leader, or to lose answers.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use axum::Router;
+use axum::body::Body;
+use base64::Engine;
+use conclave_api::credentials::new_account;
+use conclave_api::ports::{
+    Clock, ClusterStatus, Committed, Part, ProposeError, Proposer, ReadError, StateStore, Vault,
+};
+use conclave_api::{Door, Durability, Parts, Peer, Settings, Spool, router};
+use conclave_domain::command::{self, Actor, Command, Envelope};
+use conclave_domain::id::AccountName;
+use conclave_domain::records::RequestId;
+use conclave_domain::time::Timestamp;
+use conclave_storage::memory::SimDisk;
+use conclave_storage::seal::{Keyring, RootKey};
+use conclave_storage::state::{Entry, EntryKind};
+use conclave_storage::{Datadir, FailPoints};
+use futures::future::BoxFuture;
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::BodyExt;
+use serde_json::Value;
+use tower::ServiceExt;
+
+/// A clock that stands still until it is moved.
+pub struct TestClock(AtomicI64);
+
+impl TestClock {
+    pub fn advance(&self, by: Duration) {
+        self.0.fetch_add(i64::try_from(by.as_millis()).unwrap(), Ordering::SeqCst);
+    }
+}
+
+impl Clock for TestClock {
+    fn now(&self) -> Timestamp {
+        Timestamp(self.0.load(Ordering::SeqCst))
+    }
+}
+
+/// Agreement with oneself.
+pub struct Single {
+    state: StateStore,
+    turn: Mutex<u64>,
+    pub part: Mutex<Part>,
+    pub age: Mutex<Option<Duration>>,
+    /// So many proposals from now on find no leader.
+    pub leaderless: AtomicU32,
+    /// So many proposals from now on are carried out and their answers lost.
+    pub lost_answers: AtomicU32,
+    /// Done before the next proposals, one each.
+    pub before: Mutex<Vec<Vec<u8>>>,
+    pub no_barrier: Mutex<bool>,
+}
+
+fn take(count: &AtomicU32) -> bool {
+    count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
+}
+
+impl Single {
+    fn commit(&self, command: Vec<u8>) -> Committed {
+        let mut last = self.turn.lock().unwrap();
+        *last += 1;
+        let entry = Entry {
+            index: *last,
+            log_id: bytes::Bytes::new(),
+            kind: EntryKind::Command(command.into()),
+        };
+        let reply = self.state.apply(&[entry]).unwrap().remove(0);
+        Committed { index: *last, reply }
+    }
+}
+
+impl Proposer for Single {
+    fn propose(&self, command: Vec<u8>) -> BoxFuture<'_, Result<Committed, ProposeError>> {
+        Box::pin(async move {
+            if take(&self.leaderless) {
+                return Err(ProposeError::NoLeader);
+            }
+            let first = self.before.lock().unwrap().pop();
+            if let Some(first) = first {
+                self.commit(first);
+            }
+            let committed = self.commit(command);
+            if take(&self.lost_answers) {
+                return Err(ProposeError::Unknown);
+            }
+            Ok(committed)
+        })
+    }
+
+    fn read_barrier(&self) -> BoxFuture<'_, Result<u64, ReadError>> {
+        Box::pin(async move {
+            if *self.no_barrier.lock().unwrap() {
+                Err(ReadError::NoLeader)
+            } else {
+                Ok(self.state.applied_index())
+            }
+        })
+    }
+
+    fn wait_applied(&self, index: u64, within: Duration) -> BoxFuture<'_, Result<(), ReadError>> {
+        Box::pin(async move {
+            if self.state.applied_index() >= index {
+                return Ok(());
+            }
+            tokio::time::sleep(within).await;
+            Err(ReadError::Behind)
+        })
+    }
+
+    fn part(&self) -> Part {
+        *self.part.lock().unwrap()
+    }
+
+    fn age(&self) -> Option<Duration> {
+        *self.age.lock().unwrap()
+    }
+
+    fn status(&self) -> ClusterStatus {
+        let applied = self.state.applied_index();
+        ClusterStatus {
+            node_id: 1,
+            part: self.part(),
+            term: 1,
+            leader: Some(1),
+            leader_url: Some("https://leader.example".into()),
+            last_log: applied,
+            committed: applied,
+            applied,
+            voters: 1,
+            followers: 0,
+            age: self.age(),
+        }
+    }
+}
+
+/// The vault and account that all houses share: RSA keys are slow to make.
+struct Founding {
+    vault: Arc<Vault>,
+    accounts: Vec<(Command, String)>,
+}
+
+fn founding() -> &'static Founding {
+    static FOUNDING: OnceLock<Founding> = OnceLock::new();
+    FOUNDING.get_or_init(|| {
+        let root = RootKey::generate().unwrap();
+        let vault = Arc::new(Vault::new(&root, &Keyring::generate().unwrap()));
+        let accounts = ["demo", "other"].map(|name| {
+            let account = AccountName::new(name).unwrap();
+            let (command, key) = new_account(&vault, &account).unwrap();
+            (command, key.to_string())
+        });
+        Founding { vault, accounts: accounts.into() }
+    })
+}
+
+/// An answer, read to its end.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Vec<u8>,
+}
+
+impl Reply {
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("no JSON: {}", self.text()))
+    }
+
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+}
+
+/// A door and everything behind it.
+pub struct House {
+    pub router: Router,
+    pub door: Arc<Door>,
+    pub state: StateStore,
+    pub clock: Arc<TestClock>,
+    pub proposer: Arc<Single>,
+    pub vault: Arc<ArcSwapOption<Vault>>,
+    pub spool_folder: tempfile::TempDir,
+    /// API keys by `account/login`.
+    pub keys: Mutex<HashMap<String, String>>,
+}
+
+impl House {
+    pub fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    pub fn with(adjust: impl FnOnce(&mut Settings)) -> Self {
+        let disk = Arc::new(SimDisk::new(1));
+        let datadir = Datadir::on_disk(disk, Path::new("/node"), FailPoints::default()).unwrap();
+        let state = StateStore::open(&datadir).unwrap();
+        let clock = Arc::new(TestClock(AtomicI64::new(1_700_000_000_000)));
+        let proposer = Arc::new(Single {
+            state: state.clone(),
+            turn: Mutex::new(0),
+            part: Mutex::new(Part::Leader),
+            age: Mutex::new(None),
+            leaderless: AtomicU32::new(0),
+            lost_answers: AtomicU32::new(0),
+            before: Mutex::default(),
+            no_barrier: Mutex::new(false),
+        });
+        let founding = founding();
+        let vault = Arc::new(ArcSwapOption::from(Some(founding.vault.clone())));
+        let spool_folder = tempfile::tempdir().unwrap();
+        let spool = Spool::open(spool_folder.path(), Durability::Os, clock.now()).unwrap();
+        let mut settings = Settings {
+            request_time_max: Duration::from_millis(500),
+            index_wait_max: Duration::from_millis(50),
+            trusted_proxies: vec!["10.9.0.0/16".parse().unwrap()],
+            ..Settings::default()
+        };
+        adjust(&mut settings);
+        let door = Door::new(Parts {
+            state: state.clone(),
+            proposer: proposer.clone(),
+            vaults: vault.clone(),
+            clock: clock.clone(),
+            spool: Arc::new(spool),
+            metrics_text: Some(Arc::new(|| "# metrics\n".to_owned())),
+            settings,
+        })
+        .unwrap();
+        let house = Self {
+            router: router(door.clone()),
+            door,
+            state,
+            clock,
+            proposer,
+            vault,
+            spool_folder,
+            keys: Mutex::default(),
+        };
+        for (at, (command, key)) in founding.accounts.iter().enumerate() {
+            let name = ["demo", "other"][at];
+            house.keys.lock().unwrap().insert(format!("{name}/admin"), key.clone());
+            house.propose(Actor::Node, command.clone());
+        }
+        house
+    }
+
+    pub fn envelope(&self, actor: Actor, body: Command) -> Vec<u8> {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let mut id = [0xee; 16];
+        id[..4].copy_from_slice(&NEXT.fetch_add(1, Ordering::SeqCst).to_be_bytes());
+        command::codec::encode(&Envelope {
+            request_id: RequestId(id),
+            actor,
+            at: self.clock.now(),
+            client_ip: String::new(),
+            body,
+        })
+    }
+
+    pub fn propose(&self, actor: Actor, body: Command) {
+        let reply = self.proposer.commit(self.envelope(actor, body)).reply;
+        conclave_domain::outcome::codec::decode(&reply).unwrap().unwrap();
+    }
+
+    /// Sends a request as it stands, from an address.
+    pub async fn send_from(
+        &self,
+        peer: &str,
+        method: &Method,
+        uri: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Body>,
+    ) -> Reply {
+        let mut request = Request::builder().method(method).uri(uri);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let mut request = request.body(body.into()).unwrap();
+        let address = format!("{peer}:5000").parse().unwrap();
+        request.extensions_mut().insert(Peer { address, certificates: Arc::default() });
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.unwrap().to_bytes().to_vec();
+        Reply { status: parts.status, headers: parts.headers, body }
+    }
+
+    pub async fn send(
+        &self,
+        method: &Method,
+        uri: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Body>,
+    ) -> Reply {
+        self.send_from("192.0.2.7", method, uri, headers, body).await
+    }
+
+    /// An `Authorization` header for `account/login`.
+    pub async fn token(&self, who: &str) -> String {
+        let (account, login) = who.split_once('/').unwrap();
+        let key = self.key(who);
+        let login = login.replace('/', "%2F");
+        let uri = format!("/authn/{account}/{login}/authenticate");
+        let reply = self.send(&Method::POST, &uri, &[], key).await;
+        assert_eq!(reply.status, StatusCode::OK, "authenticating {who}: {}", reply.text());
+        header_of(&reply.body)
+    }
+
+    pub fn key(&self, who: &str) -> String {
+        self.keys.lock().unwrap().get(who).unwrap_or_else(|| panic!("no key of {who}")).clone()
+    }
+
+    /// Sends a request with the token of `account/login`.
+    pub async fn send_as(
+        &self,
+        who: &str,
+        method: &Method,
+        uri: &str,
+        body: impl Into<Body>,
+    ) -> Reply {
+        let token = self.token(who).await;
+        self.send(method, uri, &[("authorization", &token)], body).await
+    }
+
+    /// Loads a policy as admin and keeps the keys of the roles that it made.
+    pub async fn load(&self, account: &str, text: &str) {
+        let uri = format!("/policies/{account}/policy/root");
+        let admin = format!("{account}/admin");
+        let reply = self.send_as(&admin, &Method::POST, &uri, text.to_owned()).await;
+        assert_eq!(reply.status, StatusCode::CREATED, "{}", reply.text());
+        self.keep_keys(&reply);
+    }
+
+    pub fn keep_keys(&self, reply: &Reply) {
+        let Ok(document) = serde_json::from_slice::<Value>(&reply.body) else { return };
+        let Some(roles) = document["created_roles"].as_object() else { return };
+        for (id, role) in roles {
+            let mut tokens = id.splitn(3, ':');
+            let (account, kind, name) =
+                (tokens.next().unwrap(), tokens.next().unwrap(), tokens.next().unwrap());
+            let login = if kind == "user" { name.to_owned() } else { format!("{kind}/{name}") };
+            let key = role["api_key"].as_str().unwrap().to_owned();
+            self.keys.lock().unwrap().insert(format!("{account}/{login}"), key);
+        }
+    }
+
+    /// Every audit record so far.
+    pub fn records(&self) -> Vec<Value> {
+        let mut files: Vec<_> = std::fs::read_dir(self.spool_folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        files.sort();
+        files
+            .iter()
+            .flat_map(|path| {
+                let text = std::fs::read_to_string(path).unwrap();
+                text.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<_>>()
+            })
+            .collect()
+    }
+}
+
+/// `Token token="…"` for an envelope.
+pub fn header_of(envelope: &[u8]) -> String {
+    let encoded = base64::engine::general_purpose::STANDARD.encode(envelope);
+    format!("Token token=\"{encoded}\"")
+}
+
+/// `Basic …` for a login and password.
+pub fn basic(login: &str, password: &str) -> String {
+    let encoded =
+        base64::engine::general_purpose::STANDARD.encode(format!("{login}:{password}"));
+    format!("Basic {encoded}")
+}

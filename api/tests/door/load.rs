@@ -1,0 +1,194 @@
+//! Writes against the clock: plans that go stale, answers that get lost, leaders that are away.
+
+use std::sync::atomic::Ordering;
+
+use conclave_api::ports::Part;
+use conclave_domain::command::{Actor, Command};
+use http::{Method, StatusCode};
+
+use super::harness::House;
+
+const POLICY: &str = "- !variable x\n- !group g\n- !user bob\n";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stale_plan_is_made_again_and_in_the_end_given_up() {
+    let house = House::new();
+    house.load("demo", POLICY).await;
+    let move_on = |n: u32| {
+        let role = "demo:group:g".parse().unwrap();
+        let member = "demo:user:bob".parse().unwrap();
+        let command = if n.is_multiple_of(2) {
+            Command::AddMember { role, member }
+        } else {
+            Command::RemoveMember { role, member }
+        };
+        house.envelope(Actor::Node, command)
+    };
+    house.proposer.before.lock().unwrap().push(move_on(0));
+    let uri = "/policies/demo/policy/root";
+    let reply = house.send_as("demo/admin", &Method::POST, uri, "- !variable y\n").await;
+    assert_eq!(reply.status, StatusCode::CREATED, "{}", reply.text());
+    assert_eq!(reply.json()["version"], 2);
+
+    // Popped from the end: removals and additions take turns, each moves the account.
+    house.proposer.before.lock().unwrap().extend((0..20).map(move_on));
+    let reply = house.send_as("demo/admin", &Method::POST, uri, "- !variable z\n").await;
+    assert_eq!(reply.status, StatusCode::CONFLICT, "{}", reply.text());
+    assert_eq!(reply.json()["error"]["code"], "policy_conflict");
+    let wait: u32 = reply.header("retry-after").parse().unwrap();
+    assert!((1..=8).contains(&wait));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_answer_is_asked_for_again_and_the_write_happens_once() {
+    let house = House::new();
+    house.load("demo", POLICY).await;
+    house.proposer.lost_answers.store(2, Ordering::SeqCst);
+    house.proposer.leaderless.store(1, Ordering::SeqCst);
+    let uri = "/secrets/demo/variable/x";
+    let reply = house.send_as("demo/admin", &Method::POST, uri, "one").await;
+    assert_eq!(reply.status, StatusCode::CREATED, "{}", reply.text());
+    let document = house.send_as("demo/admin", &Method::GET, "/resources/demo/variable/x", "").await;
+    assert_eq!(document.json()["secrets"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_leader_nothing_is_claimed() {
+    let house = House::new();
+    house.load("demo", POLICY).await;
+    let token = house.token("demo/admin").await;
+    let headers = [("authorization", token.as_str())];
+    house.proposer.leaderless.store(u32::MAX, Ordering::SeqCst);
+    let uri = "/secrets/demo/variable/x";
+    let reply = house.send(&Method::POST, uri, &headers, "one").await;
+    assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(reply.header("retry-after"), "1");
+    *house.proposer.no_barrier.lock().unwrap() = true;
+    let reply = house.send(&Method::GET, "/whoami", &headers, "").await;
+    assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
+    let local = [headers[0], ("x-conclave-consistency", "local")];
+    let reply = house.send(&Method::GET, "/whoami", &local, "").await;
+    assert_eq!(reply.status, StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_reads_refuses_writes_and_knows_its_age() {
+    let house = House::new();
+    house.load("demo", POLICY).await;
+    let token = house.token("demo/admin").await;
+    let headers = [("authorization", token.as_str())];
+    *house.proposer.part.lock().unwrap() = Part::Follower;
+    *house.proposer.age.lock().unwrap() = Some(std::time::Duration::from_secs(1));
+    let reply = house.send(&Method::POST, "/secrets/demo/variable/x", &headers, "one").await;
+    assert_eq!(reply.status, StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(
+        reply.text(),
+        r#"{"error":{"code":405,"message":"Write operations are not allowed"}}"#
+    );
+    assert_eq!(reply.header("x-conclave-leader"), "https://leader.example");
+    let reply = house.send(&Method::GET, "/whoami", &headers, "").await;
+    assert_eq!(reply.status, StatusCode::OK);
+    assert_eq!(house.send(&Method::GET, "/health", &[], "").await.status, StatusCode::OK);
+
+    *house.proposer.age.lock().unwrap() = Some(std::time::Duration::from_secs(60));
+    let reply = house.send(&Method::GET, "/health", &[], "").await;
+    assert_eq!((reply.status, &reply.json()["degraded"]), (StatusCode::OK, &true.into()));
+
+    *house.proposer.age.lock().unwrap() = Some(std::time::Duration::from_secs(3600));
+    let key = house.key("demo/admin");
+    let reply = house.send(&Method::POST, "/authn/demo/admin/authenticate", &[], key).await;
+    assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
+    let reply = house.send(&Method::GET, "/health", &[], "").await;
+    assert_eq!(reply.status, StatusCode::BAD_GATEWAY);
+    assert_eq!(reply.json()["alive"], true);
+    let reply = house.send(&Method::GET, "/health/live", &[], "").await;
+    assert_eq!(reply.status, StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_seen_index_is_waited_for_within_bounds() {
+    let house = House::new();
+    let token = house.token("demo/admin").await;
+    let headers = |index: &'static str| [("authorization", token.clone()), ("x-conclave-index", index.into())];
+    for (index, status) in [("1", StatusCode::OK), ("999", StatusCode::SERVICE_UNAVAILABLE)] {
+        let headers = headers(index);
+        let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let reply = house.send(&Method::GET, "/whoami", &headers, "").await;
+        assert_eq!(reply.status, status);
+        assert_eq!(reply.header("x-conclave-index"), "2");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sealed_node_says_so_and_keeps_its_secrets() {
+    let house = House::new();
+    house.load("demo", POLICY).await;
+    let token = house.token("demo/admin").await;
+    house.vault.store(None);
+    let headers = [("authorization", token.as_str())];
+    let reply = house.send(&Method::POST, "/secrets/demo/variable/x", &headers, "one").await;
+    assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
+    let reply = house.send(&Method::GET, "/health", &[], "").await;
+    assert_eq!((reply.status, &reply.json()["sealed"]), (StatusCode::BAD_GATEWAY, &true.into()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repeated_request_is_answered_as_the_first() {
+    let house = House::new();
+    house.load("demo", POLICY).await;
+    let token = house.token("demo/admin").await;
+    let headers = [("authorization", token.as_str()), ("idempotency-key", "k1")];
+    let uri = "/authn/demo/api_key?role=user:bob";
+    let first = house.send(&Method::PUT, uri, &headers, "").await;
+    let again = house.send(&Method::PUT, uri, &headers, "").await;
+    assert_eq!(first.status, StatusCode::OK, "{}", first.text());
+    assert_eq!(first.body, again.body);
+    let other = [headers[0], ("idempotency-key", "k2")];
+    let other = house.send(&Method::PUT, uri, &other, "").await;
+    assert_ne!(first.body, other.body);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_is_good_only_from_where_its_role_may_be_and_proxies_are_believed_if_trusted() {
+    let house = House::new();
+    house.load("demo", "- !host\n  id: h\n  restricted_to: [10.1.0.0/16]\n").await;
+    let key = house.key("demo/host/h");
+    let uri = "/authn/demo/host%2Fh/authenticate";
+    let from = async |peer: &str, forwarded: &str| {
+        let headers = [("x-forwarded-for", forwarded)];
+        house.send_from(peer, &Method::POST, uri, &headers, key.clone()).await.status
+    };
+    assert_eq!(from("10.1.2.3", "").await, StatusCode::OK);
+    assert_eq!(from("192.0.2.1", "10.1.2.3").await, StatusCode::UNAUTHORIZED);
+    assert_eq!(from("10.9.0.1", "10.1.2.3").await, StatusCode::OK);
+    assert_eq!(from("10.9.0.1", "10.1.2.3, 192.0.2.1").await, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn guessing_from_one_place_is_slowed_and_nobody_else_is() {
+    let house = House::with(|settings| settings.failures_max = 5);
+    let uri = "/authn/demo/admin/authenticate";
+    for _ in 0..5 {
+        let reply = house.send(&Method::POST, uri, &[], "wrong").await;
+        assert_eq!(reply.status, StatusCode::UNAUTHORIZED);
+    }
+    let key = house.key("demo/admin");
+    let reply = house.send(&Method::POST, uri, &[], key.clone()).await;
+    assert_eq!(reply.status, StatusCode::TOO_MANY_REQUESTS);
+    let reply = house.send_from("192.0.2.8", &Method::POST, uri, &[], key.clone()).await;
+    assert_eq!(reply.status, StatusCode::OK);
+    house.clock.advance(std::time::Duration::from_secs(11));
+    let reply = house.send(&Method::POST, uri, &[], key).await;
+    assert_eq!(reply.status, StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn too_large_a_body_is_refused_before_it_is_kept() {
+    let house = House::with(|settings| settings.body_bytes_max = 1000);
+    house.load("demo", POLICY).await;
+    let uri = "/secrets/demo/variable/x";
+    let reply = house.send_as("demo/admin", &Method::POST, uri, "x".repeat(1001)).await;
+    assert_eq!(reply.status, StatusCode::PAYLOAD_TOO_LARGE);
+    let reply = house.send_as("demo/admin", &Method::POST, uri, "x".repeat(1000)).await;
+    assert_eq!(reply.status, StatusCode::CREATED);
+}

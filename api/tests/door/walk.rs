@@ -1,0 +1,151 @@
+//! A walk over all routes: without a token, with another account's, without any privilege. A route
+//! that the list here does not know fails the walk, so that nobody adds one without thinking of it.
+
+use conclave_api::router::{Access, Auth, ROUTES};
+use http::{Method, StatusCode};
+
+use super::harness::House;
+
+/// A request for each route: its name, path and query.
+const REQUESTS: &[(&str, &str)] = &[
+    ("root.show", "/"),
+    ("root.options", "/"),
+    ("health.show", "/health"),
+    ("health.live", "/health/live"),
+    ("health.ready", "/health/ready"),
+    ("health.leader", "/health/leader"),
+    ("info.show", "/info"),
+    ("metrics.show", "/metrics"),
+    ("authenticators.list", "/authenticators"),
+    ("whoami.show", "/whoami"),
+    ("authn.login", "/authn/demo/login"),
+    ("authn.login_service", "/authn-ldap/svc/demo/login"),
+    ("authn.authenticate", "/authn/demo/bob/authenticate"),
+    ("authn.authenticate_service", "/authn-ldap/svc/demo/bob/authenticate"),
+    ("authn.password", "/authn/demo/password"),
+    ("authn.rotate", "/authn/demo/api_key?role=user:bob"),
+    ("authn.key_age", "/authn/demo/api_key?role=user:bob"),
+    ("secrets.batch", "/secrets?variable_ids=demo:variable:x"),
+    ("secrets.get", "/secrets/demo/variable/x"),
+    ("secrets.expire", "/secrets/demo/variable/x?expirations"),
+    ("secrets.set", "/secrets/demo/variable/x"),
+    ("policies.append", "/policies/demo/policy/root"),
+    ("policies.update", "/policies/demo/policy/root"),
+    ("policies.replace", "/policies/demo/policy/root"),
+    ("resources.list", "/resources"),
+    ("resources.list_account", "/resources/demo"),
+    ("resources.list_kind", "/resources/demo/variable"),
+    ("resources.check", "/resources/demo/variable/x?check&privilege=read"),
+    ("resources.permitted_roles", "/resources/demo/variable/x?permitted_roles&privilege=read"),
+    ("resources.show", "/resources/demo/variable/x"),
+    ("roles.graph", "/roles/demo/group/g?graph"),
+    ("roles.all", "/roles/demo/group/g?all"),
+    ("roles.memberships", "/roles/demo/group/g?memberships"),
+    ("roles.members", "/roles/demo/group/g?members"),
+    ("roles.show", "/roles/demo/group/g"),
+    ("roles.add_member", "/roles/demo/group/g?members&member=demo:user:bob"),
+    ("roles.remove_member", "/roles/demo/group/g?members&member=demo:user:bob"),
+];
+
+/// Routes that show no more to somebody with a token than that they have one.
+const HARMLESS: &[&str] =
+    &["whoami.show", "resources.list", "resources.list_account", "resources.list_kind"];
+
+const POLICY: &str = "- !variable x\n- !group g\n- !user bob\n- !user eve\n";
+
+fn path_of(name: &str) -> &'static str {
+    REQUESTS
+        .iter()
+        .find(|(known, _)| *known == name)
+        .unwrap_or_else(|| panic!("route {name} is not in the walk"))
+        .1
+}
+
+async fn house() -> House {
+    let house = House::new();
+    house.load("demo", POLICY).await;
+    house.send_as("demo/admin", &Method::POST, "/secrets/demo/variable/x", "canary-4711").await;
+    house
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_token_nothing_is_shown_and_everything_is_recorded() {
+    let house = house().await;
+    for route in ROUTES {
+        let before = house.records().len();
+        let reply = house.send(&route.method, path_of(route.name), &[], "").await;
+        let recorded = house.records().len() - before;
+        if route.auth == Auth::Open {
+            assert!(reply.status.is_success(), "{route:?}: {}", reply.status);
+            continue;
+        }
+        assert_eq!(reply.status, StatusCode::UNAUTHORIZED, "{route:?}");
+        assert_eq!(recorded, 1, "{route:?}");
+        let expected = if route.auth == Auth::Token { "Authorization missing" } else { "" };
+        assert_eq!(reply.text(), expected, "{route:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_get_nothing_and_leave_a_record() {
+    for who in ["demo/eve", "other/admin"] {
+        let house = house().await;
+        let before_all = house.state.state_hash().unwrap().hash;
+        let token = house.token(who).await;
+        let headers = [("authorization", token.as_str())];
+        for route in ROUTES.iter().filter(|route| route.auth != Auth::Open) {
+            let before = house.records().len();
+            let reply = house.send(&route.method, path_of(route.name), &headers, "- !group h\n").await;
+            let records = house.records().split_off(before);
+            assert_eq!(records.len(), 1, "{who} {route:?}: {records:?}");
+            let allowed = HARMLESS.contains(&route.name);
+            assert_eq!(reply.status.is_success(), allowed, "{who} {route:?}: {}", reply.text());
+            assert!(reply.status.as_u16() < 500, "{who} {route:?}");
+            assert!(!reply.text().contains("canary"), "{who} {route:?}");
+            if allowed && route.name != "whoami.show" {
+                assert_eq!(reply.text(), "[]", "{who} {route:?}");
+            }
+            let result = if allowed { "success" } else { "failure" };
+            assert_eq!(records[0]["result"], result, "{who} {route:?}");
+            if route.access == Access::Write {
+                let after = house.state.state_hash().unwrap().hash;
+                assert_eq!(before_all, after, "{who} {route:?} changed something");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_owner_gets_what_it_asks_for_and_leaves_a_record() {
+    let house = house().await;
+    let token = house.token("demo/admin").await;
+    for route in ROUTES.iter().filter(|route| route.auth == Auth::Token) {
+        let before = house.records().len();
+        let headers = [("authorization", token.as_str())];
+        let reply = house.send(&route.method, path_of(route.name), &headers, "- !group h\n").await;
+        assert!(reply.status.is_success(), "{route:?}: {} {}", reply.status, reply.text());
+        let records = house.records().split_off(before);
+        assert!(!records.is_empty(), "{route:?}");
+        assert!(records.iter().all(|record| record["result"] == "success"), "{route:?}");
+        assert!(!format!("{records:?}").contains("canary"), "{route:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_may_not_be_known_of_looks_like_what_is_not_there() {
+    let house = house().await;
+    let token = house.token("demo/eve").await;
+    let headers = [("authorization", token.as_str()), ("x-request-id", "same")];
+    for path in [
+        "/secrets/demo/variable/x",
+        "/resources/demo/variable/x",
+        "/resources/demo/variable/x?check&privilege=read",
+        "/resources/demo/variable/x?permitted_roles&privilege=read",
+    ] {
+        let hidden = house.send(&Method::GET, path, &headers, "").await;
+        let absent = house.send(&Method::GET, &path.replace("/x", "/y"), &headers, "").await;
+        assert_eq!(hidden.status, absent.status);
+        assert_eq!(hidden.text().replace('x', "y"), absent.text().replace('x', "y"), "{path}");
+        assert_eq!(hidden.headers, absent.headers, "{path}");
+    }
+}
