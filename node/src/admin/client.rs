@@ -1,0 +1,98 @@
+//! Asks a node over its admin socket.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+
+use super::protocol::{Account, Request, Response, StateHash, Status};
+use super::socket_path;
+use crate::exit::{Context, Exit, Failure};
+use crate::seed::{Seed, SeedRole};
+
+/// How long an answer may take.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Asks the node whose data folder is `data`.
+///
+/// # Errors
+/// When no node answers there, or it refuses.
+pub async fn ask(data: &Path, request: &Request) -> Result<Response, Failure> {
+    match tokio::time::timeout(DEADLINE, exchange(data, request)).await {
+        Ok(Ok(Response::Refused { exit, message })) => {
+            Err(Response::Refused { exit, message }.into_failure())
+        }
+        Ok(Ok(response)) => Ok(response),
+        Ok(Err(error)) => Err(Failure::new(
+            Exit::Unavailable,
+            format!("no node answers in {}: {error}; is `conclave server` running?", data.display()),
+        )),
+        Err(_) => Err(Failure::new(
+            Exit::Unavailable,
+            format!("the node in {} did not answer within {DEADLINE:?}", data.display()),
+        )),
+    }
+}
+
+async fn exchange(data: &Path, request: &Request) -> std::io::Result<Response> {
+    let (folder, path) = socket_path(data)?;
+    let mut stream = UnixStream::connect(path).await?;
+    drop(folder);
+    let mut line = serde_json::to_vec(request)?;
+    line.push(b'\n');
+    stream.write_all(&line).await?;
+    let mut answer = zeroize::Zeroizing::new(Vec::new());
+    stream.read_to_end(&mut answer).await?;
+    Ok(serde_json::from_slice(&answer)?)
+}
+
+/// Where the node stands.
+///
+/// # Errors
+/// As [`ask`].
+pub async fn status(data: &Path) -> Result<Status, Failure> {
+    match ask(data, &Request::Status).await? {
+        Response::Status(status) => Ok(*status),
+        other => Err(other.into_failure()),
+    }
+}
+
+/// Digest of what the node has applied.
+///
+/// # Errors
+/// As [`ask`].
+pub async fn state_hash(data: &Path) -> Result<StateHash, Failure> {
+    match ask(data, &Request::StateHash).await? {
+        Response::StateHash(hash) => Ok(hash),
+        other => Err(other.into_failure()),
+    }
+}
+
+/// Issues a seed.
+///
+/// # Errors
+/// As [`ask`].
+pub async fn seed(
+    data: &Path,
+    name: &str,
+    role: SeedRole,
+    life: Duration,
+) -> Result<Seed, Failure> {
+    let life_s = u32::try_from(life.as_secs()).context(Exit::Usage, "life of the seed")?;
+    match ask(data, &Request::Seed { name: name.to_owned(), role, life_s }).await? {
+        Response::Seed(seed) => Ok(*seed),
+        other => Err(other.into_failure()),
+    }
+}
+
+/// Creates an account.
+///
+/// # Errors
+/// As [`ask`].
+pub async fn create_account(data: &Path, name: &str) -> Result<Account, Failure> {
+    match ask(data, &Request::CreateAccount { name: name.to_owned() }).await? {
+        Response::Account(account) => Ok(account),
+        other => Err(other.into_failure()),
+    }
+}

@@ -1,0 +1,183 @@
+//! What can be asked over the admin socket, and what is answered. Both sides are the same program,
+//! so the shapes carry no version; fields are only ever added.
+
+use serde::{Deserialize, Serialize};
+
+use crate::exit::{Exit, Failure};
+use crate::seed::{Seed, SeedRole};
+
+/// A question.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "kebab-case")]
+pub enum Request {
+    /// Where this node and its cluster stand.
+    Status,
+    /// Issues a seed for one node.
+    Seed {
+        /// The name the node must take.
+        name: String,
+        /// The part it will play.
+        role: SeedRole,
+        /// Its life in seconds.
+        life_s: u32,
+    },
+    /// Removes a member, by name or id.
+    Remove {
+        /// Which.
+        member: String,
+    },
+    /// Hands leadership to another voter, by name or id; to any when none is named.
+    TransferLeader {
+        /// To whom.
+        to: Option<String>,
+    },
+    /// Creates an account.
+    CreateAccount {
+        /// Its name.
+        name: String,
+    },
+    /// Digest of everything this node has applied.
+    StateHash,
+    /// Makes a snapshot now.
+    Snapshot,
+}
+
+/// An answer.
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "kebab-case")]
+pub enum Response {
+    /// To [`Request::Status`].
+    Status(Box<Status>),
+    /// To [`Request::Seed`].
+    Seed(Box<Seed>),
+    /// To [`Request::CreateAccount`].
+    Account(Account),
+    /// To [`Request::StateHash`].
+    StateHash(StateHash),
+    /// To [`Request::TransferLeader`].
+    Leader {
+        /// The leader now.
+        leader: Option<u64>,
+    },
+    /// Done; nothing more to say.
+    Done,
+    /// It was not done.
+    Refused {
+        /// The exit code it should end in.
+        exit: u8,
+        /// Why.
+        message: String,
+    },
+}
+
+impl Response {
+    /// The answer that reports a failure.
+    pub fn refused(failure: &Failure) -> Self {
+        Self::Refused { exit: failure.exit as u8, message: failure.message.clone() }
+    }
+
+    /// The failure that an answer of the wrong kind, or a refusal, stands for.
+    pub fn into_failure(self) -> Failure {
+        match self {
+            Self::Refused { exit, message } => Failure::new(
+                match exit {
+                    code if code == Exit::Unavailable as u8 => Exit::Unavailable,
+                    code if code == Exit::Refused as u8 => Exit::Refused,
+                    code if code == Exit::NotFound as u8 => Exit::NotFound,
+                    code if code == Exit::Fault as u8 => Exit::Fault,
+                    code if code == Exit::Usage as u8 => Exit::Usage,
+                    _ => Exit::Failed,
+                },
+                message,
+            ),
+            Self::Status(_)
+            | Self::Seed(_)
+            | Self::Account(_)
+            | Self::StateHash(_)
+            | Self::Leader { .. }
+            | Self::Done => Failure::new(Exit::Failed, "the node answered something else"),
+        }
+    }
+}
+
+/// Where a node stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Its cluster.
+    pub cluster_id: String,
+    /// Its id.
+    pub node_id: u64,
+    /// Its name.
+    pub name: String,
+    /// `leader`, `standby`, `candidate`, `follower` or `joining`.
+    pub part: String,
+    /// The Raft term.
+    pub term: u64,
+    /// The leader's node id, where one is known.
+    pub leader: Option<u64>,
+    /// Index of the last entry in the log.
+    pub last_log: u64,
+    /// Index of the last entry known to be committed.
+    pub committed: u64,
+    /// Index of the last entry applied.
+    pub applied: u64,
+    /// Index of the last snapshot.
+    pub snapshot: u64,
+    /// Milliseconds since a follower was level with the leader, or a leader heard its quorum.
+    pub age_ms: Option<u64>,
+    /// Whether it still waits for the keyring, and can neither seal nor open anything.
+    pub sealed: bool,
+    /// Fsyncs of the log since the start of the process.
+    pub log_fsyncs: u64,
+    /// Bytes written to the log since the start of the process.
+    pub log_bytes_written: u64,
+    /// Process id.
+    pub pid: u32,
+    /// URL of its API.
+    pub api_url: String,
+    /// Version of the program.
+    pub version: String,
+    /// Everybody, as the log knows them.
+    pub members: Vec<MemberStatus>,
+}
+
+/// One member of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberStatus {
+    /// Its id.
+    pub id: u64,
+    /// Its name.
+    pub name: String,
+    /// `voter` or `follower`, as it was admitted.
+    pub role: SeedRole,
+    /// Whether it votes already.
+    pub votes: bool,
+    /// Entries it is behind the leader; only the leader knows.
+    pub lag: Option<u64>,
+    /// Where it speaks to its peers.
+    pub peer_address: String,
+    /// URL of its API.
+    pub api_url: String,
+}
+
+/// A digest of the state at an index.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateHash {
+    /// The node asked.
+    pub node_id: u64,
+    /// The index that the digest was taken at.
+    pub applied: u64,
+    /// Hex SHA-256 over all rows.
+    pub state_hash: String,
+}
+
+/// A new account.
+#[derive(Serialize, Deserialize)]
+pub struct Account {
+    /// Its name.
+    pub account: String,
+    /// Its administrator's login.
+    pub login: String,
+    /// The administrator's API key: shown this once.
+    pub api_key: String,
+}

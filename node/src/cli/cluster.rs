@@ -1,0 +1,275 @@
+//! `conclave cluster …` and `conclave account …`: what the operator does on a node's own machine.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::ConfigArg;
+use super::output::{Output, table};
+use crate::admin::client;
+use crate::admin::protocol::{Request, Response, Status};
+use crate::bootstrap;
+use crate::exit::{Exit, Failure};
+use crate::join;
+use crate::seed::{Seed, SeedRole};
+
+/// What the operator does with a cluster.
+#[derive(Debug, Subcommand)]
+pub enum ClusterCommand {
+    /// Found a cluster on this machine: keys, certificates, first voter.
+    Init(InitArgs),
+    /// Issue a seed file, with which one node can join once.
+    Seed(SeedArgs),
+    /// Join a cluster with a seed file; then start `conclave server`.
+    Join(JoinArgs),
+    /// Where this node and its cluster stand.
+    Status(ConfigArg),
+    /// The members, with what they lag behind.
+    Members(ConfigArg),
+    /// Hand leadership to another voter without losing a request.
+    TransferLeader(TransferArgs),
+    /// Remove a member: it is shut out at once.
+    Remove(RemoveArgs),
+    /// Digest of everything applied; equal on all members at equal index.
+    StateHash(ConfigArg),
+    /// Make a snapshot now, so that the log can be purged.
+    Snapshot(ConfigArg),
+}
+
+/// Arguments of `cluster init`.
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// Create this account, too, and print its admin's API key.
+    #[arg(long, value_name = "NAME")]
+    account: Option<String>,
+}
+
+/// Arguments of `cluster seed`.
+#[derive(Debug, Args)]
+pub struct SeedArgs {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// The name that the joining node has in its configuration.
+    #[arg(long)]
+    name: String,
+    /// The part that it will play.
+    #[arg(long, value_enum)]
+    role: SeedRole,
+    /// Where to write the seed; it must not exist.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// After so many minutes the seed is void.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=10_080))]
+    minutes: u32,
+}
+
+/// Arguments of `cluster join`.
+#[derive(Debug, Args)]
+pub struct JoinArgs {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// The seed file; delete all copies afterwards.
+    #[arg(long, value_name = "FILE")]
+    seed: PathBuf,
+}
+
+/// Arguments of `cluster transfer-leader`.
+#[derive(Debug, Args)]
+pub struct TransferArgs {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// Name or id of the voter to lead; without it the most caught-up one.
+    #[arg(long)]
+    to: Option<String>,
+}
+
+/// Arguments of `cluster remove`.
+#[derive(Debug, Args)]
+pub struct RemoveArgs {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// Name or id of the member.
+    member: String,
+}
+
+/// What the operator does with accounts.
+#[derive(Debug, Subcommand)]
+pub enum AccountCommand {
+    /// Create an account: its signing key, its admin, its root policy. Prints the API key once.
+    Create(AccountArgs),
+}
+
+/// Arguments of `account create`.
+#[derive(Debug, Args)]
+pub struct AccountArgs {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// Its name.
+    name: String,
+}
+
+/// Runs `conclave cluster …`.
+///
+/// # Errors
+/// As the command says.
+pub async fn cluster(command: ClusterCommand, output: Output) -> Result<(), Failure> {
+    match command {
+        ClusterCommand::Init(args) => {
+            let founded = bootstrap::init(&args.config.load()?, args.account.as_deref()).await?;
+            output.show(&founded, || founded.to_text())
+        }
+        ClusterCommand::Join(args) => {
+            let config = args.config.load()?;
+            let joined = join::join(&config, &Seed::read(&args.seed)?).await?;
+            output.show(&joined, || {
+                format!(
+                    "Joined cluster {} as {} {} (node {}).\nStart it: conclave server\nDelete {}.",
+                    joined.cluster_id,
+                    joined.role.as_str(),
+                    joined.name,
+                    joined.node_id,
+                    args.seed.display()
+                )
+            })
+        }
+        ClusterCommand::Seed(args) => {
+            let data = args.config.load()?.node.data;
+            let life = Duration::from_secs(u64::from(args.minutes) * 60);
+            client::seed(&data, &args.name, args.role, life).await?.write(&args.out)?;
+            output.show(&json!({ "seed": args.out, "minutes": args.minutes }), || {
+                format!(
+                    "Wrote {}: good once, for {} minutes, for the {} {}.\n\
+                     Take it there by a safe way, then: conclave cluster join --seed {}",
+                    args.out.display(),
+                    args.minutes,
+                    args.role.as_str(),
+                    args.name,
+                    args.out.display()
+                )
+            })
+        }
+        ClusterCommand::Status(config) => {
+            let status = client::status(&config.load()?.node.data).await?;
+            output.show(&status, || status_text(&status))
+        }
+        ClusterCommand::Members(config) => {
+            let status = client::status(&config.load()?.node.data).await?;
+            output.show(&status.members, || members_text(&status))
+        }
+        ClusterCommand::TransferLeader(args) => {
+            let data = args.config.load()?.node.data;
+            match client::ask(&data, &Request::TransferLeader { to: args.to }).await? {
+                Response::Leader { leader } => output.show(&json!({ "leader": leader }), || {
+                    leader.map_or_else(
+                        || "Handed over; the new leader is not known yet".to_owned(),
+                        |leader| format!("Node {leader} leads"),
+                    )
+                }),
+                other => Err(other.into_failure()),
+            }
+        }
+        ClusterCommand::Remove(args) => {
+            let data = args.config.load()?.node.data;
+            let request = Request::Remove { member: args.member.clone() };
+            done(client::ask(&data, &request).await?)?;
+            output.show(&json!({ "removed": args.member }), || format!("Removed {}", args.member))
+        }
+        ClusterCommand::StateHash(config) => {
+            let hash = client::state_hash(&config.load()?.node.data).await?;
+            output.show(&hash, || format!("{} at index {}", hash.state_hash, hash.applied))
+        }
+        ClusterCommand::Snapshot(config) => {
+            done(client::ask(&config.load()?.node.data, &Request::Snapshot).await?)?;
+            output.show(&json!({ "snapshot": true }), || "Snapshot made".to_owned())
+        }
+    }
+}
+
+/// Runs `conclave account …`.
+///
+/// # Errors
+/// As the command says.
+pub async fn account(command: AccountCommand, output: Output) -> Result<(), Failure> {
+    let AccountCommand::Create(args) = command;
+    let account = client::create_account(&args.config.load()?.node.data, &args.name).await?;
+    output.show(&account, || {
+        format!(
+            "Account {}: log in as {} with this API key, which is shown only now:\n{}",
+            account.account, account.login, account.api_key
+        )
+    })
+}
+
+fn done(response: Response) -> Result<(), Failure> {
+    match response {
+        Response::Done => Ok(()),
+        other => Err(other.into_failure()),
+    }
+}
+
+fn status_text(status: &Status) -> String {
+    let leader = status.leader.map_or_else(
+        || "none known".to_owned(),
+        |id| match status.members.iter().find(|member| member.id == id) {
+            Some(member) => format!("{} (node {id})", member.name),
+            None => format!("node {id}"),
+        },
+    );
+    format!(
+        "cluster    {}\nnode       {} (node {})\npart       {}{}\nleader     {leader}\nterm       {}\n\
+         log        last {}, committed {}, applied {}, snapshot {}\n\n{}",
+        status.cluster_id,
+        status.name,
+        status.node_id,
+        status.part,
+        if status.sealed { " (sealed: waits for the keyring)" } else { "" },
+        status.term,
+        status.last_log,
+        status.committed,
+        status.applied,
+        status.snapshot,
+        members_text(status)
+    )
+}
+
+fn members_text(status: &Status) -> String {
+    let mut rows = vec![
+        ["ID", "NAME", "ROLE", "VOTES", "LAG", "PEER ADDRESS", "API"].map(str::to_owned).to_vec(),
+    ];
+    for member in &status.members {
+        let lag = member.lag.map_or_else(|| "-".to_owned(), |lag| lag.to_string());
+        let mark = if status.leader == Some(member.id) { " (leader)" } else { "" };
+        rows.push(vec![
+            member.id.to_string(),
+            format!("{}{mark}", member.name),
+            member.role.as_str().to_owned(),
+            if member.votes { "yes" } else { "no" }.to_owned(),
+            lag,
+            member.peer_address.clone(),
+            member.api_url.clone(),
+        ]);
+    }
+    table(&rows)
+}
+
+impl ConfigArg {
+    /// Reads the configuration that the command line or `CONCLAVE_CONFIG` names.
+    ///
+    /// # Errors
+    /// When there is none, or it is wrong.
+    pub fn load(&self) -> Result<crate::config::Config, Failure> {
+        let path = self
+            .config
+            .clone()
+            .or_else(crate::config::environment::config_file)
+            .ok_or_else(|| {
+                Failure::new(Exit::Configuration, "pass --config FILE or set CONCLAVE_CONFIG")
+            })?;
+        crate::config::Config::load(&path)
+            .map_err(|error| Failure::new(Exit::Configuration, error))
+    }
+}

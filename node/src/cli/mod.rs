@@ -1,0 +1,200 @@
+//! The command line: what can be typed, and where it goes. The texts here are what `--help` teaches.
+
+pub mod cluster;
+pub mod output;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::client;
+use crate::dev;
+use crate::exit::{EXIT_CODES, Exit, Failure};
+use crate::lifecycle;
+use cluster::{AccountCommand, ClusterCommand};
+use output::Output;
+
+/// What `conclave` takes.
+#[derive(Debug, Parser)]
+#[command(
+    name = "conclave",
+    version,
+    about = "Secrets and machine identity, replicated. Server and command line in one.",
+    after_help = EXIT_CODES,
+    after_long_help = concat!(
+        "Try it on this machine (3 voters, 1 follower, a sample policy):\n",
+        "  conclave dev\n\n",
+        "Run a cluster:\n",
+        "  conclave cluster init --config n1.toml --account acme     # on the first machine\n",
+        "  conclave server --config n1.toml\n",
+        "  conclave cluster seed --config n1.toml --name n2 --role voter --out n2.seed\n",
+        "  conclave cluster join --config n2.toml --seed n2.seed     # on the second machine\n",
+        "  conclave server --config n2.toml\n\n",
+        "Use one, with the verbs of Conjur's command line:\n",
+        "  conclave init -u https://conclave.example.com -a acme -c root.pem\n",
+        "  conclave login -i admin\n",
+        "  conclave policy load -b root -f policy.yml\n",
+        "  conclave variable set -i app/db/password -f password.txt\n",
+        "  conclave variable get -i app/db/password\n\n",
+        "Exit codes: 0 done; 1 failed; 2 usage; 3 configuration or file; 4 not authenticated;\n",
+        "5 forbidden; 6 not found; 7 refused by the server; 8 unavailable, try again;\n",
+        "70 the node stopped on a fault.",
+    ),
+    propagate_version = true,
+    arg_required_else_help = true
+)]
+pub struct Cli {
+    /// Shape of results.
+    #[arg(long, short = 'o', global = true, value_enum, default_value_t)]
+    output: Output,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Names a node's configuration.
+#[derive(Debug, Args)]
+pub struct ConfigArg {
+    /// The node's configuration; without it, CONCLAVE_CONFIG says where it is.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a node until SIGTERM.
+    Server(ServerArgs),
+    /// Found, grow, watch and repair a cluster.
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
+    /// Create accounts.
+    #[command(subcommand)]
+    Account(AccountCommand),
+    /// Run a whole cluster on this machine, to try things or to test against.
+    #[command(after_help = "\
+Examples:
+  conclave dev                              start, say how to reach it, run until Ctrl-C
+  conclave dev --data ./dev                 keep state and ports from run to run
+  conclave dev --voters 5 --followers 2
+  conclave dev --run pytest tests/          run a command against it, end with its status")]
+    Dev(DevArgs),
+    /// Remember a server and an account in .conjurrc.
+    Init(client::InitArgs),
+    /// Log in and remember the API key in .netrc.
+    #[command(after_help = "\
+Examples:
+  conclave login -i admin                          asks for the password or API key
+  conclave login -i host/ci --password-file key    takes it from a file, - for standard input")]
+    Login(client::LoginArgs),
+    /// Forget the login.
+    Logout,
+    /// Who the server says is logged in.
+    Whoami,
+    /// Print an access token.
+    #[command(after_help = "\
+Example:
+  curl --cacert root.pem -H \"$(conclave authenticate -H)\" https://localhost:8443/whoami")]
+    Authenticate(client::AuthenticateArgs),
+    /// Load policies.
+    #[command(subcommand)]
+    Policy(client::PolicyCommand),
+    /// Read and write secret values.
+    #[command(subcommand)]
+    Variable(client::VariableCommand),
+    /// List what the caller may see.
+    List(client::ListArgs),
+}
+
+/// Arguments of `server`.
+#[derive(Debug, Args)]
+pub struct ServerArgs {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// End when standard input is closed, so that a parent's death ends this process, too.
+    #[arg(long, hide = true)]
+    end_with_stdin: bool,
+}
+
+/// Arguments of `dev`.
+#[derive(Debug, Args)]
+pub struct DevArgs {
+    /// Keep everything in this folder; without it a temporary one is used and removed.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// How many nodes vote.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=9))]
+    voters: u8,
+    /// How many nodes follow.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=9))]
+    followers: u8,
+    /// Run this command with the CONJUR_* variables set; end with its status.
+    #[arg(
+        long,
+        num_args = 1..,
+        allow_hyphen_values = true,
+        trailing_var_arg = true,
+        value_name = "CMD"
+    )]
+    run: Vec<OsString>,
+}
+
+/// Runs what was typed.
+///
+/// # Errors
+/// As the command says.
+pub async fn run(cli: Cli) -> Result<std::process::ExitCode, Failure> {
+    let output = cli.output;
+    match cli.command {
+        Command::Server(args) => {
+            lifecycle::serve(&args.config.load()?, args.end_with_stdin).await?;
+        }
+        Command::Cluster(command) => cluster::cluster(command, output).await?,
+        Command::Account(command) => cluster::account(command, output).await?,
+        Command::Dev(args) => {
+            let options = dev::CommandOptions {
+                data: args.data,
+                voters: args.voters,
+                followers: args.followers,
+                run: args.run,
+                output,
+            };
+            return dev::command(options).await;
+        }
+        Command::Init(args) => client::init(args, output)?,
+        Command::Login(args) => client::login(args, output).await?,
+        Command::Logout => client::logout(output)?,
+        Command::Whoami => client::whoami(output).await?,
+        Command::Authenticate(args) => client::authenticate(args, output).await?,
+        Command::Policy(command) => client::policy(command, output).await?,
+        Command::Variable(command) => client::variable(command, output).await?,
+        Command::List(args) => client::list(args, output).await?,
+    }
+    Ok(std::process::ExitCode::SUCCESS)
+}
+
+/// Parses a command line; the first argument is the program's name.
+///
+/// # Errors
+/// Text and exit code of clap: for `--help` and `--version`, too.
+pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    Cli::try_parse_from(args)
+}
+
+/// Ends with a failure: its text to standard error, in the shape that was asked for.
+pub fn fail(output: Output, failure: &Failure) -> std::process::ExitCode {
+    match output {
+        Output::Text => output::note(format_args!("conclave: {failure}")),
+        Output::Json => output::note(serde_json::json!({
+            "error": { "exit": failure.exit as u8, "message": failure.message }
+        })),
+    }
+    let exit: Exit = failure.exit;
+    exit.into()
+}
+
+impl Cli {
+    /// The shape of results that was asked for.
+    pub fn output(&self) -> Output {
+        self.output
+    }
+}

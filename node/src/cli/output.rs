@@ -1,0 +1,89 @@
+//! What a command shows: text for people by default, JSON with `--output json`. Standard output
+//! carries results only; everything else goes to standard error.
+
+use std::io::Write;
+
+use serde::Serialize;
+
+use crate::exit::{Context, Exit, Failure};
+
+/// The shape of results.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Output {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+}
+
+impl Output {
+    /// Shows a result: `text` for people, `value` as JSON for programs.
+    ///
+    /// # Errors
+    /// When standard output is closed.
+    pub fn show(self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<(), Failure> {
+        match self {
+            Self::Text => line(text().as_bytes()),
+            Self::Json => {
+                let json =
+                    serde_json::to_vec_pretty(value).context(Exit::Failed, "cannot write JSON")?;
+                line(&json)
+            }
+        }
+    }
+}
+
+/// Writes bytes and a line end to standard output; an empty text writes nothing.
+///
+/// # Errors
+/// When standard output is closed.
+pub fn line(bytes: &[u8]) -> Result<(), Failure> {
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    let mut out = std::io::stdout().lock();
+    out.write_all(bytes)
+        .and_then(|()| if bytes.ends_with(b"\n") { Ok(()) } else { out.write_all(b"\n") })
+        .and_then(|()| out.flush())
+        .context(Exit::Failed, "cannot write to standard output")
+}
+
+/// Writes bytes as they are to standard output.
+///
+/// # Errors
+/// When standard output is closed.
+pub fn raw(bytes: &[u8]) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(bytes)
+        .and_then(|()| out.flush())
+        .context(Exit::Failed, "cannot write to standard output")
+}
+
+/// Writes a note for people to standard error. A closed standard error is no reason to stop.
+pub fn note(text: impl std::fmt::Display) {
+    let mut err = std::io::stderr().lock();
+    drop(writeln!(err, "{text}"));
+}
+
+/// Columns padded to the widest cell, for people.
+pub fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns)
+        .map(|column| {
+            rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
+        })
+        .map(Option::unwrap_or_default)
+        .collect();
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            line.push_str(cell);
+            line.extend(std::iter::repeat_n(' ', width.saturating_sub(cell.chars().count()) + 2));
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}

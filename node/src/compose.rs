@@ -1,0 +1,331 @@
+//! Builds every part of a node and joins them; nothing is built elsewhere.
+//!
+//! ```text
+//! config, node.json, master key
+//!   └─ Core: data folder → log, state → QUIC → Raft; root key → vault; join desk
+//!        └─ Node: Core + audit spool → door → HTTPS; admin socket; jobs
+//! ```
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use conclave_api::audit::{Durability, Spool};
+use conclave_api::door::{Door, MetricsText, Parts};
+use conclave_api::ports::Agreement;
+use conclave_api::server::{Certificates, ServerTls};
+use conclave_api::settings::Settings;
+use conclave_domain::command::{Actor, Command, Envelope, codec};
+use conclave_domain::outcome::{self, Outcome};
+use conclave_domain::records::RequestId;
+use conclave_domain::time::Clock;
+use conclave_raft::transport::{Quic, QuicSettings, Tls, TlsMaterial};
+use conclave_raft::{Handle, Identity, KnownMember, ProposeError};
+use conclave_storage::seal::{Keyring, MasterKey, RootKey, Vault};
+use conclave_storage::{Datadir, FailPoints, LogStore, StateStore};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+
+use crate::certificates::{Issued, check};
+use crate::clock::SystemClock;
+use crate::config::{AuditDurability, Config};
+use crate::exit::{Context, Exit, Failure};
+use crate::folder::{Folder, KnownMemberFile, NodeFile, master_key};
+use crate::join::JoinDesk;
+
+/// How long a command of the node's own is tried before it is given up.
+const PROPOSE_DEADLINE: Duration = Duration::from_secs(10);
+/// Pause before such a command is proposed again.
+const PROPOSE_PAUSE: Duration = Duration::from_millis(50);
+
+/// The replicated part of a node: stores, agreement, keys.
+pub struct Core {
+    /// Agreement.
+    pub raft: Handle,
+    /// The log.
+    pub log: LogStore,
+    /// The state.
+    pub state: StateStore,
+    /// The cluster's root key.
+    pub root_key: Arc<RootKey>,
+    /// Open once the keyring has been read from the state.
+    pub vault: Arc<ArcSwapOption<Vault>>,
+    /// Why the storage has failed, where it has. The process must then end.
+    pub fault: watch::Receiver<Option<String>>,
+}
+
+impl Core {
+    /// Opens the stores, binds the QUIC endpoint and starts Raft.
+    ///
+    /// # Errors
+    /// [`Exit::Fault`] when the disk or a key is not in order; the text says what to do.
+    pub async fn start(
+        config: &Config,
+        node: &NodeFile,
+        datadir: &Datadir,
+        master: &MasterKey,
+    ) -> Result<Self, Failure> {
+        let folder = Folder::new(&config.node.data);
+        let root_key = Arc::new(folder.root_key(master)?);
+        let node_key = folder.node_key(master)?;
+        let cluster = crate::folder::unhex(&node.cluster_id).ok_or_else(|| {
+            Failure::new(Exit::Fault, "node.json: cluster_id is not 32 hex digits")
+        })?;
+        let tls = peer_tls(&folder.root_pem()?, &folder.cluster_certificate(master)?)?;
+        // Opening verifies every record, which takes its time: not on the reactor.
+        let opened = datadir.clone();
+        let (log, state) = tokio::task::spawn_blocking(move || {
+            let (log, recovery) = LogStore::open(&opened)?;
+            let state = StateStore::open(&opened)?;
+            tracing::info!(
+                entries = recovery.entries,
+                generation = recovery.generation,
+                applied = state.applied_index(),
+                "storage.opened"
+            );
+            Ok::<_, conclave_storage::Fault>((log, state))
+        })
+        .await
+        .context(Exit::Fault, "storage")?
+        .context(Exit::Fault, "storage")?;
+
+        let reset_secret = reset_secret(&node_key);
+        let identity = Identity {
+            cluster,
+            node_id: node.node_id,
+            key: node_key,
+            standing: bytes::Bytes::new(),
+        };
+        let quic = Quic::bind(QuicSettings::new(config.peer.listen, reset_secret), &tls, identity)
+            .context(Exit::Configuration, "peer.listen")?;
+        let mut raft_config = config.raft.for_node(node.node_id);
+        raft_config.known_members =
+            node.known_members.iter().filter_map(KnownMemberFile::to_known).collect();
+        let (fault_told, fault) = watch::channel(None);
+        let parts = conclave_raft::Parts {
+            config: raft_config,
+            log: log.clone(),
+            state: state.clone(),
+            transport: Arc::new(quic),
+            on_fault: Arc::new(move |text: &str| {
+                fault_told.send_replace(Some(text.to_owned()));
+            }),
+        };
+        let raft = Handle::start(parts).await.context(Exit::Fault, "raft")?;
+        raft.set_service(JoinDesk::new(raft.clone(), root_key.clone()));
+        let vault = Arc::new(ArcSwapOption::empty());
+        let core = Self { raft, log, state, root_key, vault, fault };
+        core.unseal()?;
+        Ok(core)
+    }
+
+    /// Opens the vault with the keyring in force, where the state has one that is not open yet.
+    /// Answers whether the vault is open.
+    ///
+    /// # Errors
+    /// When the keyring does not open with this node's root key.
+    pub fn unseal(&self) -> Result<bool, Failure> {
+        let in_force = self.state.read(|view| view.state.keyring().cloned());
+        let Some(wrapped) = in_force else { return Ok(false) };
+        let open = self.vault.load().as_ref().map(|vault| vault.generation());
+        if open != Some(wrapped.generation) {
+            let keyring = Keyring::unwrap(&wrapped, &self.root_key).context(Exit::Fault, "keyring")?;
+            self.vault.store(Some(Arc::new(Vault::new(&self.root_key, &keyring))));
+            tracing::info!(generation = wrapped.generation, "vault.open");
+        }
+        Ok(true)
+    }
+
+    /// Stops Raft and closes the log in good order.
+    pub async fn stop(&self) {
+        self.raft.shutdown().await;
+        if let Err(fault) = self.log.close() {
+            tracing::warn!(%fault, "log.close");
+        }
+    }
+}
+
+/// A whole node, ready to serve.
+pub struct Node {
+    /// The replicated part.
+    pub core: Core,
+    /// Who it is.
+    pub identity: NodeFile,
+    /// Its configuration.
+    pub config: Config,
+    /// Its folder.
+    pub folder: Folder,
+    /// Its master key.
+    pub master: MasterKey,
+    /// Requests in, answers out.
+    pub door: Arc<Door>,
+    /// TLS towards clients.
+    pub tls: Arc<ServerTls>,
+    /// Where clients connect.
+    listener: Mutex<Option<TcpListener>>,
+}
+
+impl Node {
+    /// Builds the node that the configured data folder holds.
+    ///
+    /// # Errors
+    /// What is not in order, and what to do.
+    pub async fn build(
+        config: &Config,
+        metrics_text: Option<Arc<MetricsText>>,
+    ) -> Result<Self, Failure> {
+        let folder = Folder::new(&config.node.data);
+        let identity = folder.read_node()?;
+        if identity.name != config.node.name {
+            return Err(Failure::new(
+                Exit::Configuration,
+                format!(
+                    "the data folder is of node {:?}, node.name is {:?}; point node.data at the right one",
+                    identity.name, config.node.name
+                ),
+            ));
+        }
+        let master = master_key(&config.node.master_key_file, false)?;
+        let datadir = Datadir::open(&config.node.data, FailPoints::default())
+            .context(Exit::Fault, "data folder")?;
+        let durability = match config.audit {
+            AuditDurability::Os => Durability::Os,
+            AuditDurability::Disk => Durability::Disk,
+        };
+        let spool = Spool::open(&datadir.audit(), durability, SystemClock.now())
+            .context(Exit::Fault, "audit spool")?;
+        // Bound before Raft starts, so that a taken port is found before anything is joined.
+        let listener = TcpListener::bind(config.api.listen)
+            .await
+            .context(Exit::Configuration, format_args!("api.listen {}", config.api.listen))?;
+        let tls = Arc::new(server_tls(&folder.cluster_certificate(&master)?)?);
+
+        let core = Core::start(config, &identity, &datadir, &master).await?;
+        let parts = Parts {
+            state: core.state.clone(),
+            proposer: Arc::new(Agreement::new(core.raft.clone())),
+            vaults: core.vault.clone(),
+            clock: Arc::new(SystemClock),
+            spool: Arc::new(spool),
+            metrics_text,
+            settings: Settings {
+                node_name: identity.name.clone(),
+                trusted_proxies: config.api.trusted_proxies.clone(),
+                staleness_max: config.reads.max_staleness,
+                staleness_degraded: Settings::default()
+                    .staleness_degraded
+                    .min(config.reads.max_staleness),
+                forward_writes: config.reads.forward_writes,
+                ..Settings::default()
+            },
+        };
+        let door = Door::new(parts).context(Exit::Configuration, "api")?;
+        let config = config.clone();
+        let listener = Mutex::new(Some(listener));
+        Ok(Self { core, identity, config, folder, master, door, tls, listener })
+    }
+
+    /// The HTTPS listener, for the one task that serves it.
+    pub fn take_listener(&self) -> Option<TcpListener> {
+        self.listener.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// TLS between nodes from a root and a certificate with its key.
+///
+/// # Errors
+/// When they do not belong together.
+pub fn peer_tls(root_pem: &str, issued: &Issued) -> Result<Tls, Failure> {
+    let name = check::common_name(&issued.certificate_pem)
+        .context(Exit::Fault, "cluster certificate")?;
+    let (chain, key) = chain_and_key(issued)?;
+    let roots = certificates(root_pem)?;
+    Tls::new(TlsMaterial { chain, key, roots, names: vec![name] })
+        .context(Exit::Fault, "TLS between nodes")
+}
+
+fn server_tls(issued: &Issued) -> Result<ServerTls, Failure> {
+    let (chain, key) = chain_and_key(issued)?;
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    let certified = rustls::sign::CertifiedKey::from_der(chain, key, &provider)
+        .context(Exit::Fault, "cluster certificate")?;
+    let certificates =
+        Certificates { default: Some(Arc::new(certified)), ..Certificates::default() };
+    ServerTls::new(certificates, None).context(Exit::Fault, "TLS towards clients")
+}
+
+fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, Failure> {
+    CertificateDer::pem_slice_iter(pem.as_bytes())
+        .collect::<Result<_, _>>()
+        .context(Exit::Fault, "certificate")
+}
+
+fn chain_and_key(
+    issued: &Issued,
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), Failure> {
+    let key = PrivateKeyDer::from_pem_slice(issued.key_pem.as_bytes())
+        .context(Exit::Fault, "cluster certificate key")?;
+    Ok((certificates(&issued.certificate_pem)?, key))
+}
+
+/// The secret behind QUIC's reset and connection-id keys: it must outlive restarts and be this
+/// node's alone, so it is derived from the node key. Ed25519 signatures are deterministic.
+fn reset_secret(node_key: &conclave_raft::NodeKey) -> [u8; 32] {
+    let signature = node_key.sign(b"conclave quic reset secret 1");
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &signature);
+    let mut secret = [0; 32];
+    secret.copy_from_slice(digest.as_ref());
+    secret
+}
+
+/// The members as Raft knows them now, for a join answer.
+pub fn known_members(raft: &Handle) -> Vec<KnownMemberFile> {
+    raft.status()
+        .members
+        .into_iter()
+        .map(|member| {
+            let known = KnownMember { id: member.id, info: member.info, voter: member.voter };
+            KnownMemberFile::of(&known)
+        })
+        .collect()
+}
+
+/// Commits a command of the node's own, or of the operator on its machine. Tried again, under the
+/// same request id, while no leader is known or its fate is open.
+///
+/// # Errors
+/// The log's rejection, or that no leader could be reached in time.
+pub async fn propose(raft: &Handle, body: Command) -> Result<Outcome, Failure> {
+    let mut id = [0; 16];
+    aws_lc_rs::rand::fill(&mut id).context(Exit::Fault, "randomness")?;
+    let envelope = Envelope {
+        request_id: RequestId(id),
+        actor: Actor::Node,
+        at: SystemClock.now(),
+        client_ip: String::new(),
+        body,
+    };
+    let bytes = codec::encode(&envelope);
+    let deadline = Instant::now() + PROPOSE_DEADLINE;
+    loop {
+        let error = match raft.propose(bytes.clone()).await {
+            Ok(committed) => {
+                let reply = outcome::codec::decode(&committed.reply)
+                    .context(Exit::Fault, "reply of the log")?;
+                return reply.map_err(|rejection| Failure::new(Exit::Refused, rejection));
+            }
+            Err(error) => error,
+        };
+        let again = matches!(
+            error,
+            ProposeError::NoLeader { .. } | ProposeError::Unknown | ProposeError::Overloaded { .. }
+        );
+        if !again || Instant::now() >= deadline {
+            return Err(Failure::new(Exit::Unavailable, error));
+        }
+        sleep(PROPOSE_PAUSE).await;
+    }
+}

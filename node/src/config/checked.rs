@@ -1,0 +1,416 @@
+//! The configuration as it is trusted: addresses, durations and paths, with every rule that spans
+//! keys checked before any port opens. Defaults stand in [`defaults`].
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::raw::{RawConfig, RawRaft};
+
+/// The defaults, in one place; those of Raft are in its own crate. `node/deploy/conclave.toml`
+/// shows the same numbers.
+mod defaults {
+    use std::time::Duration;
+
+    pub(super) const MAX_STALENESS: Duration = Duration::from_mins(5);
+    pub(super) const LOG_LEVEL: &str = "info";
+}
+
+/// Longest name of a node: it becomes a DNS label in certificates.
+const NODE_NAME_BYTES_MAX: usize = 63;
+/// More entries than this between snapshots would make restarts take minutes.
+const SNAPSHOT_EVERY_MAX: u64 = 10_000_000;
+/// An election that takes longer than this is a mistake of units.
+const ELECTION_MAX: Duration = Duration::from_mins(1);
+
+/// Why a configuration was refused: where, what stands there, and what would be right.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {path}: {source}; pass --config FILE or set CONCLAVE_CONFIG")]
+    Unreadable {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The text is not TOML, lacks a key, or has one that does not exist.
+    #[error("{path}: {message}")]
+    Syntax {
+        /// Which file.
+        path: PathBuf,
+        /// The parser's own words, with line and column.
+        message: String,
+    },
+    /// A key has a value that cannot be right.
+    #[error("{key} = {value:?} is not valid: {fix}")]
+    Value {
+        /// The dotted key.
+        key: &'static str,
+        /// What stands there.
+        value: String,
+        /// What would be right.
+        fix: String,
+    },
+}
+
+fn invalid(key: &'static str, value: impl ToString, fix: impl Into<String>) -> ConfigError {
+    ConfigError::Value { key, value: value.to_string(), fix: fix.into() }
+}
+
+/// The whole configuration of one node.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// This node.
+    pub node: NodeConfig,
+    /// Speaking with other nodes.
+    pub peer: PeerConfig,
+    /// The HTTPS API.
+    pub api: ApiConfig,
+    /// Names in certificates.
+    pub tls: TlsConfig,
+    /// Elections and snapshots.
+    pub raft: RaftConfig,
+    /// What followers promise.
+    pub reads: ReadsConfig,
+    /// How durable an audit record is before the answer leaves.
+    pub audit: AuditDurability,
+    /// Logging.
+    pub log: LogConfig,
+}
+
+/// Who this node is and where it keeps things.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// Its name, unique in the cluster.
+    pub name: String,
+    /// The data folder.
+    pub data: PathBuf,
+    /// The file with the node's master key.
+    pub master_key_file: PathBuf,
+}
+
+/// The QUIC endpoint.
+#[derive(Debug, Clone)]
+pub struct PeerConfig {
+    /// UDP address to bind.
+    pub listen: SocketAddr,
+    /// Host and port that other nodes dial.
+    pub advertise: String,
+}
+
+/// The HTTPS listener.
+#[derive(Debug, Clone)]
+pub struct ApiConfig {
+    /// TCP address to bind.
+    pub listen: SocketAddr,
+    /// URL that clients and other nodes are told.
+    pub url: String,
+    /// Addresses or networks whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+/// What the cluster certificate names when this node founds a cluster.
+#[derive(Debug, Clone)]
+pub struct TlsConfig {
+    /// DNS names and addresses; the first is the common name.
+    pub names: Vec<String>,
+}
+
+/// Timing of elections, and how often a snapshot is made.
+#[derive(Debug, Clone)]
+pub struct RaftConfig {
+    /// Between two heartbeats of a leader.
+    pub heartbeat: Duration,
+    /// Shortest silence before a voter stands for election.
+    pub election_min: Duration,
+    /// Longest silence before a voter stands for election.
+    pub election_max: Duration,
+    /// Entries between two snapshots.
+    pub snapshot_every: u64,
+}
+
+impl RaftConfig {
+    /// The settings of the node with this id.
+    pub fn for_node(&self, node_id: u64) -> conclave_raft::Config {
+        let every = self.snapshot_every;
+        conclave_raft::Config {
+            heartbeat: self.heartbeat,
+            election_min: self.election_min,
+            election_max: self.election_max,
+            snapshot_every: every,
+            // As Raft's own defaults: twice, and one and a half times, the interval.
+            entries_kept: every.saturating_mul(2),
+            lag_for_snapshot: every.saturating_add((every / 2).max(1)),
+            ..conclave_raft::Config::new(node_id)
+        }
+    }
+}
+
+/// What a follower serves.
+#[derive(Debug, Clone)]
+pub struct ReadsConfig {
+    /// Older than this a follower refuses to authenticate.
+    pub max_staleness: Duration,
+    /// Whether a follower forwards writes to the leader instead of answering 405.
+    pub forward_writes: bool,
+}
+
+/// See DESIGN section 7 in the documentation: when an audit record counts as kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuditDurability {
+    /// Written; fsynced within 100 ms.
+    Os,
+    /// Fsynced before the answer leaves.
+    Disk,
+}
+
+/// How the server logs.
+#[derive(Debug, Clone)]
+pub struct LogConfig {
+    /// Text for people or JSON for collectors.
+    pub format: LogFormat,
+    /// A `tracing` filter such as `info` or `info,conclave_raft=debug`.
+    pub level: String,
+}
+
+/// The shape of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Config {
+    /// Reads and checks a configuration file. Relative paths in it start at the file's folder.
+    ///
+    /// # Errors
+    /// What is wrong and how to right it.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+        Self::parse(&text, path)
+    }
+
+    /// Checks a configuration text as if it stood in the file `path`.
+    ///
+    /// # Errors
+    /// What is wrong and how to right it.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let raw: RawConfig = toml::from_str(text).map_err(|error| ConfigError::Syntax {
+            path: path.to_owned(),
+            message: error.to_string().trim_end().to_owned(),
+        })?;
+        let folder = path.parent().unwrap_or_else(|| Path::new("."));
+        Self::check(raw, folder)
+    }
+
+    fn check(raw: RawConfig, folder: &Path) -> Result<Self, ConfigError> {
+        let name = checked_name(raw.node.name)?;
+        let data = path_in(folder, "node.data", &raw.node.data)?;
+        let master_key_file = path_in(folder, "node.master_key_file", &raw.node.master_key_file)?;
+        if master_key_file.starts_with(&data) {
+            return Err(invalid(
+                "node.master_key_file",
+                master_key_file.display(),
+                "keep it outside node.data, so that a copy of the data alone opens nothing",
+            ));
+        }
+
+        let peer_listen = address("peer.listen", &raw.peer.listen)?;
+        let advertise = match raw.peer.advertise {
+            Some(text) => host_and_port("peer.advertise", text)?,
+            None if peer_listen.ip().is_unspecified() => {
+                return Err(invalid(
+                    "peer.advertise",
+                    "",
+                    "peer.listen binds every address, so say which host:port other nodes dial",
+                ));
+            }
+            None => peer_listen.to_string(),
+        };
+
+        let api_listen = address("api.listen", &raw.api.listen)?;
+        let url = match raw.api.url {
+            Some(url) => checked_url(url)?,
+            None if api_listen.ip().is_unspecified() => {
+                return Err(invalid(
+                    "api.url",
+                    "",
+                    "api.listen binds every address, so say the https:// URL that clients use",
+                ));
+            }
+            None => format!("https://{api_listen}"),
+        };
+        let trusted_proxies = raw
+            .api
+            .trusted_proxies
+            .iter()
+            .map(|text| network("api.trusted_proxies", text))
+            .collect::<Result<_, _>>()?;
+
+        let mut names = raw.tls.names;
+        for name in &names {
+            if name.is_empty() || name.len() > 253 || name.chars().any(|c| !is_name_char(c)) {
+                return Err(invalid(
+                    "tls.names",
+                    name,
+                    "write DNS names or IP addresses, such as \"conclave.example.com\"",
+                ));
+            }
+        }
+        if names.is_empty() {
+            names = default_names(&advertise, &url);
+        }
+
+        let audit = match raw.audit.durability.as_deref() {
+            None | Some("os") => AuditDurability::Os,
+            Some("disk") => AuditDurability::Disk,
+            Some(other) => {
+                return Err(invalid("audit.durability", other, "write \"os\" or \"disk\""));
+            }
+        };
+        let format = match raw.log.format.as_deref() {
+            None | Some("text") => LogFormat::Text,
+            Some("json") => LogFormat::Json,
+            Some(other) => return Err(invalid("log.format", other, "write \"text\" or \"json\"")),
+        };
+        let level = raw.log.level.unwrap_or_else(|| defaults::LOG_LEVEL.to_owned());
+        if let Err(error) = level.parse::<tracing_subscriber::filter::Targets>() {
+            return Err(invalid(
+                "log.level",
+                level,
+                format!("write a level such as \"info\", or \"info,conclave_raft=debug\" ({error})"),
+            ));
+        }
+
+        Ok(Self {
+            node: NodeConfig { name, data, master_key_file },
+            peer: PeerConfig { listen: peer_listen, advertise },
+            api: ApiConfig {
+                listen: api_listen,
+                url,
+                trusted_proxies,
+            },
+            tls: TlsConfig { names },
+            raft: checked_raft(&raw.raft)?,
+            reads: ReadsConfig {
+                max_staleness: raw
+                    .reads
+                    .max_staleness_s
+                    .map_or(defaults::MAX_STALENESS, Duration::from_secs),
+                forward_writes: raw.reads.forward_writes.unwrap_or(false),
+            },
+            audit,
+            log: LogConfig { format, level },
+        })
+    }
+}
+
+fn checked_name(name: String) -> Result<String, ConfigError> {
+    let fits = !name.is_empty()
+        && name.len() <= NODE_NAME_BYTES_MAX
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+        && !name.starts_with('-')
+        && !name.ends_with('-');
+    if fits {
+        Ok(name)
+    } else {
+        Err(invalid(
+            "node.name",
+            name,
+            format!("use 1 to {NODE_NAME_BYTES_MAX} letters, digits and inner hyphens"),
+        ))
+    }
+}
+
+fn path_in(folder: &Path, key: &'static str, text: &str) -> Result<PathBuf, ConfigError> {
+    if text.is_empty() || text.contains('\0') {
+        return Err(invalid(key, text, "write a path"));
+    }
+    Ok(folder.join(text))
+}
+
+fn address(key: &'static str, text: &str) -> Result<SocketAddr, ConfigError> {
+    text.parse().map_err(|_| {
+        invalid(key, text, "write an IP address and a port, such as \"0.0.0.0:8443\"")
+    })
+}
+
+fn network(key: &'static str, text: &str) -> Result<IpNet, ConfigError> {
+    text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).map_err(|_| {
+        invalid(key, text, "write addresses or networks, such as \"10.0.0.7\" or \"10.0.0.0/8\"")
+    })
+}
+
+fn host_and_port(key: &'static str, text: String) -> Result<String, ConfigError> {
+    let fits = text.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0)
+    });
+    if fits {
+        Ok(text)
+    } else {
+        Err(invalid(key, text, "write host:port, such as \"n1.example.com:7443\""))
+    }
+}
+
+fn checked_url(url: String) -> Result<String, ConfigError> {
+    let url = url.trim_end_matches('/').to_owned();
+    let host = url.strip_prefix("https://").unwrap_or_default();
+    if host.is_empty() || host.contains(char::is_whitespace) {
+        return Err(invalid("api.url", url, "write an https:// URL"));
+    }
+    Ok(url)
+}
+
+fn is_name_char(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '*')
+}
+
+/// Without `tls.names` the certificate names what this node advertises.
+fn default_names(advertise: &str, url: &str) -> Vec<String> {
+    let host = url.trim_start_matches("https://");
+    let host = host.split('/').next().unwrap_or_default();
+    let mut names = Vec::new();
+    for address in [host, advertise] {
+        let name = match address.parse::<SocketAddr>() {
+            Ok(socket) => socket.ip().to_string(),
+            Err(_) => address.rsplit_once(':').map_or(address, |(name, _)| name).to_owned(),
+        };
+        if !name.is_empty() && !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
+/// Takes what is written over the defaults; the rules among the values are Raft's own.
+fn checked_raft(raw: &RawRaft) -> Result<RaftConfig, ConfigError> {
+    let default = conclave_raft::Config::new(1);
+    let millis = |value: Option<u64>, default| value.map_or(default, Duration::from_millis);
+    let raft = RaftConfig {
+        heartbeat: millis(raw.heartbeat_ms, default.heartbeat),
+        election_min: millis(raw.election_min_ms, default.election_min),
+        election_max: millis(raw.election_max_ms, default.election_max),
+        snapshot_every: raw.snapshot_every.unwrap_or(default.snapshot_every),
+    };
+    if raft.election_max > ELECTION_MAX {
+        let value = raft.election_max.as_millis();
+        return Err(invalid("raft.election_max_ms", value, "use 60000 or less"));
+    }
+    if raft.heartbeat > raft.election_max {
+        let fix = format!("use less than raft.election_max_ms, which is {:?}", raft.election_max);
+        return Err(invalid("raft.heartbeat_ms", raft.heartbeat.as_millis(), fix));
+    }
+    if raft.snapshot_every > SNAPSHOT_EVERY_MAX {
+        let fix = format!("use {SNAPSHOT_EVERY_MAX} or less");
+        return Err(invalid("raft.snapshot_every", raft.snapshot_every, fix));
+    }
+    let value = format!("{raft:?}");
+    raft.for_node(1).check().map_err(|error| invalid("raft", value, error.to_string()))?;
+    Ok(raft)
+}

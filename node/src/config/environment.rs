@@ -1,0 +1,58 @@
+//! The environment, read in one place: what people set for Conjur clients, and a default for
+//! `--config`. Nothing else in the program reads variables.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use zeroize::Zeroizing;
+
+#[expect(clippy::disallowed_methods, reason = "this module is the one reader of the environment")]
+fn text(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+fn path(name: &str) -> Option<PathBuf> {
+    let value: Option<OsString> = std::env::var_os(name);
+    value.filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+/// The configuration file that `CONCLAVE_CONFIG` names.
+pub fn config_file() -> Option<PathBuf> {
+    path("CONCLAVE_CONFIG")
+}
+
+/// What a client is told by its environment. Each value wins over the file of the same meaning.
+pub struct ClientEnvironment {
+    /// `HOME`.
+    pub home: Option<PathBuf>,
+    /// `CONJURRC`: the file to use instead of `~/.conjurrc`.
+    pub conjurrc: Option<PathBuf>,
+    /// `CONJUR_NETRC_PATH`: the file to use instead of `~/.netrc`.
+    pub netrc: Option<PathBuf>,
+    /// `CONJUR_APPLIANCE_URL`.
+    pub appliance_url: Option<String>,
+    /// `CONJUR_ACCOUNT`.
+    pub account: Option<String>,
+    /// `CONJUR_CERT_FILE`.
+    pub cert_file: Option<PathBuf>,
+    /// `CONJUR_AUTHN_LOGIN`.
+    pub login: Option<String>,
+    /// `CONJUR_AUTHN_API_KEY`.
+    pub api_key: Option<Zeroizing<String>>,
+}
+
+impl ClientEnvironment {
+    /// Reads it.
+    pub fn read() -> Self {
+        Self {
+            home: path("HOME"),
+            conjurrc: path("CONJURRC"),
+            netrc: path("CONJUR_NETRC_PATH"),
+            appliance_url: text("CONJUR_APPLIANCE_URL"),
+            account: text("CONJUR_ACCOUNT"),
+            cert_file: path("CONJUR_CERT_FILE"),
+            login: text("CONJUR_AUTHN_LOGIN"),
+            api_key: text("CONJUR_AUTHN_API_KEY").map(Zeroizing::new),
+        }
+    }
+}

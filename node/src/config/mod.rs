@@ -1,0 +1,11 @@
+//! Configuration: one TOML file, read once, turned from text ([`raw`]) into values that cannot be
+//! wrong ([`checked`]). The environment is read here ([`environment`]) and nowhere else.
+
+mod checked;
+pub mod environment;
+mod raw;
+
+pub use checked::{
+    ApiConfig, AuditDurability, Config, ConfigError, LogConfig, LogFormat, NodeConfig, PeerConfig,
+    RaftConfig, ReadsConfig, TlsConfig,
+};

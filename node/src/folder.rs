@@ -1,0 +1,353 @@
+//! A node's data folder as the process sees it: who the node is (`node.json`), its own keys, its
+//! certificates. Private keys rest sealed under the master key; what the stores keep is theirs.
+//!
+//! ```text
+//! node.json          who this node is, and the members it knew when it joined
+//! node.key           Ed25519 key, sealed          root.key            the cluster's root key, sealed
+//! tls/root.pem       root of the authority        tls/root.key        its key, sealed (founder only)
+//! tls/cluster.pem    cluster certificate          tls/cluster.key     its key, sealed
+//! ```
+
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use conclave_raft::{KnownMember, NodeInfo, NodeKey, NodeRole};
+use conclave_storage::seal::{MasterKey, RootKey, Secret};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::certificates::Issued;
+use crate::exit::{Context, Exit, Failure};
+use crate::seed::SeedRole;
+
+/// The version of `node.json` that this program writes; others are refused.
+const NODE_VERSION: u32 = 1;
+/// What sealed files are sealed for.
+const NODE_KEY_LABEL: &str = "node key";
+const CLUSTER_KEY_LABEL: &str = "cluster certificate key";
+const AUTHORITY_KEY_LABEL: &str = "authority root key";
+
+/// `node.json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeFile {
+    version: u32,
+    /// The cluster, 32 hex digits.
+    pub cluster_id: String,
+    /// This node's id.
+    pub node_id: u64,
+    /// Its name.
+    pub name: String,
+    /// The part it plays.
+    pub role: SeedRole,
+    /// The members at the time of joining: whom to believe before the log says so itself.
+    pub known_members: Vec<KnownMemberFile>,
+}
+
+/// A member as another member described it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KnownMemberFile {
+    /// Its id.
+    pub id: u64,
+    /// Its name.
+    pub name: String,
+    /// The part it plays.
+    pub role: SeedRole,
+    /// Whether it votes.
+    pub votes: bool,
+    /// Public half of its node key, hex.
+    pub node_key: String,
+    /// Where it speaks to its peers.
+    pub peer_address: String,
+    /// URL of its API.
+    pub api_url: String,
+}
+
+impl NodeFile {
+    /// The file of a new node.
+    pub fn new(
+        cluster_id: String,
+        node_id: u64,
+        name: String,
+        role: SeedRole,
+        known_members: Vec<KnownMemberFile>,
+    ) -> Self {
+        Self { version: NODE_VERSION, cluster_id, node_id, name, role, known_members }
+    }
+}
+
+impl KnownMemberFile {
+    /// Describes a member.
+    pub fn of(member: &KnownMember) -> Self {
+        let info = &member.info;
+        Self {
+            id: member.id,
+            name: info.name.clone(),
+            role: match info.role {
+                NodeRole::Voter => SeedRole::Voter,
+                NodeRole::Follower => SeedRole::Follower,
+            },
+            votes: member.voter,
+            node_key: hex(&info.node_key),
+            peer_address: info.peer_address.clone(),
+            api_url: info.api_url.clone(),
+        }
+    }
+
+    /// The member described; none when the key is no key.
+    pub fn to_known(&self) -> Option<KnownMember> {
+        Some(KnownMember {
+            id: self.id,
+            info: NodeInfo {
+                name: self.name.clone(),
+                role: node_role(self.role),
+                node_key: unhex(&self.node_key)?,
+                peer_address: self.peer_address.clone(),
+                api_url: self.api_url.clone(),
+            },
+            voter: self.votes,
+        })
+    }
+}
+
+/// The part a member plays, in Raft's words.
+pub fn node_role(role: SeedRole) -> NodeRole {
+    match role {
+        SeedRole::Voter => NodeRole::Voter,
+        SeedRole::Follower => NodeRole::Follower,
+    }
+}
+
+/// The paths of a data folder, and the node's own files in it.
+#[derive(Debug, Clone)]
+pub struct Folder {
+    root: PathBuf,
+}
+
+impl Folder {
+    /// The folder at `root`; nothing is read or made yet.
+    pub fn new(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    /// PEM file with the root of the authority: what clients trust.
+    pub fn root_certificate(&self) -> PathBuf {
+        self.tls("root.pem")
+    }
+
+    /// Whether a node has been set up here.
+    pub fn is_set_up(&self) -> bool {
+        self.node_json().exists()
+    }
+
+    /// Reads `node.json`.
+    ///
+    /// # Errors
+    /// When it is absent, of another version, or damaged.
+    pub fn read_node(&self) -> Result<NodeFile, Failure> {
+        let path = self.node_json();
+        let text = match std::fs::read_to_string(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(Failure::new(
+                    Exit::Configuration,
+                    format!(
+                        "{} is not set up; run `conclave cluster init` or `conclave cluster join`",
+                        self.root.display()
+                    ),
+                ));
+            }
+            other => other.context(Exit::Fault, path.display())?,
+        };
+        let node: NodeFile = serde_json::from_str(&text).context(Exit::Fault, path.display())?;
+        if node.version != NODE_VERSION {
+            return Err(Failure::new(
+                Exit::Fault,
+                format!(
+                    "{} has version {}, this program knows {NODE_VERSION}; start a newer version",
+                    path.display(),
+                    node.version
+                ),
+            ));
+        }
+        Ok(node)
+    }
+
+    /// Writes `node.json`: the last step of setting a node up.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write_node(&self, node: &NodeFile) -> Result<(), Failure> {
+        let text = serde_json::to_vec_pretty(node).context(Exit::Failed, "node.json")?;
+        self.create(&self.node_json(), &text)?;
+        std::fs::File::open(&self.root)
+            .and_then(|folder| folder.sync_all())
+            .context(Exit::Fault, self.root.display())
+    }
+
+    /// Keeps the keys and certificates of a new node.
+    ///
+    /// # Errors
+    /// When they cannot be sealed or written.
+    pub fn write_keys(
+        &self,
+        master: &MasterKey,
+        node_key_pkcs8: Vec<u8>,
+        root_key: &RootKey,
+        root_pem: &str,
+        cluster: &Issued,
+    ) -> Result<(), Failure> {
+        let sealed = master
+            .seal(NODE_KEY_LABEL, &Secret::new(node_key_pkcs8))
+            .context(Exit::Fault, "node key")?;
+        self.create(&self.root.join("node.key"), &sealed)?;
+        let sealed = root_key.wrap(master).context(Exit::Fault, "root key")?;
+        self.create(&self.root.join("root.key"), &sealed)?;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(self.root.join("tls"))
+            .context(Exit::Fault, "tls folder")?;
+        self.create(&self.tls("root.pem"), root_pem.as_bytes())?;
+        self.create(&self.tls("cluster.pem"), cluster.certificate_pem.as_bytes())?;
+        self.seal_pem(master, "cluster.key", CLUSTER_KEY_LABEL, &cluster.key_pem)
+    }
+
+    /// Keeps the key of the authority's root: on the founder only.
+    ///
+    /// # Errors
+    /// When it cannot be sealed or written.
+    pub fn write_authority_key(&self, master: &MasterKey, pem: &str) -> Result<(), Failure> {
+        self.seal_pem(master, "root.key", AUTHORITY_KEY_LABEL, pem)
+    }
+
+    /// The node's own key.
+    ///
+    /// # Errors
+    /// When it is absent, or sealed under another master key.
+    pub fn node_key(&self, master: &MasterKey) -> Result<NodeKey, Failure> {
+        let path = self.root.join("node.key");
+        let sealed = std::fs::read(&path).context(Exit::Fault, path.display())?;
+        let opened = master.open(NODE_KEY_LABEL, &sealed).context(Exit::Fault, path.display())?;
+        NodeKey::from_pkcs8(opened.expose_secret()).context(Exit::Fault, path.display())
+    }
+
+    /// The cluster's root key.
+    ///
+    /// # Errors
+    /// When it is absent, or sealed under another master key.
+    pub fn root_key(&self, master: &MasterKey) -> Result<RootKey, Failure> {
+        let path = self.root.join("root.key");
+        let wrapped = std::fs::read(&path).context(Exit::Fault, path.display())?;
+        RootKey::unwrap(&wrapped, master).context(Exit::Fault, path.display())
+    }
+
+    /// The root's certificate, PEM.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn root_pem(&self) -> Result<String, Failure> {
+        let path = self.root_certificate();
+        std::fs::read_to_string(&path).context(Exit::Fault, path.display())
+    }
+
+    /// The cluster certificate with its key.
+    ///
+    /// # Errors
+    /// When they are absent, or sealed under another master key.
+    pub fn cluster_certificate(&self, master: &MasterKey) -> Result<Issued, Failure> {
+        let path = self.tls("cluster.pem");
+        let certificate_pem = std::fs::read_to_string(&path).context(Exit::Fault, path.display())?;
+        let path = self.tls("cluster.key");
+        let sealed = std::fs::read(&path).context(Exit::Fault, path.display())?;
+        let opened = master.open(CLUSTER_KEY_LABEL, &sealed).context(Exit::Fault, path.display())?;
+        let key_pem = std::str::from_utf8(opened.expose_secret())
+            .context(Exit::Fault, path.display())?
+            .to_owned();
+        Ok(Issued { certificate_pem, key_pem: Zeroizing::new(key_pem) })
+    }
+
+    fn seal_pem(
+        &self,
+        master: &MasterKey,
+        name: &str,
+        label: &str,
+        pem: &str,
+    ) -> Result<(), Failure> {
+        let sealed = master
+            .seal(label, &Secret::new(pem.as_bytes().to_vec()))
+            .context(Exit::Fault, label)?;
+        self.create(&self.tls(name), &sealed)
+    }
+
+    fn node_json(&self) -> PathBuf {
+        self.root.join("node.json")
+    }
+
+    fn tls(&self, name: &str) -> PathBuf {
+        self.root.join("tls").join(name)
+    }
+
+    /// Writes a private file durably. A set-up that was cut short is begun again, so an earlier one
+    /// is replaced; `node.json`, written last, is what makes a node.
+    fn create(&self, path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+        let write = || -> std::io::Result<()> {
+            let mut file = std::fs::OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(path)?;
+            file.write_all(bytes)?;
+            file.sync_all()
+        };
+        write().context(Exit::Fault, path.display())
+    }
+}
+
+/// Opens the node's master key; makes it when `create` is set and there is none.
+///
+/// # Errors
+/// When it is absent, open to others, or no key.
+pub fn master_key(path: &Path, create: bool) -> Result<MasterKey, Failure> {
+    if create && !path.exists() {
+        return MasterKey::create(path).context(Exit::Configuration, "master key");
+    }
+    MasterKey::load(path).context(Exit::Fault, "master key")
+}
+
+/// Lower-case hex.
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a String does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Reads what [`hex`] wrote, when it has exactly the length wanted.
+pub fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    if text.len() != N * 2 || !text.is_ascii() {
+        return None;
+    }
+    let mut bytes = [0; N];
+    for (byte, at) in bytes.iter_mut().zip((0..).step_by(2)) {
+        *byte = u8::from_str_radix(text.get(at..at + 2)?, 16).ok()?;
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hex_reads_back() {
+        assert_eq!(unhex(&hex(&[0, 1, 254, 255])), Some([0, 1, 254, 255]));
+        assert_eq!(unhex::<2>("00g1"), None);
+        assert_eq!(unhex::<2>("00ff0"), None);
+        assert_eq!(unhex::<2>("0é1"), None);
+    }
+}

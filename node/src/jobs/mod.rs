@@ -1,0 +1,8 @@
+//! What a node does by itself, in the background: opens the vault when the keyring arrives
+//! ([`unseal`]), and as leader makes Raft's members those of the log ([`membership`]).
+
+mod membership;
+mod unseal;
+
+pub use membership::membership;
+pub use unseal::unseal;

@@ -1,0 +1,239 @@
+//! Joining a cluster. The joining side (`conclave cluster join`) shows its one-use token and its node
+//! key to any voter over mutual TLS and gets its id, the root key and the members. The answering
+//! side is [`JoinDesk`], a service of every voter: it commits the admission, which consumes the token
+//! in the same entry. The leader then makes the new member a replica ([`crate::jobs`]).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use conclave_domain::command::Command;
+use conclave_domain::outcome::Outcome;
+use conclave_domain::records::{Digest, Member};
+use conclave_domain::time::Clock;
+use conclave_raft::service::{SERVICE_JOIN, Service, ServiceError};
+use conclave_raft::transport::{PeerIdentity, Who};
+use conclave_raft::{Handle, Identity, NodeKey, join_call};
+use conclave_storage::seal::{MasterKey, RootKey, Secret};
+use conclave_storage::{Datadir, FailPoints};
+use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::bootstrap::clear_unfinished;
+use crate::certificates::{Issued, check};
+use crate::clock::SystemClock;
+use crate::compose::{known_members, peer_tls, propose};
+use crate::config::Config;
+use crate::exit::{Context, Exit, Failure};
+use crate::folder::{Folder, KnownMemberFile, NodeFile, hex, master_key, unhex};
+use crate::seed::{Seed, SeedRole};
+
+/// Version of the join messages.
+const VERSION: u32 = 1;
+/// How long one attempt to join may take.
+const DEADLINE: Duration = Duration::from_secs(15);
+
+/// What a joining node says. Its node key is proven by the connection, not said.
+#[derive(Serialize, Deserialize)]
+struct JoinRequest {
+    version: u32,
+    token: String,
+    name: String,
+    role: SeedRole,
+    peer_address: String,
+    api_url: String,
+}
+
+/// What it is answered.
+#[derive(Serialize, Deserialize)]
+struct JoinAnswer {
+    version: u32,
+    node_id: u64,
+    /// The cluster's root key, base64. The connection is encrypted, and the asker admitted.
+    root_key: String,
+    members: Vec<KnownMemberFile>,
+}
+
+/// What `cluster join` answers.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Joined {
+    /// The cluster.
+    pub cluster_id: String,
+    /// This node's name.
+    pub name: String,
+    /// The part it plays.
+    pub role: SeedRole,
+    /// The id it was given.
+    pub node_id: u64,
+}
+
+/// Joins the cluster of a seed with the configured data folder.
+///
+/// # Errors
+/// When the seed is for another node, has been used, or no voter answers.
+pub async fn join(config: &Config, seed: &Seed) -> Result<Joined, Failure> {
+    if seed.name != config.node.name {
+        return Err(Failure::new(
+            Exit::Configuration,
+            format!(
+                "the seed is for a node named {:?}; node.name is {:?}",
+                seed.name, config.node.name
+            ),
+        ));
+    }
+    let cluster: [u8; 16] = unhex(&seed.cluster_id).ok_or_else(|| {
+        Failure::new(Exit::Configuration, "the seed names no cluster: cluster_id is not 32 hex digits")
+    })?;
+    let data = &config.node.data;
+    let folder = Folder::new(data);
+    if folder.is_set_up() {
+        return Err(Failure::new(
+            Exit::Configuration,
+            format!("{} holds a node already; choose another node.data", data.display()),
+        ));
+    }
+    check::cluster_certificate(&seed.root_pem, &seed.certificate_pem, &[], SystemClock.now())
+        .context(Exit::Configuration, "seed")?;
+    clear_unfinished(data)?;
+    let _datadir =
+        Datadir::open(data, FailPoints::default()).context(Exit::Fault, "data folder")?;
+    let master: MasterKey = master_key(&config.node.master_key_file, true)?;
+
+    let issued = Issued {
+        certificate_pem: seed.certificate_pem.clone(),
+        key_pem: Zeroizing::new(seed.key_pem.clone()),
+    };
+    let (node_key, pkcs8) = NodeKey::generate().context(Exit::Fault, "node key")?;
+    let tls = peer_tls(&seed.root_pem, &issued)?;
+    let identity = Identity { cluster, node_id: 0, key: node_key, standing: bytes::Bytes::new() };
+    let request = JoinRequest {
+        version: VERSION,
+        token: seed.token.clone(),
+        name: config.node.name.clone(),
+        role: seed.role,
+        peer_address: config.peer.advertise.clone(),
+        api_url: config.api.url.clone(),
+    };
+    let body = serde_json::to_vec(&request).context(Exit::Failed, "join request")?;
+    let answer = join_call(&tls, identity, &seed.peers, body, DEADLINE)
+        .await
+        .context(Exit::Unavailable, "no voter let this node join")?;
+    let answer = Zeroizing::new(answer);
+    let answer: JoinAnswer = serde_json::from_slice(&answer).context(Exit::Failed, "join answer")?;
+    if answer.version != VERSION {
+        return Err(Failure::new(
+            Exit::Failed,
+            format!("the cluster speaks join version {}, this program {VERSION}", answer.version),
+        ));
+    }
+    let root_key = Zeroizing::new(answer.root_key);
+    let root_key = STANDARD.decode(root_key.as_bytes()).context(Exit::Failed, "join answer")?;
+    let root_key = RootKey::from_secret(&Secret::new(root_key)).context(Exit::Failed, "join answer")?;
+
+    folder.write_keys(&master, pkcs8, &root_key, &seed.root_pem, &issued)?;
+    let node = NodeFile::new(
+        seed.cluster_id.clone(),
+        answer.node_id,
+        config.node.name.clone(),
+        seed.role,
+        answer.members,
+    );
+    folder.write_node(&node)?;
+    Ok(Joined {
+        cluster_id: node.cluster_id,
+        name: node.name,
+        role: node.role,
+        node_id: node.node_id,
+    })
+}
+
+/// SHA-256 of a join token, as the log knows it.
+pub fn token_digest(token: &str) -> Digest {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, token.as_bytes());
+    let mut bytes = [0; 32];
+    bytes.copy_from_slice(digest.as_ref());
+    Digest(bytes)
+}
+
+/// A fresh join token: 256 random bits.
+///
+/// # Errors
+/// When the system gives no randomness.
+pub fn new_token() -> Result<Zeroizing<String>, Failure> {
+    let mut bytes = Zeroizing::new([0_u8; 32]);
+    aws_lc_rs::rand::fill(&mut *bytes).context(Exit::Fault, "randomness")?;
+    Ok(Zeroizing::new(hex(&*bytes)))
+}
+
+/// Admits joining nodes. Registered with Raft as the node's service.
+pub struct JoinDesk {
+    raft: Handle,
+    root_key: Arc<RootKey>,
+}
+
+impl JoinDesk {
+    /// A desk that hands out this root key.
+    pub fn new(raft: Handle, root_key: Arc<RootKey>) -> Arc<Self> {
+        Arc::new(Self { raft, root_key })
+    }
+
+    async fn admit(&self, node_key: [u8; 32], body: Vec<u8>) -> Result<Vec<u8>, ServiceError> {
+        let refuse = |text: String| ServiceError(text);
+        let body = Zeroizing::new(body);
+        let mut request: JoinRequest = serde_json::from_slice(&body)
+            .map_err(|error| refuse(format!("not a join request: {error}")))?;
+        if request.version != VERSION {
+            return Err(refuse(format!(
+                "join version {} is not spoken here, {VERSION} is",
+                request.version
+            )));
+        }
+        let digest = token_digest(&request.token);
+        request.token.zeroize();
+        let member = Member {
+            name: request.name.clone(),
+            role: request.role.into(),
+            node_key,
+            peer_address: request.peer_address,
+            api_url: request.api_url,
+        };
+        let outcome = propose(&self.raft, Command::AdmitMember { token: Some(digest), member })
+            .await
+            .map_err(|failure| refuse(failure.message))?;
+        let Outcome::MemberAdmitted { node: node_id } = outcome else {
+            return Err(refuse("the log answered something else".to_owned()));
+        };
+        tracing::info!(node_id, name = request.name, role = request.role.as_str(), "node.admitted");
+        let root_key = self.root_key.to_secret();
+        let answer = JoinAnswer {
+            version: VERSION,
+            node_id,
+            root_key: STANDARD.encode(root_key.expose_secret()),
+            members: known_members(&self.raft),
+        };
+        let bytes = serde_json::to_vec(&answer).map_err(|error| refuse(error.to_string()));
+        drop(Zeroizing::new(answer.root_key));
+        bytes
+    }
+}
+
+impl Service for JoinDesk {
+    fn call(
+        &self,
+        from: PeerIdentity,
+        kind: u8,
+        body: Vec<u8>,
+    ) -> BoxFuture<'_, Result<Vec<u8>, ServiceError>> {
+        Box::pin(async move {
+            match (kind, from.who) {
+                (SERVICE_JOIN, Who::Joiner(node_key)) => self.admit(node_key, body).await,
+                (SERVICE_JOIN, Who::Member(id)) => {
+                    Err(ServiceError(format!("node {id} is a member already")))
+                }
+                (kind, _) => Err(ServiceError(format!("no service {kind} here"))),
+            }
+        })
+    }
+}

@@ -1,0 +1,73 @@
+//! The process: turns configuration into a running node, and the command line into work.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`cli`], [`client`] | what can be typed; the client verbs over the public API |
+//! | [`config`] | one TOML file, checked once; the only reader of the environment |
+//! | [`compose`] | builds every part of a node and joins them; nothing is built elsewhere |
+//! | [`bootstrap`], [`join`], [`seed`] | founding a cluster; joining one |
+//! | [`folder`] | what lies where in a data folder, and the keys in it |
+//! | [`certificates`] | the authority and the cluster certificate |
+//! | [`admin`] | the operator's socket |
+//! | [`jobs`] | what a node does by itself: members of the log into members of Raft |
+//! | [`lifecycle`] | run, drain, stop |
+//! | [`dev`] | a whole cluster of child processes on one machine |
+//! | [`clock`], [`telemetry`], [`exit`] | wall clock, logs, exit codes |
+
+pub mod admin;
+pub mod bootstrap;
+pub mod certificates;
+pub mod cli;
+pub mod client;
+pub mod clock;
+pub mod compose;
+pub mod config;
+pub mod dev;
+pub mod exit;
+pub mod folder;
+pub mod jobs;
+pub mod join;
+pub mod lifecycle;
+pub mod seed;
+pub mod telemetry;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use crate::cli::output::note;
+use crate::exit::{Exit, Failure};
+
+/// Runs the program with a command line, the program's name first. Other binaries of the workspace
+/// call it, too, so that they can start themselves again as nodes.
+pub fn main_with(args: impl Iterator<Item = OsString>) -> ExitCode {
+    install_crypto();
+    let cli = match cli::parse(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = u8::try_from(error.exit_code()).unwrap_or(Exit::Usage as u8);
+            if error.print().is_err() {
+                note("conclave: the command line is wrong");
+            }
+            return ExitCode::from(code);
+        }
+    };
+    let output = cli.output();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            return cli::fail(output, &Failure::new(Exit::Failed, format!("no threads: {error}")));
+        }
+    };
+    // The large future of a whole node lives on the heap.
+    match runtime.block_on(Box::pin(cli::run(cli))) {
+        Ok(code) => code,
+        Err(failure) => cli::fail(output, &failure),
+    }
+}
+
+/// Makes aws-lc-rs the one crypto library of the process. Harmless when it is already.
+pub fn install_crypto() {
+    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
+        tracing::trace!("a crypto provider was installed before");
+    }
+}

@@ -1,0 +1,158 @@
+//! The configuration file and the command line: the sample parses, unknown keys and wrong values are
+//! refused with the key, the value and the way out, and no text makes the parser panic.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use conclave::config::{Config, ConfigError};
+use conclave::seed::Seed;
+use proptest::prelude::*;
+
+const SAMPLE: &str = include_str!("../deploy/conclave.toml");
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::parse(text, Path::new("/etc/conclave/conclave.toml"))
+}
+
+/// The sample with one line replaced.
+fn with(before: &str, after: &str) -> String {
+    assert!(SAMPLE.contains(before), "the sample lacks {before:?}");
+    SAMPLE.replacen(before, after, 1)
+}
+
+/// The sample's error text after one line was replaced.
+fn error_with(before: &str, after: &str) -> String {
+    parse(&with(before, after)).expect_err("it should be refused").to_string()
+}
+
+#[test]
+fn sample_parses_and_shows_the_defaults() {
+    let sample = parse(SAMPLE).unwrap();
+    assert_eq!(sample.node.name, "n1");
+    assert_eq!(sample.peer.listen.port(), 7443);
+    let spelled_out: String = SAMPLE
+        .lines()
+        .map(|line| match line.strip_prefix("# ") {
+            Some(rest) if rest.split_once(" = ").is_some_and(|(key, _)| is_key(key)) => rest,
+            _ => line,
+        })
+        .fold(String::new(), |text, line| text + line + "\n");
+    assert_ne!(spelled_out, SAMPLE);
+    let explicit = parse(&spelled_out).unwrap();
+    assert_eq!(format!("{explicit:?}"), format!("{sample:?}"), "the sample's comments are stale");
+}
+
+fn is_key(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
+}
+
+#[test]
+fn relative_paths_start_at_the_files_folder() {
+    let config = parse(&with("data = \"/var/lib/conclave\"", "data = \"data\"")).unwrap();
+    assert_eq!(config.node.data, Path::new("/etc/conclave/data"));
+}
+
+#[test]
+fn unknown_keys_are_refused_by_name() {
+    let text = error_with("name = \"n1\"", "name = \"n1\"\ncolour = \"red\"");
+    assert!(text.contains("colour") && text.contains("conclave.toml"), "{text}");
+    let text = error_with("[raft]", "[rafts]");
+    assert!(text.contains("rafts"), "{text}");
+}
+
+#[test]
+fn wrong_values_are_refused_with_key_value_and_fix() {
+    let cases = [
+        ("name = \"n1\"", "name = \"a b\"", "node.name", "letters"),
+        ("listen = \"0.0.0.0:7443\"", "listen = \"somewhere\"", "peer.listen", "port"),
+        ("advertise = \"n1.conclave.example.com:7443\"", "", "peer.advertise", "host:port"),
+        ("trusted_proxies = []", "trusted_proxies = [\"10.0.0.0/99\"]", "api.trusted_proxies", "10."),
+        ("# durability = \"os\"", "durability = \"maybe\"", "audit.durability", "disk"),
+        ("# format = \"text\"", "format = \"xml\"", "log.format", "json"),
+        ("# heartbeat_ms = 60", "heartbeat_ms = 190", "raft", "190"),
+        ("# election_max_ms = 400", "election_max_ms = 100000000", "raft.election_max_ms", "60000"),
+        ("/etc/conclave/master.key", "/var/lib/conclave/m.key", "node.master_key_file", "outside"),
+        ("https://n1.conclave", "http://n1.conclave", "api.url", "https"),
+    ];
+    for (before, after, key, fix) in cases {
+        let text = error_with(before, after);
+        assert!(text.contains(key) && text.contains(fix), "{before} → {after}: {text}");
+    }
+}
+
+#[test]
+fn seeds_of_other_versions_are_refused() {
+    let error = Seed::parse("{\"version\": 2}").err().unwrap();
+    assert!(error.contains("version 2"), "{error}");
+    assert!(Seed::parse("{}").is_err());
+    assert!(Seed::parse("").is_err());
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_the_configuration_panic(text in ".{0,400}") {
+        prop_assert!(parse(&text).is_err());
+    }
+
+    #[test]
+    fn no_value_makes_the_configuration_panic(
+        line in 0_usize..60,
+        value in "[ -~]{0,40}",
+    ) {
+        let garbled: Vec<String> = SAMPLE
+            .lines()
+            .enumerate()
+            .map(|(number, text)| match text.split_once(" = ") {
+                Some((key, _)) if number == line => {
+                    format!("{} = {value:?}", key.trim_start_matches("# "))
+                }
+                _ => text.to_owned(),
+            })
+            .collect();
+        // Accepted or refused: either is an answer.
+        let _ = parse(&garbled.join("\n"));
+    }
+
+    #[test]
+    fn no_command_line_makes_the_parser_panic(words in prop::collection::vec("[ -~]{0,12}", 0..6)) {
+        let args = std::iter::once("conclave".to_owned()).chain(words).map(OsString::from);
+        let _ = conclave::cli::parse(args);
+    }
+
+    #[test]
+    fn no_text_makes_a_seed_panic(text in "\\PC{0,200}") {
+        let _ = Seed::parse(&text);
+    }
+
+    #[test]
+    fn no_text_makes_a_conjurrc_or_netrc_panic(text in "(\\PC|\n){0,200}") {
+        let _ = conclave::client::settings::Conjurrc::parse(&text);
+        let _ = conclave::client::netrc::find(&text, "https://h/authn");
+        let without = conclave::client::netrc::without(&text, "https://h/authn");
+        prop_assert!(without.len() <= text.len());
+    }
+}
+
+#[test]
+fn every_command_has_help() {
+    for words in [
+        vec![],
+        vec!["server"],
+        vec!["cluster"],
+        vec!["cluster", "init"],
+        vec!["cluster", "seed"],
+        vec!["account", "create"],
+        vec!["dev"],
+        vec!["login"],
+        vec!["policy", "load"],
+        vec!["variable", "set"],
+    ] {
+        let mut args = vec!["conclave"];
+        args.extend(&words);
+        args.push("--help");
+        let error = conclave::cli::parse(args.into_iter().map(OsString::from)).err().unwrap();
+        assert_eq!(error.exit_code(), 0, "{words:?}: {error}");
+    }
+    let error = conclave::cli::parse(["conclave", "frobnicate"].map(OsString::from).into_iter());
+    assert_eq!(error.err().unwrap().exit_code(), 2);
+}

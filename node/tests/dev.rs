@@ -1,0 +1,112 @@
+//! `conclave dev --run`, end to end: a live cluster, used by PyPI `conjur-api` and by plain HTTPS,
+//! loses its leader to `kill -9`. The facts are in `dev/first_day.py`.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// The public client that must work unchanged.
+const CLIENT: &str = "conjur-api==0.2.0";
+
+/// A Python with the public client, made once and kept beside the build.
+fn python() -> PathBuf {
+    let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).join("conjur-api-0.2.0");
+    let python = venv.join("bin/python");
+    let ready = venv.join("ready");
+    if !ready.exists() {
+        run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv));
+        run(Command::new(&python).args(["-m", "pip", "install", "--quiet", CLIENT]));
+        std::fs::write(ready, CLIENT).unwrap();
+    }
+    python
+}
+
+fn run(command: &mut Command) {
+    let status = command.stdin(Stdio::null()).status().unwrap();
+    assert!(status.success(), "{command:?} ended with {status}");
+}
+
+fn conclave() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_conclave"));
+    command.stdin(Stdio::null());
+    command
+}
+
+#[test]
+fn public_clients_work_and_survive_the_leaders_death() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/dev/first_day.py");
+    run(conclave().args(["dev", "--run"]).arg(python()).arg(script));
+}
+
+#[test]
+fn status_and_environment_reach_the_command() {
+    let script = "test -n \"$CONJUR_APPLIANCE_URL$CONJUR_CERT_FILE\" && \
+                  test \"$CONJUR_ACCOUNT/$CONJUR_AUTHN_LOGIN\" = dev/admin && exit 42";
+    let args = ["dev", "--voters", "1", "--followers", "0", "--run", "sh", "-c", script];
+    let status = conclave().args(args).status().unwrap();
+    assert_eq!(status.code(), Some(42));
+}
+
+#[test]
+fn a_folder_keeps_its_secrets_ports_and_keys() {
+    let folder = tempfile::tempdir().unwrap();
+    let binary = env!("CARGO_BIN_EXE_conclave");
+    let dev = |script: &str| {
+        let output = conclave()
+            .args(["dev", "--voters", "1", "--followers", "1", "--data"])
+            .arg(folder.path())
+            .args(["--run", "sh", "-ec", script, "sh", binary])
+            .output()
+            .unwrap();
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{script}: {error}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let first = dev("printf kept | $1 variable set -i app/db/url -f - >&2
+                     $1 variable get -i app/db/url; echo; echo $CONJUR_AUTHN_API_KEY
+                     grep '\"url\"' $CONCLAVE_DEV_DIR/nodes.json");
+    assert!(first.starts_with("kept\n"), "{first}");
+    let second = dev("$1 variable get -i app/db/url; echo; echo $CONJUR_AUTHN_API_KEY
+                      grep '\"url\"' $CONCLAVE_DEV_DIR/nodes.json");
+    assert_eq!(first, second, "the second run is another cluster");
+}
+
+#[test]
+fn the_command_line_speaks_to_a_cluster_and_ends_with_telling_codes() {
+    let binary = env!("CARGO_BIN_EXE_conclave");
+    let script = r#"
+        export HOME=$(mktemp -d) && cd $HOME
+        code() { set +e; "$@" >out 2>err; echo $?; set -e; }
+        key=$CONJUR_AUTHN_API_KEY url=$CONJUR_APPLIANCE_URL cert=$CONJUR_CERT_FILE
+        unset CONJUR_AUTHN_LOGIN CONJUR_AUTHN_API_KEY CONJUR_APPLIANCE_URL CONJUR_ACCOUNT CONJUR_CERT_FILE
+        test $(code $1 whoami) = 3
+        $1 init -u $url -a dev -c $cert
+        test $(code $1 init -u $url -a dev -c $cert) = 3
+        test $(code $1 whoami) = 4
+        test $(echo wrong | code $1 login -i admin) = 4
+        echo $key | $1 login -i admin --password-file -
+        test "$(stat -c %a .netrc .conjurrc | sort -u)" = 600
+        $1 whoami | grep -q 'admin in account dev'
+        $1 whoami -o json | grep -q '"username": "admin"'
+        $1 list -k variable | grep -qx dev:variable:app/db/password
+        printf '%s\n' '- !variable from-cli' > policy.yml
+        $1 policy load -b root -f policy.yml | grep -q version
+        $1 policy load -b root -f policy.yml -o json | grep -q version
+        head -c 4096 /dev/urandom > value
+        $1 variable set -i from-cli -f value
+        $1 variable get -i from-cli > read && cmp value read
+        $1 variable get -i app/db/password,from-cli >/dev/null 2>&1 && exit 1
+        test $(code $1 variable get -i nothing) = 6 && grep -q CONJ00076E err
+        printf '%s\n' '- !nonsense x' > bad.yml
+        test $(code $1 policy load -b root -f bad.yml) = 7 && grep -q 'line 1' err
+        curl -sf --cacert $cert -H "$($1 authenticate -H)" $url/whoami | grep -q admin
+        $1 logout
+        test $(code $1 whoami) = 4
+        test $(code $1 variable) = 2
+    "#;
+    let status = conclave()
+        .args(["dev", "--voters", "1", "--followers", "0", "--run", "sh", "-exc", script, "sh"])
+        .arg(binary)
+        .status()
+        .unwrap();
+    assert!(status.success(), "{status}");
+}
