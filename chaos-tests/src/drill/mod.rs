@@ -1,0 +1,384 @@
+//! Drills: a cluster of real processes is founded once, hurt in trial after trial under a recorded
+//! load, and judged.
+//!
+//! - [`fault`]: the faults; [`probe`]: what is watched beside the load; [`report`]: the verdict
+//! - [`canary`], [`disk_faults`], [`garbage`]: drills of another shape
+//!
+//! A trial: health → fresh secrets → load → fault → recovery → healing → health → final scan of
+//! all versions on all nodes → judgement. Each wait is for a condition, with an end.
+
+pub mod canary;
+pub mod disk_faults;
+pub mod fault;
+pub mod garbage;
+pub mod probe;
+pub mod report;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use conclave::admin::protocol::Status;
+use futures::StreamExt as _;
+use futures::stream;
+use http::StatusCode;
+use tokio::time::{Instant, sleep};
+
+use crate::checker::{self, Violation, convergence, versions};
+use crate::client::Door;
+use crate::history::{FinalVersions, History, Value};
+use crate::process::cluster::{Cluster, Footing, Shape};
+use crate::process::shell::HarnessError;
+use crate::rng::Rng;
+use crate::workload::{
+    Load, Rates, RunClock, WRITES_PER_SECRET, first_acknowledged_after, secrets_needed,
+};
+use fault::{Fault, Scene};
+use probe::{FollowerProbe, TermWatch};
+use report::{Milliseconds, Report};
+
+/// I11: writes must succeed again within this after a fault.
+const RECOVERY_PATIENCE: Duration = Duration::from_secs(15);
+/// Seconds of load that a trial's secrets are enough for.
+const TRIAL_SECONDS_MAX: u64 = 30;
+/// Fewer acknowledged writes before a fault prove nothing.
+const WARM_WRITES_MIN: u64 = 20;
+/// Reads in flight during a final scan.
+const SCAN_CONCURRENCY: usize = 16;
+/// Seconds between fresh secrets in a calm drill.
+const CALM_SLICE_SECONDS: u64 = 20;
+/// Under this all secrets of drills are declared.
+const SECRET_PREFIX: &str = "chaos";
+
+/// What is asked of a drill.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How many faults.
+    pub trials: u32,
+    /// Names the run.
+    pub seed: u64,
+    /// How long, for drills that are measured in time.
+    pub seconds: u64,
+    /// Whether all cores are kept busy meanwhile.
+    pub busy: bool,
+    /// Whether logs stay on disk when the verdict is not valid.
+    pub keep: bool,
+    /// The command that runs the same again.
+    pub replay: String,
+}
+
+/// Every drill by its name.
+pub const NAMES: [&str; 9] = [
+    "leader-kill",
+    "leader-pause",
+    "leader-isolate",
+    "restart-all",
+    "power-cut",
+    "calm",
+    "canary",
+    "disk-faults",
+    "garbage",
+];
+
+/// Runs a drill. What goes wrong in the harness ends in the report, too, as unknown.
+///
+/// # Errors
+/// When there is no drill of that name.
+pub async fn run(name: &str, options: Options) -> Result<Report, HarnessError> {
+    let start = Instant::now();
+    let mut report = Report::new(name, options.seed, options.replay.clone());
+    let done = match name {
+        "leader-kill" => trials(Fault::LeaderKill, &options, &mut report).await,
+        "leader-pause" => trials(Fault::LeaderPause, &options, &mut report).await,
+        "leader-isolate" => trials(Fault::LeaderIsolate, &options, &mut report).await,
+        "restart-all" => trials(Fault::RestartAll, &options, &mut report).await,
+        "power-cut" => trials(Fault::PowerCut, &options, &mut report).await,
+        "calm" => calm(&options, &mut report).await,
+        "canary" => canary::run(&options, &mut report).await,
+        "disk-faults" => disk_faults::run(&options, &mut report).await,
+        "garbage" => garbage::run(&options, &mut report).await,
+        _ => {
+            let names = NAMES.join(", ");
+            return Err(HarnessError(format!("no drill {name:?}; there are: {names}")));
+        }
+    };
+    if let Err(error) = done {
+        report.unclear(format!("the harness failed: {error}"));
+    }
+    report.seconds = start.elapsed().as_secs();
+    Ok(report)
+}
+
+/// Runs trial after trial of one fault on one cluster.
+async fn trials(fault: Fault, options: &Options, report: &mut Report) -> Result<(), HarnessError> {
+    let shape = Shape { footing: fault.footing(), ..Shape::default() };
+    let mut cluster = Cluster::found(shape).await?;
+    let clock = RunClock::start();
+    let watch = TermWatch::start(&cluster);
+    let first_term = highest_term(&cluster.wait_healthy().await?);
+    let mut recoveries = Vec::new();
+    for number in 0..options.trials {
+        let rng = Rng::new(options.seed).fork(&format!("trial {number}"));
+        match trial(&mut cluster, fault, number, clock, rng, report).await {
+            Ok(recovery) => recoveries.extend(recovery),
+            Err(error) => {
+                report.unclear(format!("trial {number}: {error}"));
+                break;
+            }
+        }
+        report.trials += 1;
+        eprintln!(
+            "{} {}/{}: recovered in {} ms",
+            report.drill,
+            number + 1,
+            options.trials,
+            recoveries.last().map_or(0, |time| time / 1_000_000)
+        );
+    }
+    let terms = watch.stop().await;
+    report.elections = terms.last_term().saturating_sub(first_term);
+    report.broken(terms.into_violations());
+    report.recovery_ms = Milliseconds::of(recoveries);
+    finish(cluster, options, report);
+    Ok(())
+}
+
+/// What every drill ends with: no panics, and the logs kept when there is something to look for.
+fn finish(mut cluster: Cluster, options: &Options, report: &mut Report) {
+    let panics = cluster.panics();
+    report.broken(panics.into_iter().map(|detail| Violation { invariant: "I13 no panic", detail }));
+    if options.keep && report.verdict != report::Verdict::Valid {
+        let folder = cluster.keep_folder();
+        report.reasons.push(format!("logs and data: {}", folder.display()));
+    }
+}
+
+/// One fault and what follows. Gives the nanoseconds from the fault to the first acknowledgement.
+async fn trial(
+    cluster: &mut Cluster,
+    fault: Fault,
+    number: u32,
+    clock: RunClock,
+    mut rng: Rng,
+    report: &mut Report,
+) -> Result<Option<u64>, HarnessError> {
+    cluster.wait_healthy().await?;
+    let rates = Rates::default();
+    let secrets = fresh_secrets(&format!("t{number}"), secrets_needed(rates, TRIAL_SECONDS_MAX));
+    cluster.declare(&secrets).await?;
+    let watched = Arc::clone(&secrets[secrets.len() - 1]);
+    put(cluster, &watched, "always there").await?;
+
+    let login = Arc::clone(&cluster.login);
+    let loaded = secrets[..secrets.len() - 1].to_vec();
+    let load = Load::start(cluster.targets()?, login, loaded, rates, clock, rng.fork("load"));
+    sleep(Duration::from_millis(rng.between(700, 1500))).await;
+    if load.acknowledged() < WARM_WRITES_MIN {
+        report.unclear(format!("trial {number}: hardly any write succeeded before the fault"));
+    }
+
+    let mut scene = Scene { cluster, load: &load, clock, rng: rng.fork("fault") };
+    let follower = scene.cluster.follower();
+    let probe = match follower {
+        Some(follower) => {
+            let door = scene.cluster.door(follower)?;
+            let login = Arc::clone(&scene.cluster.login);
+            Some((follower, FollowerProbe::start(&door, login, watched)))
+        }
+        None => None,
+    };
+    let injected = scene.inject(fault).await?;
+    let at = injected.at;
+    // A follower that was itself hurt owes nothing.
+    let spared = probe.as_ref().is_some_and(|(follower, _)| !injected.hurt.contains(follower));
+    let effect = scene.heal(injected, RECOVERY_PATIENCE).await;
+    let recovered = load.acknowledges_after(at, RECOVERY_PATIENCE).await;
+    if let Some((_, probe)) = probe {
+        let (tried, failures) = probe.stop().await;
+        if spared {
+            report.follower_probes += tried;
+            report.follower_read_failures += failures.len() as u64;
+            report.broken(failures.into_iter().take(3).map(|failure| Violation {
+                invariant: "G7 followers serve",
+                detail: format!("trial {number}: {failure}"),
+            }));
+        }
+    }
+    let effect = effect?;
+    report.old_leader_probes += effect.probes;
+    for doubt in effect.doubts {
+        report.unclear(format!("trial {number}: {doubt}"));
+    }
+    if !recovered {
+        let detail = format!("trial {number}: no write within {RECOVERY_PATIENCE:?} after the fault");
+        report.broken([Violation { invariant: "I11 liveness", detail }]);
+    }
+    sleep(Duration::from_millis(rng.between(200, 600))).await;
+    let (history, skipped) = load.stop().await;
+    report.skipped += skipped;
+    let recovery = first_acknowledged_after(&history, at).map(|back| back.saturating_sub(at));
+    judge(cluster, &history, report).await?;
+    Ok(recovery)
+}
+
+/// Waits for health, scans all versions of the history's secrets on all nodes, and judges.
+async fn judge(
+    cluster: &mut Cluster,
+    history: &History,
+    report: &mut Report,
+) -> Result<(), HarnessError> {
+    cluster.wait_healthy().await?;
+    let secrets: Vec<Arc<str>> = history.by_secret().into_keys().collect();
+    let mut finals: Option<BTreeMap<Arc<str>, FinalVersions>> = None;
+    for (position, node) in cluster.nodes.iter().enumerate() {
+        let door = cluster.door(position)?;
+        let found = scan(cluster, &door, &secrets).await?;
+        let mut lists = BTreeMap::new();
+        for (secret, versions) in found {
+            match versions::list(&secret, node.id, versions) {
+                Ok(list) => drop(lists.insert(secret, list)),
+                Err(gap) => report.broken([gap]),
+            }
+        }
+        let Some(first) = &finals else {
+            finals = Some(lists);
+            continue;
+        };
+        for (secret, ours) in first {
+            let theirs = lists.get(secret).cloned().unwrap_or_default();
+            let first = cluster.nodes[0].id;
+            report.broken(versions::check_same(secret, (first, ours), (node.id, &theirs)));
+        }
+    }
+    report.judged(checker::judge(history, &finals.unwrap_or_default()));
+    report.broken(convergence::check(&cluster.holdings().await?));
+    Ok(())
+}
+
+/// The versions of each secret that a node shows: one beyond those that can be is asked for, too.
+async fn scan(
+    cluster: &Cluster,
+    door: &Arc<Door>,
+    secrets: &[Arc<str>],
+) -> Result<BTreeMap<Arc<str>, Vec<(u32, Value)>>, HarnessError> {
+    let last = u32::try_from(WRITES_PER_SECRET + 1).unwrap_or(u32::MAX);
+    let wanted = secrets.iter().flat_map(|secret| (1..=last).map(move |version| (secret, version)));
+    let reads = stream::iter(wanted).map(|(secret, version)| async move {
+        let answer = door
+            .ask(cluster.login.read(secret, Some(version)))
+            .await
+            .map_err(|error| HarnessError(format!("scan of {secret}: {error}")))?;
+        match answer.status {
+            StatusCode::OK => Ok((Arc::clone(secret), version, Some(Value::from(answer.text())))),
+            StatusCode::NOT_FOUND => Ok((Arc::clone(secret), version, None)),
+            status => Err(HarnessError(format!("scan of {secret}: {status} {}", answer.text()))),
+        }
+    });
+    let mut found: BTreeMap<Arc<str>, Vec<(u32, Value)>> = BTreeMap::new();
+    let mut reads = reads.buffer_unordered(SCAN_CONCURRENCY);
+    while let Some(read) = reads.next().await {
+        let (secret, version, value) = read?;
+        let versions = found.entry(secret).or_default();
+        versions.extend(value.map(|value| (version, value)));
+    }
+    for versions in found.values_mut() {
+        versions.sort_unstable_by_key(|(version, _)| *version);
+    }
+    Ok(found)
+}
+
+/// Load without faults: counts elections, which there must be none of, and refused operations.
+async fn calm(options: &Options, report: &mut Report) -> Result<(), HarnessError> {
+    let mut cluster = Cluster::found(Shape { footing: Footing::Loopback, ..Shape::default() }).await?;
+    let clock = RunClock::start();
+    let _busy = options.busy.then(Busy::start);
+    let watch = TermWatch::start(&cluster);
+    let first_term = highest_term(&cluster.wait_healthy().await?);
+    let end = Instant::now() + Duration::from_secs(options.seconds);
+    let rates = Rates { writes: 40, reads: 40, ..Rates::default() };
+    for slice in 0_u64.. {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            break;
+        }
+        let secrets = fresh_secrets(&format!("c{slice}"), secrets_needed(rates, CALM_SLICE_SECONDS));
+        cluster.declare(&secrets).await?;
+        let (targets, login) = (cluster.targets()?, Arc::clone(&cluster.login));
+        let rng = Rng::new(options.seed).fork(&format!("slice {slice}"));
+        let load = Load::start(targets, login, secrets, rates, clock, rng);
+        sleep(left.min(Duration::from_secs(CALM_SLICE_SECONDS))).await;
+        let (history, skipped) = load.stop().await;
+        report.skipped += skipped;
+        judge(&mut cluster, &history, report).await?;
+        report.trials += 1;
+    }
+    let terms = watch.stop().await;
+    report.elections = terms.last_term().saturating_sub(first_term);
+    report.broken(terms.into_violations());
+    if report.elections > 0 {
+        let detail = format!("{} elections although nothing was wrong", report.elections);
+        report.broken([Violation { invariant: "no false election", detail }]);
+    }
+    if report.unknown > 0 {
+        let detail = format!("{} writes had no clear answer", report.unknown);
+        report.broken([Violation { invariant: "I11 liveness", detail }]);
+    }
+    finish(cluster, options, report);
+    Ok(())
+}
+
+fn highest_term(statuses: &[Status]) -> u64 {
+    statuses.iter().map(|status| status.term).max().unwrap_or(0)
+}
+
+fn fresh_secrets(part: &str, count: usize) -> Vec<Arc<str>> {
+    (0..count).map(|number| format!("{SECRET_PREFIX}/{part}/{number}").as_str().into()).collect()
+}
+
+/// Sets a secret outside the recorded load.
+async fn put(cluster: &Cluster, secret: &str, value: &str) -> Result<(), HarnessError> {
+    let leader = cluster.door(cluster.wait_leader(None).await?)?;
+    let answer = leader
+        .ask(cluster.login.write(secret, value.to_owned()))
+        .await
+        .map_err(|error| HarnessError(format!("setting {secret}: {error}")))?;
+    if !answer.status.is_success() {
+        return Err(HarnessError(format!("setting {secret}: {} {}", answer.status, answer.text())));
+    }
+    // The follower has it when it is level.
+    cluster
+        .wait_for("all nodes to be level", |statuses| {
+            let last = statuses.iter().flatten().map(|status| status.last_log).max();
+            statuses.iter().all(|status| status.as_ref().map(|status| status.applied) == last)
+        })
+        .await
+        .map(drop)
+}
+
+/// Threads that keep every core busy until dropped.
+struct Busy {
+    stop: Arc<AtomicBool>,
+}
+
+impl Busy {
+    fn start() -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+        for _ in 0..cores {
+            let stop = Arc::clone(&stop);
+            std::thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
+        }
+        Self { stop }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,224 @@
+//! What a drill says in the end, for people and as JSON.
+
+use serde::Serialize;
+
+use crate::checker::{Judgement, Violation};
+
+/// What a run proves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// Every promise held while faults had their effect.
+    Valid,
+    /// A promise was broken.
+    Invalid,
+    /// Nothing was proved: the harness failed, the fault had no effect, or too little was seen.
+    Unknown,
+}
+
+impl Verdict {
+    /// The exit code that scripts may rely on.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Valid => 0,
+            Self::Invalid => 1,
+            Self::Unknown => 2,
+        }
+    }
+}
+
+/// Quantiles of the time from a fault to the first acknowledged write sent after it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Milliseconds {
+    /// Half of the trials recovered within this.
+    pub p50: f64,
+    /// Ninety-nine of a hundred recovered within this.
+    pub p99: f64,
+    /// All recovered within this.
+    pub max: f64,
+}
+
+impl Milliseconds {
+    /// Quantiles of times in nanoseconds, by the nearest rank.
+    pub fn of(mut nanoseconds: Vec<u64>) -> Option<Self> {
+        nanoseconds.sort_unstable();
+        let rank = |per_cent: usize| {
+            let rank = (nanoseconds.len() * per_cent).div_ceil(100).max(1);
+            nanoseconds.get(rank - 1).map(|time| {
+                // Microseconds of a trial fit a float exactly.
+                u32::try_from(time / 1000).map_or(f64::MAX, f64::from) / 1000.0
+            })
+        };
+        Some(Self { p50: rank(50)?, p99: rank(99)?, max: rank(100)? })
+    }
+}
+
+/// The report of one drill.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// Which drill.
+    pub drill: String,
+    /// Names the run: the same seed plans the same faults.
+    pub seed: u64,
+    /// Trials that were run.
+    pub trials: u32,
+    /// Acknowledged writes.
+    pub acknowledged: u64,
+    /// Writes of unknown fate.
+    pub unknown: u64,
+    /// Acknowledged writes that are gone.
+    pub lost: u64,
+    /// Secrets whose history no order explains.
+    pub nonlinearizable: u64,
+    /// Secrets whose history was too hard to judge.
+    pub undecided: u64,
+    /// From the fault to the first acknowledged write sent after it.
+    pub recovery_ms: Option<Milliseconds>,
+    /// Logins and reads tried on the follower while a fault was on.
+    pub follower_probes: u64,
+    /// Those of them that failed.
+    pub follower_read_failures: u64,
+    /// Reads of the latest sent straight to the node that had been leader.
+    pub old_leader_probes: u64,
+    /// How many terms the cluster went through.
+    pub elections: u64,
+    /// Operations left out because too many were in flight.
+    pub skipped: u64,
+    /// Seconds that the drill took.
+    pub seconds: u64,
+    /// The commit that was tried.
+    pub commit: String,
+    /// The verdict.
+    pub verdict: Verdict,
+    /// Why the verdict is not valid: violations first, then what stayed unknown.
+    pub reasons: Vec<String>,
+    /// The command that runs the same again.
+    pub replay: String,
+}
+
+impl Report {
+    /// A report without findings yet.
+    pub fn new(drill: &str, seed: u64, replay: String) -> Self {
+        Self {
+            drill: drill.to_owned(),
+            seed,
+            trials: 0,
+            acknowledged: 0,
+            unknown: 0,
+            lost: 0,
+            nonlinearizable: 0,
+            undecided: 0,
+            recovery_ms: None,
+            follower_probes: 0,
+            follower_read_failures: 0,
+            old_leader_probes: 0,
+            elections: 0,
+            skipped: 0,
+            seconds: 0,
+            commit: commit(),
+            verdict: Verdict::Valid,
+            reasons: Vec::new(),
+            replay,
+        }
+    }
+
+    /// Takes in what the judges say.
+    pub fn judged(&mut self, judgement: Judgement) {
+        self.acknowledged += judgement.acknowledged;
+        self.unknown += judgement.unknown;
+        self.lost += judgement.lost;
+        self.nonlinearizable += judgement.nonlinearizable;
+        self.undecided += judgement.undecided;
+        if judgement.undecided > 0 {
+            self.unclear(format!("{} histories were too hard to judge", judgement.undecided));
+        }
+        self.broken(judgement.violations);
+    }
+
+    /// Takes in broken promises: the verdict becomes invalid.
+    pub fn broken(&mut self, violations: impl IntoIterator<Item = Violation>) {
+        for violation in violations {
+            self.verdict = Verdict::Invalid;
+            self.reasons.insert(0, violation.to_string());
+        }
+    }
+
+    /// Takes in something that proves nothing: the verdict becomes unknown unless it is invalid.
+    pub fn unclear(&mut self, reason: String) {
+        if self.verdict == Verdict::Valid {
+            self.verdict = Verdict::Unknown;
+        }
+        self.reasons.push(reason);
+    }
+
+    /// The report for people.
+    pub fn to_text(&self) -> String {
+        let mut text = format!(
+            "{}: {:?} after {} trials in {} s (seed {}, commit {})\n\
+             writes      {} acknowledged, {} unknown, {} lost; {} histories not linearizable\n",
+            self.drill,
+            self.verdict,
+            self.trials,
+            self.seconds,
+            self.seed,
+            self.commit,
+            self.acknowledged,
+            self.unknown,
+            self.lost,
+            self.nonlinearizable,
+        );
+        if let Some(recovery) = self.recovery_ms {
+            text.push_str(&format!(
+                "recovery    p50 {:.0} ms, p99 {:.0} ms, max {:.0} ms\n",
+                recovery.p50, recovery.p99, recovery.max
+            ));
+        }
+        text.push_str(&format!(
+            "follower    {} of {} logins and reads failed\nelections   {}; {} probes of old leaders\n",
+            self.follower_read_failures,
+            self.follower_probes,
+            self.elections,
+            self.old_leader_probes
+        ));
+        for reason in self.reasons.iter().take(20) {
+            text.push_str(&format!("  - {reason}\n"));
+        }
+        if self.reasons.len() > 20 {
+            text.push_str(&format!("  … and {} more\n", self.reasons.len() - 20));
+        }
+        if self.verdict != Verdict::Valid {
+            text.push_str(&format!("again: {}\n", self.replay));
+        }
+        text
+    }
+}
+
+/// The commit of the working folder, as far as it is known.
+pub fn commit() -> String {
+    crate::process::shell::run(&["git", "rev-parse", "--short=12", "HEAD"])
+        .map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Milliseconds, Report, Verdict};
+    use crate::checker::Violation;
+
+    #[test]
+    fn quantiles_are_by_nearest_rank() {
+        let times = (1..=100).map(|n| n * 1_000_000).collect();
+        let expected = Milliseconds { p50: 50.0, p99: 99.0, max: 100.0 };
+        assert_eq!(Milliseconds::of(times), Some(expected));
+        assert_eq!(Milliseconds::of(Vec::new()), None);
+    }
+
+    #[test]
+    fn unknown_never_hides_invalid() {
+        let mut report = Report::new("x", 1, String::new());
+        report.unclear("too little".to_owned());
+        assert_eq!(report.verdict, Verdict::Unknown);
+        report.broken([Violation { invariant: "I2", detail: "gone".to_owned() }]);
+        report.unclear("too little".to_owned());
+        assert_eq!(report.verdict, Verdict::Invalid);
+    }
+}

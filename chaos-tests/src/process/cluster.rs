@@ -1,0 +1,458 @@
+//! A whole cluster of real nodes, founded through the public command line: `cluster init`,
+//! `cluster seed`, `cluster join`, `server`.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use conclave::admin::client as admin;
+use conclave::admin::protocol::Status;
+use conclave::seed::SeedRole;
+use futures::future::join_all;
+use rustls::RootCertStore;
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, ServerName};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::disk::Disk;
+use super::network::Network;
+use super::node::{API_PORT, Node, PEER_PORT, Place};
+use super::shell::HarnessError;
+use crate::checker::convergence::Holding;
+use crate::client::{Door, Login};
+use crate::history::Promise;
+use crate::workload::Target;
+
+/// The account that drills use.
+pub const ACCOUNT: &str = "chaos";
+/// The name in the cluster certificate.
+const TLS_NAME: &str = "conclave.test";
+/// How long a cluster may take to be healthy after a fault has ended.
+pub const HEALTH_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a node may take to say where it stands. A paused one says nothing.
+const STATUS_PATIENCE: Duration = Duration::from_millis(400);
+/// Between two looks at a condition that is waited for.
+const LOOK_EVERY: Duration = Duration::from_millis(25);
+
+/// Where nodes run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Footing {
+    /// On loopback addresses, data in plain folders.
+    Loopback,
+    /// Each in a network namespace; see [`Network`].
+    Namespaces,
+    /// On loopback addresses, data on a file system of its own each; see [`Disk`].
+    OwnDisks,
+}
+
+/// What cluster to found.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    /// How many nodes vote.
+    pub voters: u8,
+    /// How many nodes follow.
+    pub followers: u8,
+    /// Entries between two snapshots. Small, so that snapshots and purges really happen.
+    pub snapshot_every: u64,
+    /// Where they run.
+    pub footing: Footing,
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        Self { voters: 3, followers: 1, snapshot_every: 500, footing: Footing::Loopback }
+    }
+}
+
+/// A cluster of real nodes. Dropping it ends the nodes, then undoes mounts and namespaces.
+pub struct Cluster {
+    // Order matters: fields are dropped from first to last.
+    /// The nodes, voters first.
+    pub nodes: Vec<Node>,
+    /// Their disks, where they have disks of their own; by position in `nodes`.
+    pub disks: Vec<Disk>,
+    /// Their network, where they have one of their own.
+    pub network: Option<Network>,
+    /// The administrator of [`ACCOUNT`].
+    pub login: Arc<Login>,
+    doors: BTreeMap<u64, Arc<Door>>,
+    shape: Shape,
+    folder: tempfile::TempDir,
+}
+
+impl Cluster {
+    /// Founds a cluster and waits until it is healthy.
+    ///
+    /// # Errors
+    /// When any step fails; with what the step said.
+    pub async fn found(shape: Shape) -> Result<Self, HarnessError> {
+        let program = std::env::current_exe()?;
+        let folder = tempfile::Builder::new().prefix("conclave-chaos-").tempdir()?;
+        let count = shape.voters + shape.followers;
+        let network = match shape.footing {
+            Footing::Namespaces => Some(Network::create(count)?),
+            Footing::Loopback | Footing::OwnDisks => None,
+        };
+        let mut cluster = Self {
+            nodes: Vec::new(),
+            disks: Vec::new(),
+            network,
+            login: Arc::new(Login::new(ACCOUNT, "admin", "")),
+            doors: BTreeMap::new(),
+            shape,
+            folder,
+        };
+        for number in 1..=count {
+            let role = if number <= shape.voters { SeedRole::Voter } else { SeedRole::Follower };
+            let place = cluster.place(number, role);
+            std::fs::create_dir_all(&place.folder)?;
+            if shape.footing == Footing::OwnDisks {
+                cluster.disks.push(Disk::create(&place.folder)?);
+            }
+            std::fs::write(place.config(), configuration(&place, shape))?;
+            cluster.nodes.push(Node::new(place, program.clone()));
+        }
+        cluster.init(&program).await?;
+        for number in 1..cluster.nodes.len() {
+            cluster.join(number, &program).await?;
+        }
+        cluster.wait_healthy().await?;
+        Ok(cluster)
+    }
+
+    fn place(&self, number: u8, role: SeedRole) -> Place {
+        let name = format!("n{number}");
+        let folder = self.folder.path().join(&name);
+        let namespace = self.network.as_ref().map(|network| network.namespace(number));
+        let address = match &self.network {
+            Some(network) => network.address(number),
+            None => loopback(number),
+        };
+        Place { name, role, address, folder, namespace }
+    }
+
+    /// Founds the cluster on the first node and starts it.
+    async fn init(&mut self, program: &Path) -> Result<(), HarnessError> {
+        let place = &self.nodes[0].place;
+        let config = place.config();
+        let config = config.to_string_lossy();
+        let init = ["-o", "json", "cluster", "init", "--config", &config, "--account", ACCOUNT];
+        let said = conclave(place, program, &init).await?;
+        let said: serde_json::Value = serde_json::from_str(&said)
+            .map_err(|error| HarnessError(format!("cluster init said {said:?}: {error}")))?;
+        let api_key = find_text(&said, "api_key")
+            .ok_or_else(|| HarnessError(format!("cluster init gave no API key: {said}")))?;
+        self.login = Arc::new(Login::new(ACCOUNT, "admin", api_key));
+        self.nodes[0].start()?;
+        self.wait_for("the first node to lead", |statuses| {
+            statuses.iter().flatten().any(|status| status.part == "leader")
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Lets one node join, starts it, and waits until it plays its part.
+    async fn join(&mut self, number: usize, program: &Path) -> Result<(), HarnessError> {
+        let place = &self.nodes[number].place;
+        let founder = self.nodes[0].place.data();
+        let seed = admin::seed(&founder, &place.name, place.role, Duration::from_secs(600)).await?;
+        if self.doors.is_empty() {
+            let tls = tls_client(&seed.root_pem)?;
+            for (id, node) in (1_u64..).zip(&self.nodes) {
+                // Placeholder ids: doors get those from the log in `learn_ids`.
+                self.doors.insert(id, Arc::new(door(id, node.place.address, &tls)?));
+            }
+        }
+        let file = place.folder.join("seed");
+        seed.write(&file)?;
+        let (config, file) = (place.config(), file.to_string_lossy());
+        let config = config.to_string_lossy();
+        let join = ["cluster", "join", "--config", &config, "--seed", &file];
+        conclave(place, program, &join).await?;
+        let (name, votes) = (place.name.clone(), place.role == SeedRole::Voter);
+        self.nodes[number].start()?;
+        self.wait_for("a joining node to play its part", |statuses| {
+            statuses.iter().flatten().filter(|status| status.part == "leader").any(|status| {
+                status.members.iter().any(|member| member.name == name && member.votes == votes)
+            })
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Where each node says it stands; none for those that do not answer.
+    pub async fn statuses(&self) -> Vec<Option<Status>> {
+        join_all(self.nodes.iter().map(|node| status(node.place.data()))).await
+    }
+
+    /// Waits until the statuses fulfil a condition.
+    ///
+    /// # Errors
+    /// When they do not within [`HEALTH_PATIENCE`]; with what they were last.
+    pub async fn wait_for(
+        &self,
+        what: &str,
+        condition: impl Fn(&[Option<Status>]) -> bool,
+    ) -> Result<Vec<Option<Status>>, HarnessError> {
+        let start = Instant::now();
+        loop {
+            let statuses = self.statuses().await;
+            if condition(&statuses) {
+                return Ok(statuses);
+            }
+            if start.elapsed() > HEALTH_PATIENCE {
+                let mut text = format!("waited {HEALTH_PATIENCE:?} in vain for {what}:");
+                for (node, status) in self.nodes.iter().zip(&statuses) {
+                    let log = tail(&node.place.log());
+                    write!(text, "\n{}: {}; log ends: {log}", node.place.name, brief(status.as_ref()))
+                        .map_err(|error| HarnessError(error.to_string()))?;
+                }
+                return Err(HarnessError(text));
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Waits until all nodes run and agree on one leader, play their parts, and have applied the
+    /// same. Learns the nodes' ids on the way.
+    ///
+    /// # Errors
+    /// As [`Self::wait_for`].
+    pub async fn wait_healthy(&mut self) -> Result<Vec<Status>, HarnessError> {
+        let voters = usize::from(self.shape.voters);
+        let is_healthy = |statuses: &[Option<Status>]| {
+            let known: Vec<&Status> = statuses.iter().flatten().collect();
+            let Some(leader) = known.iter().find(|status| status.part == "leader") else {
+                return false;
+            };
+            known.len() == statuses.len()
+                && leader.members.iter().filter(|member| member.votes).count() == voters
+                && known.iter().all(|status| {
+                    status.leader == Some(leader.node_id)
+                        && status.term == leader.term
+                        && status.applied == leader.last_log
+                })
+        };
+        let statuses = self.wait_for("a healthy cluster", is_healthy).await?;
+        let statuses: Vec<Status> = statuses.into_iter().flatten().collect();
+        self.learn_ids(&statuses);
+        Ok(statuses)
+    }
+
+    /// Replaces placeholder ids by those that the log gave.
+    fn learn_ids(&mut self, statuses: &[Status]) {
+        if self.nodes.iter().zip(statuses).all(|(node, status)| node.id == status.node_id) {
+            return;
+        }
+        let doors: Vec<Arc<Door>> = std::mem::take(&mut self.doors).into_values().collect();
+        for ((node, status), door) in self.nodes.iter_mut().zip(statuses).zip(doors) {
+            node.id = status.node_id;
+            self.doors.insert(status.node_id, Arc::new(door.renamed(status.node_id)));
+        }
+    }
+
+    /// Waits until some node leads, the one named excepted, and gives its position.
+    ///
+    /// # Errors
+    /// As [`Self::wait_for`].
+    pub async fn wait_leader(&self, except: Option<usize>) -> Result<usize, HarnessError> {
+        let leads = |(at, status): (usize, &Option<Status>)| {
+            Some(at) != except && status.as_ref().is_some_and(|status| status.part == "leader")
+        };
+        let find = |statuses: &[Option<Status>]| statuses.iter().enumerate().position(leads);
+        let statuses = self.wait_for("a leader", |statuses| find(statuses).is_some()).await?;
+        find(&statuses).ok_or_else(|| HarnessError::new("the leader went"))
+    }
+
+    /// The door of the node at a position.
+    ///
+    /// # Errors
+    /// Before the cluster is founded.
+    pub fn door(&self, position: usize) -> Result<Arc<Door>, HarnessError> {
+        self.nodes
+            .get(position)
+            .and_then(|node| self.doors.get(&node.id))
+            .cloned()
+            .ok_or_else(|| HarnessError::new("no such node"))
+    }
+
+    /// All nodes as targets of a load, in order.
+    ///
+    /// # Errors
+    /// Before the cluster is founded.
+    pub fn targets(&self) -> Result<Vec<Target>, HarnessError> {
+        let target = |(at, node): (usize, &Node)| {
+            let promise = match node.place.role {
+                SeedRole::Voter => Promise::Linearizable,
+                SeedRole::Follower => Promise::Prefix,
+            };
+            Ok(Target { door: self.door(at)?, promise })
+        };
+        self.nodes.iter().enumerate().map(target).collect()
+    }
+
+    /// Position of the first follower.
+    pub fn follower(&self) -> Option<usize> {
+        self.nodes.iter().position(|node| node.place.role == SeedRole::Follower)
+    }
+
+    /// Positions of the voters.
+    pub fn voters(&self) -> std::ops::Range<usize> {
+        0..usize::from(self.shape.voters)
+    }
+
+    /// Gets a fresh access token, and declares variables of those names, owned by the root policy.
+    ///
+    /// # Errors
+    /// What the leader answered.
+    pub async fn declare(&self, names: &[Arc<str>]) -> Result<(), HarnessError> {
+        let leader = self.door(self.wait_leader(None).await?)?;
+        self.login.refresh(&leader).await.map_err(HarnessError)?;
+        let mut text = String::with_capacity(names.len() * 24);
+        for name in names {
+            text.push_str("- !variable ");
+            text.push_str(name);
+            text.push('\n');
+        }
+        let answer = leader
+            .ask(self.login.append_policy(text))
+            .await
+            .map_err(|error| HarnessError(format!("policy load: {error}")))?;
+        if answer.status.is_success() {
+            Ok(())
+        } else {
+            Err(HarnessError(format!("policy load: {} {}", answer.status, answer.text())))
+        }
+    }
+
+    /// What each node holds now.
+    ///
+    /// # Errors
+    /// When a node does not say.
+    pub async fn holdings(&self) -> Result<Vec<Holding>, HarnessError> {
+        let mut holdings = Vec::with_capacity(self.nodes.len());
+        for node in &self.nodes {
+            let hash = admin::state_hash(&node.place.data()).await?;
+            let state_hash = unhex(&hash.state_hash)
+                .ok_or_else(|| HarnessError(format!("no state hash: {}", hash.state_hash)))?;
+            holdings.push(Holding { node: hash.node_id, applied: hash.applied, state_hash });
+        }
+        Ok(holdings)
+    }
+
+    /// Lines of the nodes' logs that tell of a panic.
+    pub fn panics(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for node in &self.nodes {
+            let log = std::fs::read(node.place.log()).unwrap_or_default();
+            let log = String::from_utf8_lossy(&log);
+            let panics = log.lines().filter(|line| line.contains("panicked at"));
+            found.extend(panics.map(|line| format!("{}: {line}", node.place.name)));
+        }
+        found
+    }
+
+    /// Keeps the folder, with the logs of all nodes, for a look afterwards.
+    pub fn keep_folder(&mut self) -> PathBuf {
+        self.folder.disable_cleanup(true);
+        self.folder.path().to_owned()
+    }
+}
+
+/// Where the node with that data folder says it stands.
+pub async fn status(data: PathBuf) -> Option<Status> {
+    timeout(STATUS_PATIENCE, admin::status(&data)).await.ok()?.ok()
+}
+
+/// A loopback address that differs by node and by harness process.
+fn loopback(number: u8) -> IpAddr {
+    let pid = std::process::id();
+    let byte = |shift: u32| u8::try_from((pid >> shift) & 0x7f).unwrap_or(0);
+    Ipv4Addr::new(127, 64 + (byte(7) & 0x3f), byte(0) + 1, number).into()
+}
+
+fn configuration(place: &Place, shape: Shape) -> String {
+    let Place { name, address, folder, .. } = place;
+    let folder = folder.display();
+    format!(
+        "[node]\nname = \"{name}\"\ndata = \"{folder}/data\"\nmaster_key_file = \"{folder}/master.key\"\n\n\
+         [peer]\nlisten = \"{address}:{PEER_PORT}\"\n\n\
+         [api]\nlisten = \"{address}:{API_PORT}\"\n\n\
+         [tls]\nnames = [\"{TLS_NAME}\"]\n\n\
+         [raft]\nsnapshot_every = {}\n",
+        shape.snapshot_every
+    )
+}
+
+/// Runs a `conclave` command to its end.
+async fn conclave(place: &Place, program: &Path, args: &[&str]) -> Result<String, HarnessError> {
+    let output = place.conclave(program, args).stdin(std::process::Stdio::null()).output().await?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(HarnessError(format!("conclave {}: {}: {}", args.join(" "), output.status, said.trim())))
+}
+
+fn door(id: u64, address: IpAddr, tls: &Arc<rustls::ClientConfig>) -> Result<Door, HarnessError> {
+    let name = ServerName::try_from(TLS_NAME).map_err(|error| HarnessError(error.to_string()))?;
+    Ok(Door::new(id, SocketAddr::new(address, API_PORT), name, Arc::clone(tls)))
+}
+
+fn tls_client(root_pem: &str) -> Result<Arc<rustls::ClientConfig>, HarnessError> {
+    let fail = |error: &dyn std::fmt::Display| HarnessError(format!("the cluster's root: {error}"));
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(root_pem.as_bytes()) {
+        roots.add(certificate.map_err(|error| fail(&error))?).map_err(|error| fail(&error))?;
+    }
+    let config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+/// The first text under that key, however deep.
+fn find_text<'a>(value: &'a serde_json::Value, key: &str) -> Option<&'a str> {
+    match value {
+        serde_json::Value::Object(fields) => fields
+            .get(key)
+            .and_then(serde_json::Value::as_str)
+            .or_else(|| fields.values().find_map(|value| find_text(value, key))),
+        serde_json::Value::Array(items) => items.iter().find_map(|item| find_text(item, key)),
+        serde_json::Value::Null
+        | serde_json::Value::Bool(_)
+        | serde_json::Value::Number(_)
+        | serde_json::Value::String(_) => None,
+    }
+}
+
+fn unhex(text: &str) -> Option<[u8; 32]> {
+    let mut bytes = [0; 32];
+    if text.len() != 64 || !text.is_ascii() {
+        return None;
+    }
+    for (at, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&text[2 * at..2 * at + 2], 16).ok()?;
+    }
+    Some(bytes)
+}
+
+fn brief(status: Option<&Status>) -> String {
+    status.map_or_else(
+        || "no answer".to_owned(),
+        |status| {
+            format!(
+                "{} in term {}, leader {:?}, last log {}, applied {}",
+                status.part, status.term, status.leader, status.last_log, status.applied
+            )
+        },
+    )
+}
+
+fn tail(log: &Path) -> String {
+    let text = std::fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().rev().take(3).collect();
+    lines.into_iter().rev().collect::<Vec<_>>().join(" | ")
+}

@@ -1,0 +1,185 @@
+//! One node's process: start, signal, stop. It dies with the harness, because it ends when its
+//! standard input is closed.
+
+use std::fs::{File, OpenOptions};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+use conclave::seed::SeedRole;
+
+use super::shell::HarnessError;
+
+/// How long a node may take to drain and end after SIGTERM.
+const STOP_PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a node is, whether it runs or not.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// Its name, such as `n1`.
+    pub name: String,
+    /// The part it plays.
+    pub role: SeedRole,
+    /// Where it listens, for clients and for peers.
+    pub address: IpAddr,
+    /// Its folder: configuration, master key, log file; and the data folder in it.
+    pub folder: PathBuf,
+    /// The network namespace it runs in, if any.
+    pub namespace: Option<String>,
+}
+
+/// The TCP port of every node's API; nodes differ by address.
+pub const API_PORT: u16 = 8443;
+/// The UDP port of every node's peer endpoint.
+pub const PEER_PORT: u16 = 7443;
+
+impl Place {
+    /// The node's configuration file.
+    pub fn config(&self) -> PathBuf {
+        self.folder.join("conclave.toml")
+    }
+
+    /// The node's data folder.
+    pub fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    /// Where its standard output and error go.
+    pub fn log(&self) -> PathBuf {
+        // Beside the folder: it must outlive a power cut of the folder.
+        self.folder.with_extension("log")
+    }
+
+    /// A `conclave` command line, run by this very program, in the node's namespace.
+    pub fn conclave(&self, program: &Path, args: &[&str]) -> Command {
+        let mut command = match &self.namespace {
+            Some(namespace) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", namespace]).arg(program);
+                command
+            }
+            None => Command::new(program),
+        };
+        command.arg("conclave").args(args).kill_on_drop(true);
+        command
+    }
+}
+
+/// A node that can be started and hurt.
+#[derive(Debug)]
+pub struct Node {
+    /// What it is.
+    pub place: Place,
+    /// Its id in the cluster, once it has one.
+    pub id: u64,
+    program: PathBuf,
+    child: Option<Child>,
+    lives: u64,
+}
+
+impl Node {
+    /// A node that has not been started; `program` is this very program.
+    pub fn new(place: Place, program: PathBuf) -> Self {
+        Self { place, id: 0, program, child: None, lives: 0 }
+    }
+
+    /// How often it has been started.
+    pub fn lives(&self) -> u64 {
+        self.lives
+    }
+
+    /// Its process id while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().and_then(Child::id)
+    }
+
+    /// Starts the server. It may take a while until it answers.
+    ///
+    /// # Errors
+    /// When the process cannot be started.
+    pub fn start(&mut self) -> Result<(), HarnessError> {
+        let log: File = OpenOptions::new().create(true).append(true).open(self.place.log())?;
+        let config = self.place.config();
+        let config = config.to_string_lossy();
+        let args = ["server", "--config", &config, "--end-with-stdin"];
+        let child = self
+            .place
+            .conclave(&self.program, &args)
+            .stdin(std::process::Stdio::piped())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?;
+        self.child = Some(child);
+        self.lives += 1;
+        Ok(())
+    }
+
+    /// Sends a signal to its process.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn signal(&self, signal: Signal) -> Result<(), HarnessError> {
+        let pid = self.pid().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+        let pid = pid.ok_or_else(|| HarnessError(format!("{} does not run", self.place.name)))?;
+        kill_process(pid, signal).map_err(|error| HarnessError(error.to_string()))
+    }
+
+    /// SIGKILL, and waits until the process is gone.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub async fn kill(&mut self) -> Result<(), HarnessError> {
+        self.signal(Signal::KILL)?;
+        self.reap().await.map(drop)
+    }
+
+    /// SIGTERM, and waits until the process has drained and ended by itself.
+    ///
+    /// # Errors
+    /// When it does not run or does not end in time; it is then killed.
+    pub async fn stop(&mut self) -> Result<std::process::ExitStatus, HarnessError> {
+        self.signal(Signal::TERM)?;
+        self.reap().await
+    }
+
+    /// Waits until the process ends by itself; then it can be started again.
+    ///
+    /// # Errors
+    /// When it does not run or does not end in time; it is then killed.
+    pub async fn reap(&mut self) -> Result<std::process::ExitStatus, HarnessError> {
+        let name = &self.place.name;
+        let mut child =
+            self.child.take().ok_or_else(|| HarnessError(format!("{name} does not run")))?;
+        match timeout(STOP_PATIENCE, child.wait()).await {
+            Ok(status) => Ok(status?),
+            Err(_) => {
+                child.kill().await?;
+                Err(HarnessError(format!("{name} did not end within {STOP_PATIENCE:?}")))
+            }
+        }
+    }
+
+    /// Whether the process has ended without being asked to, and how.
+    pub fn has_ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.child.as_mut().and_then(|child| child.try_wait().ok().flatten())
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // The process must be gone before its file system and its namespace are taken down.
+        let Some(mut child) = self.child.take() else { return };
+        child.start_kill().ok();
+        // Bounded: a process that was sent SIGKILL ends within milliseconds.
+        for _ in 0..5_000 {
+            if !matches!(child.try_wait(), Ok(None)) {
+                break;
+            }
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
+    }
+}
