@@ -32,7 +32,8 @@ pub(crate) fn address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> I
 }
 
 fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
-    let loopback = address == IpAddr::V4(Ipv4Addr::LOCALHOST) || address.is_ipv6() && address.is_loopback();
+    let loopback =
+        address == IpAddr::V4(Ipv4Addr::LOCALHOST) || address.is_ipv6() && address.is_loopback();
     loopback || trusted.iter().any(|range| range.contains(&address))
 }
 

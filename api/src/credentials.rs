@@ -109,7 +109,10 @@ pub fn signing_key_label(account: &AccountName) -> String {
 ///
 /// # Errors
 /// [`CredentialError`].
-pub fn new_signing_key(vault: &Vault, account: &AccountName) -> Result<SigningKey, CredentialError> {
+pub fn new_signing_key(
+    vault: &Vault,
+    account: &AccountName,
+) -> Result<SigningKey, CredentialError> {
     let pair =
         RsaKeyPair::generate(KeySize::Rsa2048).map_err(|_unspecified| CredentialError::KeyPair)?;
     let private: Pkcs8V1Der<'_> = pair.as_der().map_err(|_unspecified| CredentialError::KeyPair)?;
@@ -253,7 +256,8 @@ mod tests {
     #[test]
     fn weak_passwords_are_told_from_strong_ones() {
         assert!(is_strong_password("AZerty12345!"));
-        for weak in ["AZerty1234!", "azerty12345!", "AZERTY12345!", "AZertyuiopq!", "AZerty123456"] {
+        for weak in ["AZerty1234!", "azerty12345!", "AZERTY12345!", "AZertyuiopq!", "AZerty123456"]
+        {
             assert!(!is_strong_password(weak), "{weak}");
         }
         assert!(!is_strong_password("AZerty12345!\n"));

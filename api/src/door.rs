@@ -27,7 +27,7 @@ use crate::error::Refusal;
 use crate::limits::{Failures, URI_BYTES_MAX};
 use crate::metrics::Meters;
 use crate::ports::{Clock, Part, Proposer, StateStore, Vault, VaultSource};
-use crate::router::{Access, Auth, PathClass, RouteTable};
+use crate::router::{Access, Auth, PathClass, ROUTES, RouteTable};
 use crate::server::Peer;
 use crate::settings::{Settings, SettingsError};
 use crate::token::{TokenError, TokenOffice, Verified};
@@ -115,7 +115,7 @@ impl Door {
             )?,
             failures: Failures::new(settings.failures_max, settings.failure_window),
             registry: Registry::new(&settings.authenticators),
-            meters: Meters::new(routes.routes()),
+            meters: Meters::new(ROUTES),
             places: Arc::new(Semaphore::new(settings.requests_in_flight_max)),
             draining: ArcSwapOption::empty(),
             state,
@@ -199,7 +199,8 @@ impl Door {
             Err(error) => return visit.refuse_token(error),
         };
         // The route is looked for only now: who has no token learns nothing of what exists.
-        let Some((place, route, params)) = self.routes.find(&inner.method, &inner.path, &inner.query)
+        let Some((place, route, params)) =
+            self.routes.find(&inner.method, &inner.path, &inner.query)
         else {
             return (Refusal::UNROUTED.into_response(), Vec::new());
         };
@@ -375,7 +376,8 @@ async fn handle(call: &mut Call) -> Result<Answer, Refusal> {
 fn request_id(headers: &HeaderMap) -> String {
     let sent = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok());
     let usable = |text: &&str| {
-        (1..=REQUEST_ID_BYTES_MAX).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
+        (1..=REQUEST_ID_BYTES_MAX).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_graphic())
     };
     if let Some(sent) = sent.filter(usable) {
         return sent.to_owned();

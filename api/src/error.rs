@@ -158,9 +158,10 @@ impl Refusal {
             | Self::SecretMissing { .. }
             | Self::CredentialMissing { .. } => StatusCode::NOT_FOUND,
             Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
-            Self::Argument(_) | Self::Unprocessable(_) | Self::Invalid { .. } | Self::Policy { .. } => {
-                StatusCode::UNPROCESSABLE_ENTITY
-            }
+            Self::Argument(_)
+            | Self::Unprocessable(_)
+            | Self::Invalid { .. }
+            | Self::Policy { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             Self::PolicyConflict { .. } | Self::Conflict { .. } => StatusCode::CONFLICT,
             Self::MethodNotAllowed(_) | Self::ReadOnly { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotUtf8 => StatusCode::NOT_ACCEPTABLE,
@@ -253,45 +254,43 @@ impl Refusal {
         })
     }
 
+    /// After how many seconds it is worth trying again, where that is so.
+    fn retry_after(&self) -> Option<u64> {
+        if let Self::PolicyConflict { retry_after } = self {
+            Some(*retry_after)
+        } else if let Self::TooMany { retry_after } = self {
+            Some(retry_after.as_secs().max(1))
+        } else {
+            matches!(self, Self::Unavailable { .. }).then_some(1)
+        }
+    }
+
     /// The answer that goes to the client.
     pub(crate) fn into_response(self) -> Response<Body> {
         let status = self.status();
-        let mut response = match self.document() {
-            Some(document) => {
-                let mut response = Response::new(Body::from(json::to_vec(&document)));
-                response.headers_mut().insert(CONTENT_TYPE, JSON);
-                response
-            }
-            None => match &self {
-                Self::Text(_, text) => {
-                    let mut response = Response::new(Body::from(*text));
-                    response.headers_mut().insert(CONTENT_TYPE, TEXT);
-                    response
-                }
-                _ => Response::new(Body::empty()),
-            },
+        let (body, content_type) = match (self.document(), &self) {
+            (Some(document), _) => (Body::from(json::to_vec(&document)), Some(JSON)),
+            (None, Self::Text(_, text)) => (Body::from(*text), Some(TEXT)),
+            (None, _) => (Body::empty(), None),
         };
+        let mut response = Response::new(body);
+        if let Some(content_type) = content_type {
+            response.headers_mut().insert(CONTENT_TYPE, content_type);
+        }
         *response.status_mut() = status;
         let headers = response.headers_mut();
-        match self {
-            Self::PolicyConflict { retry_after } => {
-                headers.insert(RETRY_AFTER, HeaderValue::from(retry_after));
-            }
-            Self::TooMany { retry_after } => {
-                headers.insert(RETRY_AFTER, HeaderValue::from(retry_after.as_secs().max(1)));
-            }
-            Self::Unavailable { reason } => {
-                headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
-                if let Ok(reason) = HeaderValue::from_str(&reason) {
-                    headers.insert(HeaderName::from_static("x-conclave-reason"), reason);
-                }
-            }
-            Self::ReadOnly { leader: Some(leader) } => {
-                if let Ok(leader) = HeaderValue::from_str(&leader) {
-                    headers.insert(LEADER, leader);
-                }
-            }
-            _ => {}
+        if let Some(seconds) = self.retry_after() {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Self::Unavailable { reason } = &self
+            && let Ok(reason) = HeaderValue::from_str(reason)
+        {
+            headers.insert(HeaderName::from_static("x-conclave-reason"), reason);
+        }
+        if let Self::ReadOnly { leader: Some(leader) } = &self
+            && let Ok(leader) = HeaderValue::from_str(leader)
+        {
+            headers.insert(LEADER, leader);
         }
         response
     }
@@ -323,12 +322,11 @@ impl From<Rejection> for Refusal {
     fn from(rejection: Rejection) -> Self {
         match rejection {
             Rejection::NotFound { resource } => Self::missing(&resource),
-            Rejection::Forbidden { .. } => Self::FORBIDDEN,
+            Rejection::Forbidden { .. } | Rejection::JoinTokenRefused(_) => Self::FORBIDDEN,
             Rejection::Unauthenticated | Rejection::NoCredentials { .. } => Self::UNAUTHENTICATED,
             Rejection::Stale { .. } => Self::PolicyConflict { retry_after: 1 },
             Rejection::Exists { what, id } => Self::Conflict { what, id },
             Rejection::Invalid(text) => Self::Unprocessable(text),
-            Rejection::JoinTokenRefused(_) => Self::FORBIDDEN,
         }
     }
 }

@@ -73,7 +73,7 @@ pub(crate) async fn read_body(
 pub(crate) struct Failures {
     shards: Vec<Mutex<HashMap<u64, Window>>>,
     hasher: RandomState,
-    failures_max: u32,
+    most: u32,
     window_ms: i64,
 }
 
@@ -91,7 +91,7 @@ impl Failures {
         Self {
             shards: (0..16).map(|_| Mutex::default()).collect(),
             hasher: RandomState::new(),
-            failures_max,
+            most: failures_max,
             window_ms: i64::try_from(window.as_millis()).unwrap_or(i64::MAX),
         }
     }
@@ -102,7 +102,7 @@ impl Failures {
         let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
         let window = shard.get(&key)?;
         let left = self.window_ms - now.0.saturating_sub(window.started.0);
-        let held = window.failures >= self.failures_max && left > 0;
+        let held = window.failures >= self.most && left > 0;
         held.then(|| Duration::from_millis(left.unsigned_abs()))
     }
 

@@ -94,9 +94,8 @@ struct RouteMeters {
 impl RouteMeters {
     fn new(route: &'static str) -> Self {
         Self {
-            requests: CLASSES.map(|class| {
-                metrics::counter!(REQUESTS.name, "route" => route, "status" => class)
-            }),
+            requests: CLASSES
+                .map(|class| metrics::counter!(REQUESTS.name, "route" => route, "status" => class)),
             duration: metrics::histogram!(DURATION.name, "route" => route),
         }
     }

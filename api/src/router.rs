@@ -114,7 +114,6 @@ pub static ROUTES: &[Route] = &[
         => routes::status::authenticators::list),
     route!(GET "/whoami", Token Read, "identity-check" "check", "whoami.show"
         => routes::status::whoami::show),
-
     route!(GET "/:authn/:account/login", Optional Read, "authn" "login", "authn.login"
         => routes::authn::login::show),
     route!(GET "/:authn/:service/:account/login", Optional Read, "authn" "login", "authn.login_service"
@@ -129,7 +128,6 @@ pub static ROUTES: &[Route] = &[
         => routes::authn::api_key::rotate),
     route!(GET "/:authn/:account/api_key", Optional Read, "api-key" "show", "authn.key_age"
         => routes::authn::api_key::show),
-
     route!(GET "/secrets", Token Read, "fetch" "fetch", "secrets.batch" => routes::secrets::batch::show),
     route!(GET "/secrets/:account/:kind/*id" [&[Kind::Variable]], Token Read, "fetch" "fetch",
         "secrets.get" => routes::secrets::get::show),
@@ -137,14 +135,12 @@ pub static ROUTES: &[Route] = &[
         Token Write, "update" "update", "secrets.expire" => routes::secrets::expire::create),
     route!(POST "/secrets/:account/:kind/*id" [&[Kind::Variable, Kind::PublicKey]], Token Write,
         "update" "update", "secrets.set" => routes::secrets::set::create),
-
     route!(POST "/policies/:account/:kind/*id" [&[Kind::Policy]], Token Write, "policy" "create",
         "policies.append" => routes::policies::load::append),
     route!(PATCH "/policies/:account/:kind/*id" [&[Kind::Policy]], Token Write, "policy" "update",
         "policies.update" => routes::policies::load::update),
     route!(PUT "/policies/:account/:kind/*id" [&[Kind::Policy]], Token Write, "policy" "replace",
         "policies.replace" => routes::policies::load::replace),
-
     route!(GET "/resources", Token Read, "list" "list", "resources.list" => routes::resources::list::show),
     route!(GET "/resources/:account", Token Read, "list" "list", "resources.list_account"
         => routes::resources::list::show),
@@ -156,7 +152,6 @@ pub static ROUTES: &[Route] = &[
         "resources.permitted_roles" => routes::resources::permitted_roles::show),
     route!(GET "/resources/:account/:kind/*id" [RESOURCES], Token Read, "resource" "get",
         "resources.show" => routes::resources::show::show),
-
     route!(GET "/roles/:account/:kind/*id" ?"graph" [ROLES], Token Read, "role" "graph",
         "roles.graph" => routes::roles::graph::show),
     route!(GET "/roles/:account/:kind/*id" ?"all" [ROLES], Token Read, "memberships" "list",
@@ -237,10 +232,6 @@ impl RouteTable {
         Self { rows: ROUTES.iter().map(|route| (segments(route.pattern), route)).collect() }
     }
 
-    pub(crate) const fn routes(&self) -> &'static [Route] {
-        ROUTES
-    }
-
     /// The row for a request and its place, with what stood in the open places.
     pub(crate) fn find(
         &self,
@@ -257,7 +248,8 @@ impl RouteTable {
             }
             let params = match_path(pattern, route, &raw)?;
             if let Some(selector) = route.selector {
-                let query = selectors.get_or_insert_with(|| crate::wire::query::Query::parse(query));
+                let query =
+                    selectors.get_or_insert_with(|| crate::wire::query::Query::parse(query));
                 if !query.has(selector) {
                     return None;
                 }

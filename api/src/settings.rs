@@ -72,7 +72,7 @@ impl Default for Settings {
             user_token_seconds: 480,
             host_token_seconds: 480,
             resource_list_limit_max: 1000,
-            staleness_max: Duration::from_secs(300),
+            staleness_max: Duration::from_mins(5),
             staleness_degraded: Duration::from_secs(10),
             request_time_max: Duration::from_secs(30),
             body_time_max: Duration::from_secs(10),

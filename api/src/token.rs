@@ -173,8 +173,11 @@ impl Parts {
         if self.signature.len() != SIGNATURE_BYTES {
             return false;
         }
-        let message =
-            format!("{}.{}", base64::encode_url(&self.protected), base64::encode_url(&self.payload));
+        let message = format!(
+            "{}.{}",
+            base64::encode_url(&self.protected),
+            base64::encode_url(&self.payload)
+        );
         let signature = base64::encode_url(&self.signature);
         jsonwebtoken::crypto::verify(&signature, message.as_bytes(), key, Algorithm::RS256)
             .unwrap_or(false)
@@ -227,10 +230,13 @@ pub(crate) struct TokenOffice {
     waiting_max: usize,
 }
 
+type Signed = OnceCell<Arc<Token>>;
+
 #[derive(Default)]
 struct Minted {
     second: i64,
-    tokens: HashMap<RoleId, (String, Arc<OnceCell<Arc<Token>>>)>,
+    /// By subject: the key that signs, and the token once it is signed.
+    tokens: HashMap<RoleId, (String, Arc<Signed>)>,
 }
 
 /// A fresh token in both of its forms.
@@ -334,7 +340,7 @@ impl TokenOffice {
         token.await.cloned()
     }
 
-    fn cell(&self, role: &RoleId, key_id: &str, second: i64) -> Arc<OnceCell<Arc<Token>>> {
+    fn cell(&self, role: &RoleId, key_id: &str, second: i64) -> Arc<Signed> {
         let shard = shard_of(role);
         let mut minted = self.minted[shard].lock().unwrap_or_else(PoisonError::into_inner);
         if minted.second != second {
@@ -411,9 +417,9 @@ impl Drop for Waiting<'_> {
 
 fn shard_of(role: &RoleId) -> usize {
     let bytes = role.identifier().as_bytes();
-    let sum = bytes.iter().fold(0_usize, |sum, byte| {
-        sum.wrapping_mul(31).wrapping_add(usize::from(*byte))
-    });
+    let sum = bytes
+        .iter()
+        .fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(*byte)));
     sum % SHARDS
 }
 
@@ -430,7 +436,10 @@ fn texts(key_id: &str, login: &str, issued_at: i64, life: u32) -> (Vec<u8>, Vec<
     let mut payload = format!("{{\"iat\":{issued_at},\"sub\":\"");
     for unit in login.encode_utf16() {
         match u8::try_from(unit).ok().filter(u8::is_ascii).map(char::from) {
-            Some(plain) if plain.is_ascii_alphanumeric() || " !#$%'()*+,-./:;=@[]^_`{|}".contains(plain) => {
+            Some(plain)
+                if plain.is_ascii_alphanumeric()
+                    || " !#$%'()*+,-./:;=@[]^_`{|}".contains(plain) =>
+            {
                 payload.push(plain);
             }
             // Everything that JSON or the standard base64 alphabet would trip over.

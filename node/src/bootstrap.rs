@@ -56,10 +56,15 @@ impl Founded {
             self.root_certificate.display()
         );
         if let Some(account) = &self.account {
-            text.push_str(&format!(
-                "Account {}: log in as {} with this API key, which is shown only now:\n{}\n",
-                account.account, account.login, account.api_key
-            ));
+            text.extend([
+                "Account ",
+                &account.account,
+                ": log in as ",
+                &account.login,
+                " with this API key, which is shown only now:\n",
+                &account.api_key,
+                "\n",
+            ]);
         }
         text
     }
@@ -70,10 +75,7 @@ impl Founded {
 /// # Errors
 /// When a node is set up there already, or a step fails; a set-up that was cut short is begun again.
 pub async fn init(config: &Config, account: Option<&str>) -> Result<Founded, Failure> {
-    let account = account
-        .map(AccountName::new)
-        .transpose()
-        .context(Exit::Usage, "account")?;
+    let account = account.map(AccountName::new).transpose().context(Exit::Usage, "account")?;
     let data = &config.node.data;
     let folder = Folder::new(data);
     if folder.is_set_up() {
@@ -83,8 +85,7 @@ pub async fn init(config: &Config, account: Option<&str>) -> Result<Founded, Fai
         ));
     }
     clear_unfinished(data)?;
-    let datadir = Datadir::open(data, FailPoints::default())
-        .context(Exit::Fault, "data folder")?;
+    let datadir = Datadir::open(data, FailPoints).context(Exit::Fault, "data folder")?;
 
     let now = SystemClock.now();
     let mut cluster = [0; 16];
@@ -161,10 +162,9 @@ pub async fn create_account(
     name: AccountName,
 ) -> Result<Account, Failure> {
     // An RSA key takes a tenth of a second: let the reactor's other work move over meanwhile.
-    let (command, key) = tokio::task::block_in_place(|| {
-        conclave_api::credentials::new_account(vault, &name)
-    })
-    .context(Exit::Fault, "account")?;
+    let (command, key) =
+        tokio::task::block_in_place(|| conclave_api::credentials::new_account(vault, &name))
+            .context(Exit::Fault, "account")?;
     propose(raft, command).await?;
     Ok(Account { account: name.to_string(), login: "admin".to_owned(), api_key: key.to_string() })
 }
@@ -174,13 +174,14 @@ pub async fn create_account(
 pub(crate) fn clear_unfinished(data: &std::path::Path) -> Result<(), Failure> {
     let began = ["node.key", "root.key"].iter().any(|name| data.join(name).exists());
     if !began {
-        let foreign = std::fs::read_dir(data)
-            .map(|mut entries| entries.next().is_some())
-            .unwrap_or(false);
+        let foreign = std::fs::read_dir(data).is_ok_and(|mut entries| entries.next().is_some());
         if foreign {
             return Err(Failure::new(
                 Exit::Configuration,
-                format!("{} is not empty and holds no node; choose another node.data", data.display()),
+                format!(
+                    "{} is not empty and holds no node; choose another node.data",
+                    data.display()
+                ),
             ));
         }
         return Ok(());

@@ -34,7 +34,7 @@ use crate::clock::SystemClock;
 use crate::config::{AuditDurability, Config};
 use crate::exit::{Context, Exit, Failure};
 use crate::folder::{Folder, KnownMemberFile, NodeFile, master_key};
-use crate::join::JoinDesk;
+use crate::peer_service::PeerService;
 
 /// How long a command of the node's own is tried before it is given up.
 const PROPOSE_DEADLINE: Duration = Duration::from_secs(10);
@@ -115,7 +115,7 @@ impl Core {
             }),
         };
         let raft = Handle::start(parts).await.context(Exit::Fault, "raft")?;
-        raft.set_service(JoinDesk::new(raft.clone(), root_key.clone()));
+        raft.set_service(PeerService::new(raft.clone(), root_key.clone()));
         let vault = Arc::new(ArcSwapOption::empty());
         let core = Self { raft, log, state, root_key, vault, fault };
         core.unseal()?;
@@ -132,7 +132,8 @@ impl Core {
         let Some(wrapped) = in_force else { return Ok(false) };
         let open = self.vault.load().as_ref().map(|vault| vault.generation());
         if open != Some(wrapped.generation) {
-            let keyring = Keyring::unwrap(&wrapped, &self.root_key).context(Exit::Fault, "keyring")?;
+            let keyring =
+                Keyring::unwrap(&wrapped, &self.root_key).context(Exit::Fault, "keyring")?;
             self.vault.store(Some(Arc::new(Vault::new(&self.root_key, &keyring))));
             tracing::info!(generation = wrapped.generation, "vault.open");
         }
@@ -189,8 +190,8 @@ impl Node {
             ));
         }
         let master = master_key(&config.node.master_key_file, false)?;
-        let datadir = Datadir::open(&config.node.data, FailPoints::default())
-            .context(Exit::Fault, "data folder")?;
+        let datadir =
+            Datadir::open(&config.node.data, FailPoints).context(Exit::Fault, "data folder")?;
         let durability = match config.audit {
             AuditDurability::Os => Durability::Os,
             AuditDurability::Disk => Durability::Disk,
@@ -239,8 +240,8 @@ impl Node {
 /// # Errors
 /// When they do not belong together.
 pub fn peer_tls(root_pem: &str, issued: &Issued) -> Result<Tls, Failure> {
-    let name = check::common_name(&issued.certificate_pem)
-        .context(Exit::Fault, "cluster certificate")?;
+    let name =
+        check::common_name(&issued.certificate_pem).context(Exit::Fault, "cluster certificate")?;
     let (chain, key) = chain_and_key(issued)?;
     let roots = certificates(root_pem)?;
     Tls::new(TlsMaterial { chain, key, roots, names: vec![name] })

@@ -180,7 +180,7 @@ impl Folder {
     /// When it cannot be written.
     pub fn write_node(&self, node: &NodeFile) -> Result<(), Failure> {
         let text = serde_json::to_vec_pretty(node).context(Exit::Failed, "node.json")?;
-        self.create(&self.node_json(), &text)?;
+        create(&self.node_json(), &text)?;
         std::fs::File::open(&self.root)
             .and_then(|folder| folder.sync_all())
             .context(Exit::Fault, self.root.display())
@@ -201,16 +201,16 @@ impl Folder {
         let sealed = master
             .seal(NODE_KEY_LABEL, &Secret::new(node_key_pkcs8))
             .context(Exit::Fault, "node key")?;
-        self.create(&self.root.join("node.key"), &sealed)?;
+        create(&self.root.join("node.key"), &sealed)?;
         let sealed = root_key.wrap(master).context(Exit::Fault, "root key")?;
-        self.create(&self.root.join("root.key"), &sealed)?;
+        create(&self.root.join("root.key"), &sealed)?;
         std::fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(self.root.join("tls"))
             .context(Exit::Fault, "tls folder")?;
-        self.create(&self.tls("root.pem"), root_pem.as_bytes())?;
-        self.create(&self.tls("cluster.pem"), cluster.certificate_pem.as_bytes())?;
+        create(&self.tls("root.pem"), root_pem.as_bytes())?;
+        create(&self.tls("cluster.pem"), cluster.certificate_pem.as_bytes())?;
         self.seal_pem(master, "cluster.key", CLUSTER_KEY_LABEL, &cluster.key_pem)
     }
 
@@ -258,10 +258,12 @@ impl Folder {
     /// When they are absent, or sealed under another master key.
     pub fn cluster_certificate(&self, master: &MasterKey) -> Result<Issued, Failure> {
         let path = self.tls("cluster.pem");
-        let certificate_pem = std::fs::read_to_string(&path).context(Exit::Fault, path.display())?;
+        let certificate_pem =
+            std::fs::read_to_string(&path).context(Exit::Fault, path.display())?;
         let path = self.tls("cluster.key");
         let sealed = std::fs::read(&path).context(Exit::Fault, path.display())?;
-        let opened = master.open(CLUSTER_KEY_LABEL, &sealed).context(Exit::Fault, path.display())?;
+        let opened =
+            master.open(CLUSTER_KEY_LABEL, &sealed).context(Exit::Fault, path.display())?;
         let key_pem = std::str::from_utf8(opened.expose_secret())
             .context(Exit::Fault, path.display())?
             .to_owned();
@@ -278,7 +280,7 @@ impl Folder {
         let sealed = master
             .seal(label, &Secret::new(pem.as_bytes().to_vec()))
             .context(Exit::Fault, label)?;
-        self.create(&self.tls(name), &sealed)
+        create(&self.tls(name), &sealed)
     }
 
     fn node_json(&self) -> PathBuf {
@@ -288,22 +290,22 @@ impl Folder {
     fn tls(&self, name: &str) -> PathBuf {
         self.root.join("tls").join(name)
     }
+}
 
-    /// Writes a private file durably. A set-up that was cut short is begun again, so an earlier one
-    /// is replaced; `node.json`, written last, is what makes a node.
-    fn create(&self, path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-        let write = || -> std::io::Result<()> {
-            let mut file = std::fs::OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600)
-                .open(path)?;
-            file.write_all(bytes)?;
-            file.sync_all()
-        };
-        write().context(Exit::Fault, path.display())
-    }
+/// Writes a private file durably. A set-up that was cut short is begun again, so an earlier one
+/// is replaced; `node.json`, written last, is what makes a node.
+fn create(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let write = || -> std::io::Result<()> {
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(path)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    };
+    write().context(Exit::Fault, path.display())
 }
 
 /// Opens the node's master key; makes it when `create` is set and there is none.

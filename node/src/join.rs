@@ -1,6 +1,6 @@
 //! Joining a cluster. The joining side (`conclave cluster join`) shows its one-use token and its node
 //! key to any voter over mutual TLS and gets its id, the root key and the members. The answering
-//! side is [`JoinDesk`], a service of every voter: it commits the admission, which consumes the token
+//! side is [`JoinDesk`], open on every voter: it commits the admission, which consumes the token
 //! in the same entry. The leader then makes the new member a replica ([`crate::jobs`]).
 
 use std::sync::Arc;
@@ -12,12 +12,9 @@ use conclave_domain::command::Command;
 use conclave_domain::outcome::Outcome;
 use conclave_domain::records::{Digest, Member};
 use conclave_domain::time::Clock;
-use conclave_raft::service::{SERVICE_JOIN, Service, ServiceError};
-use conclave_raft::transport::{PeerIdentity, Who};
-use conclave_raft::{Handle, Identity, NodeKey, join_call};
+use conclave_raft::{Handle, Identity, NodeKey, ServiceError, join_call};
 use conclave_storage::seal::{MasterKey, RootKey, Secret};
 use conclave_storage::{Datadir, FailPoints};
-use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
@@ -84,7 +81,10 @@ pub async fn join(config: &Config, seed: &Seed) -> Result<Joined, Failure> {
         ));
     }
     let cluster: [u8; 16] = unhex(&seed.cluster_id).ok_or_else(|| {
-        Failure::new(Exit::Configuration, "the seed names no cluster: cluster_id is not 32 hex digits")
+        Failure::new(
+            Exit::Configuration,
+            "the seed names no cluster: cluster_id is not 32 hex digits",
+        )
     })?;
     let data = &config.node.data;
     let folder = Folder::new(data);
@@ -97,8 +97,7 @@ pub async fn join(config: &Config, seed: &Seed) -> Result<Joined, Failure> {
     check::cluster_certificate(&seed.root_pem, &seed.certificate_pem, &[], SystemClock.now())
         .context(Exit::Configuration, "seed")?;
     clear_unfinished(data)?;
-    let _datadir =
-        Datadir::open(data, FailPoints::default()).context(Exit::Fault, "data folder")?;
+    let _datadir = Datadir::open(data, FailPoints).context(Exit::Fault, "data folder")?;
     let master: MasterKey = master_key(&config.node.master_key_file, true)?;
 
     let issued = Issued {
@@ -121,7 +120,8 @@ pub async fn join(config: &Config, seed: &Seed) -> Result<Joined, Failure> {
         .await
         .context(Exit::Unavailable, "no voter let this node join")?;
     let answer = Zeroizing::new(answer);
-    let answer: JoinAnswer = serde_json::from_slice(&answer).context(Exit::Failed, "join answer")?;
+    let answer: JoinAnswer =
+        serde_json::from_slice(&answer).context(Exit::Failed, "join answer")?;
     if answer.version != VERSION {
         return Err(Failure::new(
             Exit::Failed,
@@ -130,7 +130,8 @@ pub async fn join(config: &Config, seed: &Seed) -> Result<Joined, Failure> {
     }
     let root_key = Zeroizing::new(answer.root_key);
     let root_key = STANDARD.decode(root_key.as_bytes()).context(Exit::Failed, "join answer")?;
-    let root_key = RootKey::from_secret(&Secret::new(root_key)).context(Exit::Failed, "join answer")?;
+    let root_key =
+        RootKey::from_secret(&Secret::new(root_key)).context(Exit::Failed, "join answer")?;
 
     folder.write_keys(&master, pkcs8, &root_key, &seed.root_pem, &issued)?;
     let node = NodeFile::new(
@@ -167,7 +168,7 @@ pub fn new_token() -> Result<Zeroizing<String>, Failure> {
     Ok(Zeroizing::new(hex(&*bytes)))
 }
 
-/// Admits joining nodes. Registered with Raft as the node's service.
+/// Admits joining nodes, on behalf of [`crate::peer_service`].
 pub struct JoinDesk {
     raft: Handle,
     root_key: Arc<RootKey>,
@@ -175,11 +176,15 @@ pub struct JoinDesk {
 
 impl JoinDesk {
     /// A desk that hands out this root key.
-    pub fn new(raft: Handle, root_key: Arc<RootKey>) -> Arc<Self> {
-        Arc::new(Self { raft, root_key })
+    pub fn new(raft: Handle, root_key: Arc<RootKey>) -> Self {
+        Self { raft, root_key }
     }
 
-    async fn admit(&self, node_key: [u8; 32], body: Vec<u8>) -> Result<Vec<u8>, ServiceError> {
+    /// Answers one joining node, whose node key the connection has proven.
+    ///
+    /// # Errors
+    /// Why it may not join, in words.
+    pub async fn admit(&self, node_key: [u8; 32], body: Vec<u8>) -> Result<Vec<u8>, ServiceError> {
         let refuse = |text: String| ServiceError(text);
         let body = Zeroizing::new(body);
         let mut request: JoinRequest = serde_json::from_slice(&body)
@@ -216,24 +221,5 @@ impl JoinDesk {
         let bytes = serde_json::to_vec(&answer).map_err(|error| refuse(error.to_string()));
         drop(Zeroizing::new(answer.root_key));
         bytes
-    }
-}
-
-impl Service for JoinDesk {
-    fn call(
-        &self,
-        from: PeerIdentity,
-        kind: u8,
-        body: Vec<u8>,
-    ) -> BoxFuture<'_, Result<Vec<u8>, ServiceError>> {
-        Box::pin(async move {
-            match (kind, from.who) {
-                (SERVICE_JOIN, Who::Joiner(node_key)) => self.admit(node_key, body).await,
-                (SERVICE_JOIN, Who::Member(id)) => {
-                    Err(ServiceError(format!("node {id} is a member already")))
-                }
-                (kind, _) => Err(ServiceError(format!("no service {kind} here"))),
-            }
-        })
     }
 }

@@ -6,6 +6,7 @@
 //! | [`config`] | one TOML file, checked once; the only reader of the environment |
 //! | [`compose`] | builds every part of a node and joins them; nothing is built elsewhere |
 //! | [`bootstrap`], [`join`], [`seed`] | founding a cluster; joining one |
+//! | [`peer_service`] | what nodes ask of each other beside consensus |
 //! | [`folder`] | what lies where in a data folder, and the keys in it |
 //! | [`certificates`] | the authority and the cluster certificate |
 //! | [`admin`] | the operator's socket |
@@ -28,6 +29,7 @@ pub mod folder;
 pub mod jobs;
 pub mod join;
 pub mod lifecycle;
+pub mod peer_service;
 pub mod seed;
 pub mod telemetry;
 

@@ -42,9 +42,7 @@ pub async fn serve(config: &Config, end_with_stdin: bool) -> Result<(), Failure>
     telemetry::start(&config.log);
     forbid_core_dumps();
     let mut ends = watch_ends(end_with_stdin)?;
-    let recorder = PrometheusBuilder::new()
-        .install_recorder()
-        .context(Exit::Failed, "metrics")?;
+    let recorder = PrometheusBuilder::new().install_recorder().context(Exit::Failed, "metrics")?;
     let metrics_text = Arc::new(move || recorder.render());
 
     let built = tokio::select! {
@@ -114,11 +112,10 @@ async fn serve_https(node: Arc<Node>, mut stopped: watch::Receiver<bool>) {
     let router = conclave_api::router(node.door.clone());
     let shutdown = async move { told_to_stop(&mut stopped).await };
     // The listener is bound at build; the node keeps it for as long as it serves.
-    match node.take_listener() {
-        Some(listener) => {
-            conclave_api::serve(listener, node.tls.clone(), router, shutdown).await;
-        }
-        None => tracing::error!("the listener was taken already"),
+    if let Some(listener) = node.take_listener() {
+        conclave_api::serve(listener, node.tls.clone(), router, shutdown).await;
+    } else {
+        tracing::error!("the listener was taken already");
     }
 }
 

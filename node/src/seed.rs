@@ -90,18 +90,23 @@ impl Seed {
         if metadata.permissions().mode() & 0o077 != 0 {
             return Err(Failure::new(
                 Exit::Configuration,
-                format!("{what} can be read by others than its owner; run: chmod 600 {}", path.display()),
+                format!(
+                    "{what} can be read by others than its owner; run: chmod 600 {}",
+                    path.display()
+                ),
             ));
         }
         if metadata.len() > SEED_BYTES_MAX {
-            return Err(Failure::new(Exit::Configuration, format!("{what} is too large for a seed")));
+            return Err(Failure::new(
+                Exit::Configuration,
+                format!("{what} is too large for a seed"),
+            ));
         }
         let text = zeroize::Zeroizing::new(
             std::fs::read_to_string(path).context(Exit::Configuration, &what)?,
         );
-        Self::parse(&text).map_err(|message| {
-            Failure::new(Exit::Configuration, format!("{what}: {message}"))
-        })
+        Self::parse(&text)
+            .map_err(|message| Failure::new(Exit::Configuration, format!("{what}: {message}")))
     }
 
     /// Parses the text of a seed file.
@@ -129,9 +134,8 @@ impl Seed {
     /// When the file exists or cannot be written.
     pub fn write(&self, path: &Path) -> Result<(), Failure> {
         let what = format!("seed file {}", path.display());
-        let text = zeroize::Zeroizing::new(
-            serde_json::to_vec_pretty(self).context(Exit::Failed, &what)?,
-        );
+        let text =
+            zeroize::Zeroizing::new(serde_json::to_vec_pretty(self).context(Exit::Failed, &what)?);
         let mut file = std::fs::OpenOptions::new()
             .write(true)
             .create_new(true)

@@ -13,9 +13,7 @@ pub fn start(config: &LogConfig) {
     // Checked configuration parses; were it not so, the default level is the useful answer.
     let filter = config.level.parse::<Targets>().unwrap_or_default();
     let layer = match config.format {
-        LogFormat::Text => {
-            fmt::layer().with_writer(std::io::stderr).with_ansi(false).boxed()
-        }
+        LogFormat::Text => fmt::layer().with_writer(std::io::stderr).with_ansi(false).boxed(),
         LogFormat::Json => fmt::layer()
             .json()
             .flatten_event(true)

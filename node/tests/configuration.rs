@@ -1,6 +1,8 @@
 //! The configuration file and the command line: the sample parses, unknown keys and wrong values are
 //! refused with the key, the value and the way out, and no text makes the parser panic.
 
+#![expect(clippy::expect_used, reason = "helpers of tests fail loudly")]
+
 use std::ffi::OsString;
 use std::path::Path;
 
@@ -66,7 +68,12 @@ fn wrong_values_are_refused_with_key_value_and_fix() {
         ("name = \"n1\"", "name = \"a b\"", "node.name", "letters"),
         ("listen = \"0.0.0.0:7443\"", "listen = \"somewhere\"", "peer.listen", "port"),
         ("advertise = \"n1.conclave.example.com:7443\"", "", "peer.advertise", "host:port"),
-        ("trusted_proxies = []", "trusted_proxies = [\"10.0.0.0/99\"]", "api.trusted_proxies", "10."),
+        (
+            "trusted_proxies = []",
+            "trusted_proxies = [\"10.0.0.0/99\"]",
+            "api.trusted_proxies",
+            "10.",
+        ),
         ("# durability = \"os\"", "durability = \"maybe\"", "audit.durability", "disk"),
         ("# format = \"text\"", "format = \"xml\"", "log.format", "json"),
         ("# heartbeat_ms = 60", "heartbeat_ms = 190", "raft", "190"),
@@ -110,24 +117,24 @@ proptest! {
             })
             .collect();
         // Accepted or refused: either is an answer.
-        let _ = parse(&garbled.join("\n"));
+        drop(parse(&garbled.join("\n")));
     }
 
     #[test]
     fn no_command_line_makes_the_parser_panic(words in prop::collection::vec("[ -~]{0,12}", 0..6)) {
         let args = std::iter::once("conclave".to_owned()).chain(words).map(OsString::from);
-        let _ = conclave::cli::parse(args);
+        drop(conclave::cli::parse(args));
     }
 
     #[test]
     fn no_text_makes_a_seed_panic(text in "\\PC{0,200}") {
-        let _ = Seed::parse(&text);
+        drop(Seed::parse(&text));
     }
 
     #[test]
     fn no_text_makes_a_conjurrc_or_netrc_panic(text in "(\\PC|\n){0,200}") {
-        let _ = conclave::client::settings::Conjurrc::parse(&text);
-        let _ = conclave::client::netrc::find(&text, "https://h/authn");
+        drop(conclave::client::settings::Conjurrc::parse(&text));
+        drop(conclave::client::netrc::find(&text, "https://h/authn"));
         let without = conclave::client::netrc::without(&text, "https://h/authn");
         prop_assert!(without.len() <= text.len());
     }

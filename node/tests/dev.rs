@@ -1,6 +1,8 @@
 //! `conclave dev --run`, end to end: a live cluster, used by PyPI `conjur-api` and by plain HTTPS,
 //! loses its leader to `kill -9`. The facts are in `dev/first_day.py`.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail loudly")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -86,11 +88,11 @@ fn the_command_line_speaks_to_a_cluster_and_ends_with_telling_codes() {
         echo $key | $1 login -i admin --password-file -
         test "$(stat -c %a .netrc .conjurrc | sort -u)" = 600
         $1 whoami | grep -q 'admin in account dev'
-        $1 whoami -o json | grep -q '"username": "admin"'
+        $1 whoami --output json | grep -q '"username": "admin"'
         $1 list -k variable | grep -qx dev:variable:app/db/password
         printf '%s\n' '- !variable from-cli' > policy.yml
         $1 policy load -b root -f policy.yml | grep -q version
-        $1 policy load -b root -f policy.yml -o json | grep -q version
+        $1 policy load -b root -f policy.yml --output json | grep -q version
         head -c 4096 /dev/urandom > value
         $1 variable set -i from-cli -f value
         $1 variable get -i from-cli > read && cmp value read

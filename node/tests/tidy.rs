@@ -120,8 +120,18 @@ fn the_rules_stay_pure() {
         assert!(allowed.contains(name.as_str()), "the rules may not depend on {name}");
     }
     let impure = [
-        "std::fs", "std::net::Tcp", "std::net::Udp", "std::thread", "std::process", "std::env",
-        "SystemTime", "Instant", "async fn", ".await", "println!", "eprintln!",
+        "std::fs",
+        "std::net::Tcp",
+        "std::net::Udp",
+        "std::thread",
+        "std::process",
+        "std::env",
+        "SystemTime",
+        "Instant",
+        "async fn",
+        ".await",
+        "println!",
+        "eprintln!",
     ];
     for source in sources().iter().filter(|source| source.starts_with("storage/domain/src/")) {
         for (number, line) in read(source).lines().enumerate() {
@@ -162,8 +172,19 @@ fn no_unfinished_marks_and_no_ignored_tests() {
 #[test]
 fn the_top_level_is_the_agreed_one() {
     let agreed: BTreeSet<&str> = [
-        "ARCHITECTURE.md", "CHANGELOG.md", "Cargo.lock", "Cargo.toml", "LICENSE", "README.md", "api",
-        "bench", "chaos-tests", "node", "raft", "storage", "target",
+        "ARCHITECTURE.md",
+        "CHANGELOG.md",
+        "Cargo.lock",
+        "Cargo.toml",
+        "LICENSE",
+        "README.md",
+        "api",
+        "bench",
+        "chaos-tests",
+        "node",
+        "raft",
+        "storage",
+        "target",
     ]
     .into();
     for entry in fs::read_dir(root()).expect("the root is readable") {
@@ -213,9 +234,9 @@ fn the_documents_name_only_what_exists() {
                 continue;
             }
             // `file.rs::name` promises that the file defines that function, type or module.
-            let (path, item) = span.split_once("::").map_or((span.as_str(), None), |(path, item)| {
-                (path, Some(item))
-            });
+            let (path, item) = span
+                .split_once("::")
+                .map_or((span.as_str(), None), |(path, item)| (path, Some(item)));
             assert!(root().join(path).exists(), "{document}:{line}: {path} does not exist");
             if let Some(item) = item {
                 let text = read(path);
@@ -259,7 +280,8 @@ fn the_walks_pass_through_real_places_in_order() {
     for (title, places_min) in [("## A write walks", 8), ("## A read walks", 5)] {
         let walk = map.split(title).nth(1).unwrap_or_else(|| panic!("no section {title:?}"));
         let walk = walk.split("\n## ").next().unwrap_or_default();
-        let places = code_spans(walk).into_iter().filter(|(_, span)| span.contains(".rs::")).count();
+        let places =
+            code_spans(walk).into_iter().filter(|(_, span)| span.contains(".rs::")).count();
         assert!(places >= places_min, "{title} names only {places} places as `file.rs::item`");
     }
 }

@@ -182,7 +182,7 @@ impl Handle {
         let raft = Engine::build(node_id, Arc::new(engine_config), network, engine_log, machine)
             .await
             .map_err(|error| StartError::Engine(error.to_string()))?;
-        quorum_age.watch(raft.data_metrics());
+        quorum_age.watch(raft.metrics());
 
         let node = Arc::new(Node {
             members: Members::new(MemberList::from_known(&config.known_members)),
@@ -500,9 +500,9 @@ impl Handle {
     /// # Errors
     /// [`ChangeError::Closed`]; [`ChangeError::Unknown`] when it was not done in time.
     pub async fn snapshot(&self, within: Duration) -> Result<u64, ChangeError> {
-        let raft = self.0.raft().ok_or(ChangeError::Closed)?;
         /// A request while another snapshot is being made is ignored, so it is repeated.
         const AGAIN: Duration = Duration::from_millis(200);
+        let raft = self.0.raft().ok_or(ChangeError::Closed)?;
         let wanted = self.applied_index();
         let mut metrics = raft.metrics();
         let wait = async {
@@ -552,16 +552,10 @@ impl Handle {
     ) -> Result<Vec<u8>, CallError> {
         let request = Request::Service { kind, body: body.into() };
         let peer = self.0.peer(id)?;
-        match self.0.ask(&peer, Urgency::Low, &request, within).await? {
-            Response::Service { body } => Ok(body.to_vec()),
-            Response::Refused { text, .. } => {
-                Err(CallError::Refused { peer: peer.to_string(), reason: text })
-            }
-            _ => Err(CallError::Malformed {
-                peer: peer.to_string(),
-                reason: "an answer to another question".to_owned(),
-            }),
-        }
+        let answer = self.0.ask(&peer, Urgency::Low, &request, within).await?;
+        answer
+            .into_service()
+            .map_err(|reason| CallError::Refused { peer: peer.to_string(), reason })
     }
 
     /// How long the oldest append of the last sync had waited for it: a measure of the log's disk.
@@ -737,9 +731,8 @@ impl Node {
                 | Refusal::NoService
                 | Refusal::Failed => ProposeError::NoLeader { leader: None },
             }),
-            Ok(_) => Err(ProposeError::Unknown),
             Err(error) if error.never_sent() => Err(no_leader),
-            Err(_) => Err(ProposeError::Unknown),
+            Ok(_) | Err(_) => Err(ProposeError::Unknown),
         }
     }
 
@@ -835,8 +828,9 @@ impl Node {
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
                 Err(ChangeError::NotLeader { leader: forward.leader_id })
             }
-            Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_)))
-            | Err(RaftError::Fatal(_)) => Err(ChangeError::Unknown),
+            Err(
+                RaftError::APIError(ClientWriteError::LogEntryDiscarded(_)) | RaftError::Fatal(_),
+            ) => Err(ChangeError::Unknown),
             Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error))) => {
                 Err(match error {
                     Error::InProgress(_) | Error::UncommittedLeaderLog(_) => {

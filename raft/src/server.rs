@@ -182,7 +182,7 @@ impl Node {
         let received = Arc::new(Mutex::new(VecDeque::new()));
         let notes = Arc::clone(&received);
         let node = Arc::clone(&self);
-        let requests = stream::unfold(pipe.incoming, move |mut incoming| {
+        let input = stream::unfold(pipe.incoming, move |mut incoming| {
             let (node, notes) = (Arc::clone(&node), Arc::clone(&notes));
             async move {
                 let frame = incoming.recv().await?.ok()?;
@@ -196,17 +196,17 @@ impl Node {
                 if node.check_voter(from, &append.vote).is_err() {
                     return None;
                 }
-                let note = Received {
+                let heard = Received {
                     commit: append.commit.map_or(0, |id| place(id.index)),
                     quorum_age: Duration::from_millis(append.quorum_age_ms.into()),
                     at: Instant::now(),
                 };
-                let request = convert::engine_append(append).ok()?;
-                notes.lock().unwrap_or_else(PoisonError::into_inner).push_back(note);
-                Some((request, incoming))
+                let appended = convert::engine_append(append).ok()?;
+                notes.lock().unwrap_or_else(PoisonError::into_inner).push_back(heard);
+                Some((appended, incoming))
             }
         });
-        let mut replies = Box::pin(raft.stream_append(requests.boxed()));
+        let mut replies = Box::pin(raft.stream_append(input.boxed()));
         while let Some(reply) = replies.next().await {
             let reply = match reply {
                 Ok(reply) => reply,
@@ -215,13 +215,13 @@ impl Node {
                     return;
                 }
             };
-            let note = received.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-            let reply: AppendReply = convert::append_reply(&reply);
-            if let (AppendReply::Matched(_), Some(note)) = (&reply, note) {
+            let heard = received.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            let answer = convert::append_reply(&reply);
+            if let (AppendReply::Matched(_), Some(heard)) = (&answer, heard) {
                 let applied = *self.applied.borrow();
-                self.level.note(note.commit, note.at, note.quorum_age, applied);
+                self.level.note(heard.commit, heard.at, heard.quorum_age, applied);
             }
-            if pipe.outgoing.send(reply.encode()).await.is_err() {
+            if pipe.outgoing.send(answer.encode()).await.is_err() {
                 return;
             }
         }

@@ -197,6 +197,9 @@ mod armed {
         ///
         /// # Errors
         /// [`Fault::Injected`] when armed so.
+        ///
+        /// # Panics
+        /// When armed so.
         #[expect(clippy::panic, reason = "a panic is what an armed point asks for")]
         pub fn hit(&self, point: &str) -> Result<(), Fault> {
             let mut hits = self.0.hits.lock().unwrap_or_else(PoisonError::into_inner);

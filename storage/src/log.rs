@@ -792,7 +792,10 @@ mod tests {
     fn a_record_has_the_bytes_it_always_had() {
         let mut bytes = Vec::new();
         encode_record(&mut bytes, &record(), &[0xab; 16]);
-        assert_eq!(hex(&bytes), "01a734774cabababababababababababababababab0000000269647061796c6f6164");
+        assert_eq!(
+            hex(&bytes),
+            "01a734774cabababababababababababababababab0000000269647061796c6f6164"
+        );
         assert_eq!(decode_record(258, &bytes).unwrap(), (record(), [0xab; 16]));
         assert_eq!(hex(&digest_of(&bytes)), "ca2a42a96f7052990f8f74e76deaf970");
         assert_eq!(hex(&key_of(RECORD, 258)), "100000000000000102");

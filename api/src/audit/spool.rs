@@ -361,7 +361,8 @@ fn last_number(folder: &Path) -> io::Result<u64> {
         .collect::<io::Result<_>>()?;
     files.retain(|path| {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        name.starts_with("spool-") && name.ends_with(".jsonl")
+        let is_spool = name.starts_with("spool-");
+        is_spool && path.extension().is_some_and(|extension| extension == "jsonl")
     });
     // Names sort by the number of their first record, whatever the clock said.
     files.sort_by_key(|path| first_number(path));
@@ -416,9 +417,11 @@ mod tests {
         let mut files: Vec<_> =
             std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
         files.sort();
-        let text: String =
-            files.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
-        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+        let whole = |path: &PathBuf| {
+            let text = std::fs::read_to_string(path).unwrap();
+            text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect::<Vec<_>>()
+        };
+        files.iter().flat_map(whole).collect()
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

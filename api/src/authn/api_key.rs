@@ -61,18 +61,19 @@ async fn check(call: &mut Call, attempt: &Attempt) -> Result<Verdict, Refusal> {
     let (digest, restricted_to) = found.clone().unwrap_or((Digest([0; 32]), Vec::new()));
     let matches = matches_digest(&key, &digest);
     let from = call.client_ip;
-    let allowed = restricted_to.is_empty() || restricted_to.iter().any(|range| range.contains(&from));
+    let allowed =
+        restricted_to.is_empty() || restricted_to.iter().any(|range| range.contains(&from));
     Ok(match role {
         Some(role) if found.is_some() && !key.is_empty() && matches => {
             if allowed {
                 Verdict::Is(role)
             } else {
-                Verdict::refused("CONJ00003E User is not authorized to login from the current origin")
+                Verdict::refused(
+                    "CONJ00003E User is not authorized to login from the current origin",
+                )
             }
         }
-        Some(role) if found.is_none() => {
-            Verdict::refused(format!("CONJ00007E '{role}' not found"))
-        }
+        Some(role) if found.is_none() => Verdict::refused(format!("CONJ00007E '{role}' not found")),
         _ => Verdict::refused(INVALID),
     })
 }

@@ -95,6 +95,9 @@ impl Registry {
                 verdict @ (Verdict::Refused(..) | Verdict::Is(_)) => return verdict,
             }
         }
-        Verdict::refused(format!("CONJ00001E Authenticator '{}' is not supported", attempt.authenticator))
+        Verdict::refused(format!(
+            "CONJ00001E Authenticator '{}' is not supported",
+            attempt.authenticator
+        ))
     }
 }

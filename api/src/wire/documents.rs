@@ -15,6 +15,7 @@ fn text<S: Serializer>(id: &Id, serializer: S) -> Result<S::Ok, S::Error> {
 }
 
 /// An id where there is one.
+#[expect(clippy::ref_option, reason = "serde calls it with a reference to the field")]
 fn text_if<S: Serializer>(id: &Option<Id>, serializer: S) -> Result<S::Ok, S::Error> {
     match id {
         Some(id) => serializer.collect_str(id),
@@ -141,7 +142,8 @@ fn policy_versions(state: &State, id: &ResourceId) -> Vec<PolicyVersionDocument>
 /// The layers that a host factory's hosts join.
 fn layers(state: &State, id: &ResourceId) -> Vec<String> {
     let memberships = state.memberships(id);
-    let layers = memberships.iter().filter(|(key, _)| key.role.kind() == Kind::Layer && !key.ownership);
+    let layers =
+        memberships.iter().filter(|(key, _)| key.role.kind() == Kind::Layer && !key.ownership);
     layers.map(|(key, _)| key.role.to_string()).collect()
 }
 
@@ -250,7 +252,10 @@ pub(crate) fn planned(
     let hidden = |id: &Id| format!("{}:{}:[REDACTED]", id.account(), id.kind());
     let name = |id: &Id| if sees(id) { id.to_string() } else { hidden(id) };
     if !sees(id) {
-        return Some(PlannedItem::Redacted(RedactedDocument { identifier: hidden(id), r#type: kind }));
+        return Some(PlannedItem::Redacted(RedactedDocument {
+            identifier: hidden(id),
+            r#type: kind,
+        }));
     }
     let is_role = id.kind().is_role();
     let names = |ids: Vec<RoleId>| {
@@ -269,9 +274,11 @@ pub(crate) fn planned(
             grouped.entry(key.privilege).or_default().insert(name(&key.role));
         }
     }
-    let (permissions, permitted) = if is_role { (Some(grouped), None) } else { (None, Some(grouped)) };
+    let (permissions, permitted) =
+        if is_role { (Some(grouped), None) } else { (None, Some(grouped)) };
     let members = || names(state.members(id).into_iter().map(|(key, _)| key.member).collect());
-    let memberships = || names(state.memberships(id).into_iter().map(|(key, _)| key.role).collect());
+    let memberships =
+        || names(state.memberships(id).into_iter().map(|(key, _)| key.role).collect());
     Some(PlannedItem::Shown(Box::new(PlannedDocument {
         identifier: id.to_string(),
         id: id.identifier().to_owned(),

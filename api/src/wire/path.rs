@@ -8,8 +8,7 @@ use std::borrow::Cow;
 
 /// The raw segments of a path, as they will be matched.
 pub(crate) fn split(path: &str) -> Vec<&str> {
-    let mut segments: Vec<&str> =
-        path.split('/').filter(|segment| !segment.is_empty()).collect();
+    let mut segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
     if segments.first() == Some(&"api") {
         segments.remove(0);
     }

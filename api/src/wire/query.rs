@@ -64,7 +64,9 @@ mod tests {
 
     #[test]
     fn both_separators_and_nested_names_are_understood() {
-        let query = Query::parse("check=true;privilege=read+it&kind[]=a&kind[]=b&x%5B%5D=1&limit=1&limit=2");
+        let query = Query::parse(
+            "check=true;privilege=read+it&kind[]=a&kind[]=b&x%5B%5D=1&limit=1&limit=2",
+        );
         assert!(query.has("check") && !query.has("role"));
         assert_eq!(query.value("privilege"), Some("read it"));
         assert_eq!(query.values("kind").collect::<Vec<_>>(), ["a", "b"]);

@@ -20,21 +20,22 @@ use conclave_domain::command::{self, Actor, Command, Envelope};
 use conclave_domain::id::AccountName;
 use conclave_domain::records::RequestId;
 use conclave_domain::time::Timestamp;
+use conclave_storage::Datadir;
 use conclave_storage::memory::SimDisk;
 use conclave_storage::seal::{Keyring, RootKey};
 use conclave_storage::state::{Entry, EntryKind};
-use conclave_storage::{Datadir, FailPoints};
 use futures::future::BoxFuture;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 use tower::ServiceExt;
 
 /// A clock that stands still until it is moved.
-pub struct TestClock(AtomicI64);
+pub(crate) struct TestClock(AtomicI64);
 
 impl TestClock {
-    pub fn advance(&self, by: Duration) {
+    pub(crate) fn advance(&self, by: Duration) {
         self.0.fetch_add(i64::try_from(by.as_millis()).unwrap(), Ordering::SeqCst);
     }
 }
@@ -46,18 +47,18 @@ impl Clock for TestClock {
 }
 
 /// Agreement with oneself.
-pub struct Single {
+pub(crate) struct Single {
     state: StateStore,
     turn: Mutex<u64>,
-    pub part: Mutex<Part>,
-    pub age: Mutex<Option<Duration>>,
+    pub(crate) part: Mutex<Part>,
+    pub(crate) age: Mutex<Option<Duration>>,
     /// So many proposals from now on find no leader.
-    pub leaderless: AtomicU32,
+    pub(crate) leaderless: AtomicU32,
     /// So many proposals from now on are carried out and their answers lost.
-    pub lost_answers: AtomicU32,
+    pub(crate) lost_answers: AtomicU32,
     /// Done before the next proposals, one each.
-    pub before: Mutex<Vec<Vec<u8>>>,
-    pub no_barrier: Mutex<bool>,
+    pub(crate) before: Mutex<Vec<Vec<u8>>>,
+    pub(crate) no_barrier: Mutex<bool>,
 }
 
 fn take(count: &AtomicU32) -> bool {
@@ -164,47 +165,46 @@ fn founding() -> &'static Founding {
 
 /// An answer, read to its end.
 #[derive(Debug, Clone)]
-pub struct Reply {
-    pub status: StatusCode,
-    pub headers: HeaderMap,
-    pub body: Vec<u8>,
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Reply {
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("no JSON: {}", self.text()))
     }
 
-    pub fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 }
 
 /// A door and everything behind it.
-pub struct House {
-    pub router: Router,
-    pub door: Arc<Door>,
-    pub state: StateStore,
-    pub clock: Arc<TestClock>,
-    pub proposer: Arc<Single>,
-    pub vault: Arc<ArcSwapOption<Vault>>,
-    pub spool_folder: tempfile::TempDir,
+pub(crate) struct House {
+    pub(crate) router: Router,
+    pub(crate) state: StateStore,
+    pub(crate) clock: Arc<TestClock>,
+    pub(crate) proposer: Arc<Single>,
+    pub(crate) vault: Arc<ArcSwapOption<Vault>>,
+    pub(crate) spool_folder: tempfile::TempDir,
     /// API keys by `account/login`.
-    pub keys: Mutex<HashMap<String, String>>,
+    pub(crate) keys: Mutex<HashMap<String, String>>,
 }
 
 impl House {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(|_| {})
     }
 
-    pub fn with(adjust: impl FnOnce(&mut Settings)) -> Self {
+    pub(crate) fn with(adjust: impl FnOnce(&mut Settings)) -> Self {
         let disk = Arc::new(SimDisk::new(1));
-        let datadir = Datadir::on_disk(disk, Path::new("/node"), FailPoints::default()).unwrap();
+        let datadir = Datadir::on_disk(disk, Path::new("/node"), unarmed()).unwrap();
         let state = StateStore::open(&datadir).unwrap();
         let clock = Arc::new(TestClock(AtomicI64::new(1_700_000_000_000)));
         let proposer = Arc::new(Single {
@@ -222,7 +222,7 @@ impl House {
         let spool_folder = tempfile::tempdir().unwrap();
         let spool = Spool::open(spool_folder.path(), Durability::Os, clock.now()).unwrap();
         let mut settings = Settings {
-            request_time_max: Duration::from_millis(500),
+            request_time_max: Duration::from_millis(1500),
             index_wait_max: Duration::from_millis(50),
             trusted_proxies: vec!["10.9.0.0/16".parse().unwrap()],
             ..Settings::default()
@@ -239,8 +239,7 @@ impl House {
         })
         .unwrap();
         let house = Self {
-            router: router(door.clone()),
-            door,
+            router: router(door),
             state,
             clock,
             proposer,
@@ -256,7 +255,7 @@ impl House {
         house
     }
 
-    pub fn envelope(&self, actor: Actor, body: Command) -> Vec<u8> {
+    pub(crate) fn envelope(&self, actor: Actor, body: Command) -> Vec<u8> {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let mut id = [0xee; 16];
         id[..4].copy_from_slice(&NEXT.fetch_add(1, Ordering::SeqCst).to_be_bytes());
@@ -269,13 +268,13 @@ impl House {
         })
     }
 
-    pub fn propose(&self, actor: Actor, body: Command) {
+    pub(crate) fn propose(&self, actor: Actor, body: Command) {
         let reply = self.proposer.commit(self.envelope(actor, body)).reply;
         conclave_domain::outcome::codec::decode(&reply).unwrap().unwrap();
     }
 
     /// Sends a request as it stands, from an address.
-    pub async fn send_from(
+    pub(crate) async fn send_from(
         &self,
         peer: &str,
         method: &Method,
@@ -296,7 +295,7 @@ impl House {
         Reply { status: parts.status, headers: parts.headers, body }
     }
 
-    pub async fn send(
+    pub(crate) async fn send(
         &self,
         method: &Method,
         uri: &str,
@@ -307,22 +306,22 @@ impl House {
     }
 
     /// An `Authorization` header for `account/login`.
-    pub async fn token(&self, who: &str) -> String {
+    pub(crate) async fn token(&self, who: &str) -> String {
         let (account, login) = who.split_once('/').unwrap();
         let key = self.key(who);
-        let login = login.replace('/', "%2F");
+        let login = utf8_percent_encode(login, NON_ALPHANUMERIC);
         let uri = format!("/authn/{account}/{login}/authenticate");
         let reply = self.send(&Method::POST, &uri, &[], key).await;
         assert_eq!(reply.status, StatusCode::OK, "authenticating {who}: {}", reply.text());
         header_of(&reply.body)
     }
 
-    pub fn key(&self, who: &str) -> String {
+    pub(crate) fn key(&self, who: &str) -> String {
         self.keys.lock().unwrap().get(who).unwrap_or_else(|| panic!("no key of {who}")).clone()
     }
 
     /// Sends a request with the token of `account/login`.
-    pub async fn send_as(
+    pub(crate) async fn send_as(
         &self,
         who: &str,
         method: &Method,
@@ -334,7 +333,7 @@ impl House {
     }
 
     /// Loads a policy as admin and keeps the keys of the roles that it made.
-    pub async fn load(&self, account: &str, text: &str) {
+    pub(crate) async fn load(&self, account: &str, text: &str) {
         let uri = format!("/policies/{account}/policy/root");
         let admin = format!("{account}/admin");
         let reply = self.send_as(&admin, &Method::POST, &uri, text.to_owned()).await;
@@ -342,7 +341,7 @@ impl House {
         self.keep_keys(&reply);
     }
 
-    pub fn keep_keys(&self, reply: &Reply) {
+    pub(crate) fn keep_keys(&self, reply: &Reply) {
         let Ok(document) = serde_json::from_slice::<Value>(&reply.body) else { return };
         let Some(roles) = document["created_roles"].as_object() else { return };
         for (id, role) in roles {
@@ -356,7 +355,7 @@ impl House {
     }
 
     /// Every audit record so far.
-    pub fn records(&self) -> Vec<Value> {
+    pub(crate) fn records(&self) -> Vec<Value> {
         let mut files: Vec<_> = std::fs::read_dir(self.spool_folder.path())
             .unwrap()
             .map(|entry| entry.unwrap().path())
@@ -373,14 +372,18 @@ impl House {
 }
 
 /// `Token token="…"` for an envelope.
-pub fn header_of(envelope: &[u8]) -> String {
+pub(crate) fn header_of(envelope: &[u8]) -> String {
     let encoded = base64::engine::general_purpose::STANDARD.encode(envelope);
     format!("Token token=\"{encoded}\"")
 }
 
 /// `Basic …` for a login and password.
-pub fn basic(login: &str, password: &str) -> String {
-    let encoded =
-        base64::engine::general_purpose::STANDARD.encode(format!("{login}:{password}"));
+pub(crate) fn basic(login: &str, password: &str) -> String {
+    let encoded = base64::engine::general_purpose::STANDARD.encode(format!("{login}:{password}"));
     format!("Basic {encoded}")
+}
+
+/// No fail points, whether this build has any or not.
+fn unarmed<T: Default>() -> T {
+    T::default()
 }

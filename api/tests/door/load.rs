@@ -48,7 +48,8 @@ async fn a_lost_answer_is_asked_for_again_and_the_write_happens_once() {
     let uri = "/secrets/demo/variable/x";
     let reply = house.send_as("demo/admin", &Method::POST, uri, "one").await;
     assert_eq!(reply.status, StatusCode::CREATED, "{}", reply.text());
-    let document = house.send_as("demo/admin", &Method::GET, "/resources/demo/variable/x", "").await;
+    let document =
+        house.send_as("demo/admin", &Method::GET, "/resources/demo/variable/x", "").await;
     assert_eq!(document.json()["secrets"].as_array().unwrap().len(), 1);
 }
 
@@ -90,11 +91,11 @@ async fn a_follower_reads_refuses_writes_and_knows_its_age() {
     assert_eq!(reply.status, StatusCode::OK);
     assert_eq!(house.send(&Method::GET, "/health", &[], "").await.status, StatusCode::OK);
 
-    *house.proposer.age.lock().unwrap() = Some(std::time::Duration::from_secs(60));
+    *house.proposer.age.lock().unwrap() = Some(std::time::Duration::from_mins(1));
     let reply = house.send(&Method::GET, "/health", &[], "").await;
     assert_eq!((reply.status, &reply.json()["degraded"]), (StatusCode::OK, &true.into()));
 
-    *house.proposer.age.lock().unwrap() = Some(std::time::Duration::from_secs(3600));
+    *house.proposer.age.lock().unwrap() = Some(std::time::Duration::from_hours(1));
     let key = house.key("demo/admin");
     let reply = house.send(&Method::POST, "/authn/demo/admin/authenticate", &[], key).await;
     assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
@@ -109,7 +110,9 @@ async fn a_follower_reads_refuses_writes_and_knows_its_age() {
 async fn a_seen_index_is_waited_for_within_bounds() {
     let house = House::new();
     let token = house.token("demo/admin").await;
-    let headers = |index: &'static str| [("authorization", token.clone()), ("x-conclave-index", index.into())];
+    let headers = |index: &'static str| {
+        [("authorization", token.clone()), ("x-conclave-index", index.into())]
+    };
     for (index, status) in [("1", StatusCode::OK), ("999", StatusCode::SERVICE_UNAVAILABLE)] {
         let headers = headers(index);
         let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();

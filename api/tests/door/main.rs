@@ -1,9 +1,12 @@
 //! The door, tried from outside: a router over the real rules and the real state store, in memory,
 //! with agreement played by one thread.
 
+#![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
+
 mod harness;
 mod load;
 mod properties;
 mod scenario;
+mod server;
 mod tokens;
 mod walk;

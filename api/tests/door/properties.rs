@@ -39,8 +39,15 @@ fn query() -> impl Strategy<Value = String> {
 
 fn header() -> impl Strategy<Value = (HeaderName, HeaderValue)> {
     let name = prop::sample::select(vec![
-        "authorization", "accept", "accept-encoding", "content-type", "x-forwarded-for", "x-request-id",
-        "x-conclave-index", "x-conclave-consistency", "idempotency-key",
+        "authorization",
+        "accept",
+        "accept-encoding",
+        "content-type",
+        "x-forwarded-for",
+        "x-request-id",
+        "x-conclave-index",
+        "x-conclave-consistency",
+        "idempotency-key",
     ]);
     let value = prop_oneof![
         prop::collection::vec(any::<u8>(), 0..40),

@@ -29,7 +29,8 @@ async fn tokens_have_the_shape_that_clients_read() {
     let part = |name: &str| envelope[name].as_str().unwrap().to_owned();
     // The Go client reads the payload with the standard alphabet.
     assert!(!part("payload").contains(['-', '_']));
-    let payload: Value = serde_json::from_slice(&STANDARD.decode(part("payload")).unwrap()).unwrap();
+    let payload: Value =
+        serde_json::from_slice(&STANDARD.decode(part("payload")).unwrap()).unwrap();
     assert_eq!(payload["sub"], "host/é?~<>/x y");
     assert_eq!(payload["exp"].as_i64().unwrap() - payload["iat"].as_i64().unwrap(), 480);
     // The same three texts make a compact JWT.

@@ -95,7 +95,8 @@ async fn strangers_get_nothing_and_leave_a_record() {
         let headers = [("authorization", token.as_str())];
         for route in ROUTES.iter().filter(|route| route.auth != Auth::Open) {
             let before = house.records().len();
-            let reply = house.send(&route.method, path_of(route.name), &headers, "- !group h\n").await;
+            let reply =
+                house.send(&route.method, path_of(route.name), &headers, "- !group h\n").await;
             let records = house.records().split_off(before);
             assert_eq!(records.len(), 1, "{who} {route:?}: {records:?}");
             let allowed = HARMLESS.contains(&route.name);
@@ -103,7 +104,7 @@ async fn strangers_get_nothing_and_leave_a_record() {
             assert!(reply.status.as_u16() < 500, "{who} {route:?}");
             assert!(!reply.text().contains("canary"), "{who} {route:?}");
             if allowed && route.name != "whoami.show" {
-                assert_eq!(reply.text(), "[]", "{who} {route:?}");
+                assert!(!reply.text().contains("demo:"), "{who} {route:?}");
             }
             let result = if allowed { "success" } else { "failure" };
             assert_eq!(records[0]["result"], result, "{who} {route:?}");
@@ -122,7 +123,8 @@ async fn the_owner_gets_what_it_asks_for_and_leaves_a_record() {
     for route in ROUTES.iter().filter(|route| route.auth == Auth::Token) {
         let before = house.records().len();
         let headers = [("authorization", token.as_str())];
-        let reply = house.send(&route.method, path_of(route.name), &headers, "- !group h\n").await;
+        // Replacing with what is there keeps it there for the routes that follow.
+        let reply = house.send(&route.method, path_of(route.name), &headers, POLICY).await;
         assert!(reply.status.is_success(), "{route:?}: {} {}", reply.status, reply.text());
         let records = house.records().split_off(before);
         assert!(!records.is_empty(), "{route:?}");

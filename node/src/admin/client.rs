@@ -12,7 +12,7 @@ use crate::exit::{Context, Exit, Failure};
 use crate::seed::{Seed, SeedRole};
 
 /// How long an answer may take.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 
 /// Asks the node whose data folder is `data`.
 ///
@@ -26,7 +26,10 @@ pub async fn ask(data: &Path, request: &Request) -> Result<Response, Failure> {
         Ok(Ok(response)) => Ok(response),
         Ok(Err(error)) => Err(Failure::new(
             Exit::Unavailable,
-            format!("no node answers in {}: {error}; is `conclave server` running?", data.display()),
+            format!(
+                "no node answers in {}: {error}; is `conclave server` running?",
+                data.display()
+            ),
         )),
         Err(_) => Err(Failure::new(
             Exit::Unavailable,
@@ -52,10 +55,11 @@ async fn exchange(data: &Path, request: &Request) -> std::io::Result<Response> {
 /// # Errors
 /// As [`ask`].
 pub async fn status(data: &Path) -> Result<Status, Failure> {
-    match ask(data, &Request::Status).await? {
-        Response::Status(status) => Ok(*status),
-        other => Err(other.into_failure()),
+    let response = ask(data, &Request::Status).await?;
+    if let Response::Status(status) = response {
+        return Ok(*status);
     }
+    Err(response.into_failure())
 }
 
 /// Digest of what the node has applied.
@@ -63,10 +67,11 @@ pub async fn status(data: &Path) -> Result<Status, Failure> {
 /// # Errors
 /// As [`ask`].
 pub async fn state_hash(data: &Path) -> Result<StateHash, Failure> {
-    match ask(data, &Request::StateHash).await? {
-        Response::StateHash(hash) => Ok(hash),
-        other => Err(other.into_failure()),
+    let response = ask(data, &Request::StateHash).await?;
+    if let Response::StateHash(hash) = response {
+        return Ok(hash);
     }
+    Err(response.into_failure())
 }
 
 /// Issues a seed.
@@ -80,10 +85,11 @@ pub async fn seed(
     life: Duration,
 ) -> Result<Seed, Failure> {
     let life_s = u32::try_from(life.as_secs()).context(Exit::Usage, "life of the seed")?;
-    match ask(data, &Request::Seed { name: name.to_owned(), role, life_s }).await? {
-        Response::Seed(seed) => Ok(*seed),
-        other => Err(other.into_failure()),
+    let response = ask(data, &Request::Seed { name: name.to_owned(), role, life_s }).await?;
+    if let Response::Seed(seed) = response {
+        return Ok(*seed);
     }
+    Err(response.into_failure())
 }
 
 /// Creates an account.
@@ -91,8 +97,9 @@ pub async fn seed(
 /// # Errors
 /// As [`ask`].
 pub async fn create_account(data: &Path, name: &str) -> Result<Account, Failure> {
-    match ask(data, &Request::CreateAccount { name: name.to_owned() }).await? {
-        Response::Account(account) => Ok(account),
-        other => Err(other.into_failure()),
+    let response = ask(data, &Request::CreateAccount { name: name.to_owned() }).await?;
+    if let Response::Account(account) = response {
+        return Ok(account);
     }
+    Err(response.into_failure())
 }

@@ -23,8 +23,9 @@ use crate::clock::SystemClock;
 use crate::compose::{Node, propose};
 use crate::exit::{Context, Exit, Failure};
 use crate::folder::hex;
-use crate::lifecycle::told_to_stop;
 use crate::join::{new_token, token_digest};
+use crate::lifecycle::told_to_stop;
+use crate::peer_service;
 use crate::seed::{Seed, SeedRole};
 
 /// Longest question.
@@ -88,9 +89,9 @@ async fn converse(node: &Node, stream: UnixStream) -> std::io::Result<()> {
             Err(error) => {
                 Response::refused(&Failure::new(Exit::Usage, format!("not a question: {error}")))
             }
-            Ok(request) => answer(node, request)
-                .await
-                .unwrap_or_else(|failure| Response::refused(&failure)),
+            Ok(request) => {
+                answer(node, request).await.unwrap_or_else(|failure| Response::refused(&failure))
+            }
         },
     };
     let bytes = Zeroizing::new(serde_json::to_vec(&response)?);
@@ -236,11 +237,13 @@ async fn remove(node: &Node, member: &str) -> Result<Response, Failure> {
 async fn transfer(node: &Node, to: Option<&str>) -> Result<Response, Failure> {
     let to = to.map(|member| find(node, member)).transpose()?;
     let raft = &node.core.raft;
-    let leader = raft.transfer_leader(to).await.map_err(|error| match error {
-        ChangeError::NotLeader { .. } => {
-            Failure::new(Exit::Refused, format!("{error}; run this on the leader's machine"))
+    let leader = match raft.transfer_leader(to).await {
+        Ok(leader) => leader,
+        // Only the leader can hand over; asked elsewhere, the leader is asked to.
+        Err(ChangeError::NotLeader { leader: Some(leader) }) => {
+            peer_service::ask_transfer(raft, leader, to, CHANGE_DEADLINE).await?
         }
-        other => Failure::new(Exit::Unavailable, other),
-    })?;
+        Err(error) => return Err(Failure::new(Exit::Unavailable, error)),
+    };
     Ok(Response::Leader { leader: Some(leader) })
 }

@@ -56,15 +56,20 @@ impl Authority {
         names: &[String],
         now: Timestamp,
     ) -> Result<Issued, CertificateError> {
-        let issuer =
-            Issuer::from_ca_cert_pem(&self.root.certificate_pem, KeyPair::from_pem(&self.root.key_pem)?)?;
+        let root_key = KeyPair::from_pem(&self.root.key_pem)?;
+        let signer = Issuer::from_ca_cert_pem(&self.root.certificate_pem, root_key)?;
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let certificate = template::cluster(cluster_id, names, now)?.signed_by(&key, &issuer)?;
+        let certificate = template::cluster(cluster_id, names, now)?.signed_by(&key, &signer)?;
         let issued = Issued {
             certificate_pem: certificate.pem(),
             key_pem: Zeroizing::new(key.serialize_pem()),
         };
-        check::cluster_certificate(&self.root.certificate_pem, &issued.certificate_pem, names, now)?;
+        check::cluster_certificate(
+            &self.root.certificate_pem,
+            &issued.certificate_pem,
+            names,
+            now,
+        )?;
         Ok(issued)
     }
 }

@@ -25,7 +25,8 @@ pub fn cluster_certificate(
 
     let (_, root) = parse_x509_pem(root_pem.as_bytes()).map_err(|error| malformed(&error))?;
     let root = root.parse_x509().map_err(|error| malformed(&error))?;
-    let (_, leaf) = parse_x509_pem(certificate_pem.as_bytes()).map_err(|error| malformed(&error))?;
+    let (_, leaf) =
+        parse_x509_pem(certificate_pem.as_bytes()).map_err(|error| malformed(&error))?;
     let leaf = leaf.parse_x509().map_err(|error| malformed(&error))?;
 
     if leaf.verify_signature(Some(root.public_key())).is_err() {
@@ -49,13 +50,14 @@ pub fn cluster_certificate(
     let carried = alternative.map(|extension| extension.value.general_names.as_slice());
     for name in names {
         let wanted_address = name.parse::<IpAddr>().ok();
-        let found = carried.unwrap_or_default().iter().any(|general| match general {
-            GeneralName::DNSName(dns) => *dns == name,
-            GeneralName::IPAddress(bytes) => wanted_address.is_some_and(|address| match address {
-                IpAddr::V4(v4) => v4.octets().as_slice() == *bytes,
-                IpAddr::V6(v6) => v6.octets().as_slice() == *bytes,
-            }),
-            _ => false,
+        let found = carried.unwrap_or_default().iter().any(|general| {
+            if let GeneralName::IPAddress(bytes) = general {
+                return wanted_address.is_some_and(|address| match address {
+                    IpAddr::V4(v4) => v4.octets().as_slice() == *bytes,
+                    IpAddr::V6(v6) => v6.octets().as_slice() == *bytes,
+                });
+            }
+            matches!(general, GeneralName::DNSName(dns) if *dns == name)
         });
         if !found {
             return refused(format!("it does not name {name}"));

@@ -162,15 +162,16 @@ pub async fn cluster(command: ClusterCommand, output: Output) -> Result<(), Fail
         }
         ClusterCommand::TransferLeader(args) => {
             let data = args.config.load()?.node.data;
-            match client::ask(&data, &Request::TransferLeader { to: args.to }).await? {
-                Response::Leader { leader } => output.show(&json!({ "leader": leader }), || {
+            let response = client::ask(&data, &Request::TransferLeader { to: args.to }).await?;
+            if let Response::Leader { leader } = response {
+                return output.show(&json!({ "leader": leader }), || {
                     leader.map_or_else(
                         || "Handed over; the new leader is not known yet".to_owned(),
                         |leader| format!("Node {leader} leads"),
                     )
-                }),
-                other => Err(other.into_failure()),
+                });
             }
+            Err(response.into_failure())
         }
         ClusterCommand::Remove(args) => {
             let data = args.config.load()?.node.data;
@@ -205,10 +206,7 @@ pub async fn account(command: AccountCommand, output: Output) -> Result<(), Fail
 }
 
 fn done(response: Response) -> Result<(), Failure> {
-    match response {
-        Response::Done => Ok(()),
-        other => Err(other.into_failure()),
-    }
+    if matches!(response, Response::Done) { Ok(()) } else { Err(response.into_failure()) }
 }
 
 fn status_text(status: &Status) -> String {
@@ -262,14 +260,10 @@ impl ConfigArg {
     /// # Errors
     /// When there is none, or it is wrong.
     pub fn load(&self) -> Result<crate::config::Config, Failure> {
-        let path = self
-            .config
-            .clone()
-            .or_else(crate::config::environment::config_file)
-            .ok_or_else(|| {
-                Failure::new(Exit::Configuration, "pass --config FILE or set CONCLAVE_CONFIG")
-            })?;
-        crate::config::Config::load(&path)
-            .map_err(|error| Failure::new(Exit::Configuration, error))
+        let path =
+            self.config.clone().or_else(crate::config::environment::config_file).ok_or_else(
+                || Failure::new(Exit::Configuration, "pass --config FILE or set CONCLAVE_CONFIG"),
+            )?;
+        crate::config::Config::load(&path).map_err(|error| Failure::new(Exit::Configuration, error))
     }
 }

@@ -41,12 +41,11 @@ use output::Output;
         "5 forbidden; 6 not found; 7 refused by the server; 8 unavailable, try again;\n",
         "70 the node stopped on a fault.",
     ),
-    propagate_version = true,
     arg_required_else_help = true
 )]
 pub struct Cli {
     /// Shape of results.
-    #[arg(long, short = 'o', global = true, value_enum, default_value_t)]
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "SHAPE")]
     output: Output,
     #[command(subcommand)]
     command: Command,

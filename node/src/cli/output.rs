@@ -22,7 +22,11 @@ impl Output {
     ///
     /// # Errors
     /// When standard output is closed.
-    pub fn show(self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<(), Failure> {
+    pub fn show(
+        self,
+        value: &impl Serialize,
+        text: impl FnOnce() -> String,
+    ) -> Result<(), Failure> {
         match self {
             Self::Text => line(text().as_bytes()),
             Self::Json => {

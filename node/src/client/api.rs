@@ -15,8 +15,7 @@ use zeroize::Zeroizing;
 use crate::exit::{Context, Exit, Failure, chain};
 
 /// Everything but the unreserved characters is escaped, slashes too.
-const SEGMENT: &AsciiSet =
-    &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 /// How long one request may take.
 const DEADLINE: Duration = Duration::from_secs(30);
 /// How long a connection may take.
@@ -111,7 +110,7 @@ impl Api {
         let mut path = path.to_owned();
         for (position, (name, value)) in query.iter().enumerate() {
             path.push(if position == 0 { '?' } else { '&' });
-            path.push_str(&format!("{name}={}", segment(value)));
+            path.extend([name, "=", &segment(value)]);
         }
         let mut request =
             self.request(method, &path).header("authorization", token.header().as_str());
@@ -136,8 +135,7 @@ impl Api {
         dry_run: bool,
     ) -> Result<Zeroizing<Vec<u8>>, Failure> {
         let path = format!("/policies/{}/policy/{}", segment(&self.account), segment(branch));
-        let query: &[(&str, String)] =
-            if dry_run { &[("dryRun", "true".to_owned())] } else { &[] };
+        let query: &[(&str, String)] = if dry_run { &[("dryRun", "true".to_owned())] } else { &[] };
         self.call(token, method, &path, query, Some(text)).await
     }
 
@@ -160,7 +158,8 @@ impl Api {
         id: &str,
         version: Option<u32>,
     ) -> Result<Zeroizing<Vec<u8>>, Failure> {
-        let query: Vec<_> = version.map(|number| ("version", number.to_string())).into_iter().collect();
+        let query: Vec<_> =
+            version.map(|number| ("version", number.to_string())).into_iter().collect();
         self.call(token, Method::GET, &self.secret_path(id), &query, None).await
     }
 
@@ -232,15 +231,15 @@ fn refusal(status: StatusCode, body: &str) -> Failure {
     let error = document.as_ref().and_then(|document| document.get("error"));
     let mut text = status.to_string();
     match error.and_then(|error| error.get("message")).and_then(|message| message.as_str()) {
-        Some(message) => text.push_str(&format!(". {message}")),
-        None if !body.trim().is_empty() => text.push_str(&format!(". {}", body.trim())),
+        Some(message) => text.extend([". ", message]),
+        None if !body.trim().is_empty() => text.extend([". ", body.trim()]),
         None => {}
     }
     let place = error.and_then(|error| error.get("innererror"));
-    if let Some((line, column)) = place.and_then(|place| {
-        Some((place.get("line")?.as_u64()?, place.get("column")?.as_u64()?))
-    }) {
-        text.push_str(&format!(" (line {line}, column {column})"));
+    if let Some((line, column)) =
+        place.and_then(|place| Some((place.get("line")?.as_u64()?, place.get("column")?.as_u64()?)))
+    {
+        text.extend([" (line ", &line.to_string(), ", column ", &column.to_string(), ")"]);
     }
     if exit == Exit::Unauthenticated {
         text.push_str("; run `conclave login`");
@@ -258,10 +257,7 @@ mod tests {
             "innererror":{"line":3,"column":5}}}"#;
         let failure = refusal(StatusCode::UNPROCESSABLE_ENTITY, body);
         assert_eq!(failure.exit, Exit::Refused);
-        assert_eq!(
-            failure.message,
-            "422 Unprocessable Entity. no such tag (line 3, column 5)"
-        );
+        assert_eq!(failure.message, "422 Unprocessable Entity. no such tag (line 3, column 5)");
         assert_eq!(refusal(StatusCode::NOT_FOUND, "").exit, Exit::NotFound);
     }
 

@@ -130,7 +130,7 @@ pub struct ListArgs {
     #[arg(short, long)]
     limit: Option<u32>,
     /// Skip so many.
-    #[arg(short, long)]
+    #[arg(long)]
     offset: Option<u32>,
     /// As seen by this role, which the caller must hold.
     #[arg(short, long)]
@@ -181,12 +181,12 @@ pub fn init(args: InitArgs, output: Output) -> Result<(), Failure> {
 pub async fn login(args: LoginArgs, output: Output) -> Result<(), Failure> {
     let settings = Settings::load(&ClientEnvironment::read())?;
     let password = match &args.password_file {
-        Some(file) => line_of(read_input(file)?)?,
+        Some(file) => line_of(&read_input(file)?)?,
         None if std::io::stdin().is_terminal() => Zeroizing::new(
             rpassword::prompt_password(format!("Password or API key of {}: ", args.login))
                 .context(Exit::Usage, "cannot read the password")?,
         ),
-        None => line_of(read_input(Path::new("-"))?)?,
+        None => line_of(&read_input(Path::new("-"))?)?,
     };
     let api = api(&settings)?;
     let api_key = api.login(&args.login, &password).await?;
@@ -194,7 +194,8 @@ pub async fn login(args: LoginArgs, output: Output) -> Result<(), Failure> {
     let entry = netrc::Entry { login: args.login, api_key };
     let text = netrc::with(&netrc::read(&settings.netrc)?, &machine, &entry);
     netrc::write(&settings.netrc, &text)?;
-    output.show(&json!({ "login": entry.login, "netrc": settings.netrc }), || "Logged in".to_owned())
+    output
+        .show(&json!({ "login": entry.login, "netrc": settings.netrc }), || "Logged in".to_owned())
 }
 
 /// `conclave logout`: forgets the login.
@@ -257,8 +258,7 @@ pub async fn policy(command: PolicyCommand, output: Output) -> Result<(), Failur
     };
     let text = read_input(&args.file)?;
     let (api, token) = session().await?;
-    let answer =
-        api.load_policy(&token, method, &args.branch, text.to_vec(), args.dry_run).await?;
+    let answer = api.load_policy(&token, method, &args.branch, text.to_vec(), args.dry_run).await?;
     // Clients of Conjur print the document in either case: it holds new API keys.
     show_document(&answer, output, |document| {
         serde_json::to_string_pretty(document).unwrap_or_default()
@@ -342,9 +342,8 @@ pub async fn list(args: ListArgs, output: Output) -> Result<(), Failure> {
     let documents: Vec<Value> =
         serde_json::from_slice(&answer).context(Exit::Failed, "the server's answer")?;
     if args.inspect {
-        return output.show(&documents, || {
-            serde_json::to_string_pretty(&documents).unwrap_or_default()
-        });
+        return output
+            .show(&documents, || serde_json::to_string_pretty(&documents).unwrap_or_default());
     }
     let ids: Vec<&str> = documents.iter().filter_map(|document| document["id"].as_str()).collect();
     output.show(&ids, || ids.join("\n"))
@@ -384,7 +383,11 @@ async fn session() -> Result<(Api, Token), Failure> {
 /// Reads a file, or standard input for `-`, up to a bound.
 fn read_input(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let mut bytes = Zeroizing::new(Vec::new());
-    let what = if path == Path::new("-") { "standard input".to_owned() } else { path.display().to_string() };
+    let what = if path == Path::new("-") {
+        "standard input".to_owned()
+    } else {
+        path.display().to_string()
+    };
     let read = if path == Path::new("-") {
         std::io::stdin().lock().take(INPUT_BYTES_MAX + 1).read_to_end(&mut bytes)
     } else {
@@ -402,8 +405,8 @@ fn read_input(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
 }
 
 /// The first line, for passwords: editors end files with a line end that is no part of them.
-fn line_of(bytes: Zeroizing<Vec<u8>>) -> Result<Zeroizing<String>, Failure> {
-    let text = std::str::from_utf8(&bytes)
+fn line_of(bytes: &[u8]) -> Result<Zeroizing<String>, Failure> {
+    let text = std::str::from_utf8(bytes)
         .map_err(|_| Failure::new(Exit::Usage, "the password is not UTF-8 text"))?;
     let line = text.lines().next().unwrap_or_default();
     if line.is_empty() {

@@ -8,7 +8,7 @@ pub mod netrc;
 pub mod settings;
 
 pub use commands::{
-    AuthenticateArgs, InitArgs, ListArgs, LoginArgs, PolicyCommand, PolicyLoadArgs, VariableCommand,
-    VariableGetArgs, VariableSetArgs, authenticate, init, list, login, logout, policy, variable,
-    whoami,
+    AuthenticateArgs, InitArgs, ListArgs, LoginArgs, PolicyCommand, PolicyLoadArgs,
+    VariableCommand, VariableGetArgs, VariableSetArgs, authenticate, init, list, login, logout,
+    policy, variable, whoami,
 };

@@ -50,8 +50,8 @@ impl Conjurrc {
         let mut key: Option<String> = None;
         let mut depth = 0_u32;
         for event in Parser::new_from_str(text) {
-            let (event, span) =
-                event.map_err(|error| format!("line {}: {}", error.marker().line(), error.info()))?;
+            let (event, span) = event
+                .map_err(|error| format!("line {}: {}", error.marker().line(), error.info()))?;
             match event {
                 Event::MappingStart(..) | Event::SequenceStart(..) => {
                     if depth == 0 && !matches!(event, Event::MappingStart(..)) {
@@ -110,7 +110,7 @@ impl Conjurrc {
         for (key, value) in rows {
             if let Some(value) = value {
                 let escaped = value.replace('\\', "\\\\").replace('"', "\\\"");
-                text.push_str(&format!("{key}: \"{escaped}\"\n"));
+                text.extend([key, ": \"", &escaped, "\"\n"]);
             }
         }
         text
@@ -127,7 +127,10 @@ pub fn conjurrc_path(environment: &ClientEnvironment) -> Result<PathBuf, Failure
         .clone()
         .or_else(|| environment.home.as_ref().map(|home| home.join(CONJURRC)))
         .ok_or_else(|| {
-            Failure::new(Exit::Configuration, "set HOME or CONJURRC: there is no place for .conjurrc")
+            Failure::new(
+                Exit::Configuration,
+                "set HOME or CONJURRC: there is no place for .conjurrc",
+            )
         })
 }
 
@@ -163,7 +166,10 @@ impl Settings {
             .or_else(|| file.netrc_path.map(PathBuf::from))
             .or_else(|| environment.home.as_ref().map(|home| home.join(NETRC)))
             .ok_or_else(|| {
-                Failure::new(Exit::Configuration, "set HOME or CONJUR_NETRC_PATH: there is no place for .netrc")
+                Failure::new(
+                    Exit::Configuration,
+                    "set HOME or CONJUR_NETRC_PATH: there is no place for .netrc",
+                )
             })?;
         Ok(Self {
             appliance_url: appliance_url.trim_end_matches('/').to_owned(),
@@ -180,7 +186,9 @@ fn read_conjurrc(path: &Path) -> Result<Conjurrc, Failure> {
             Failure::new(Exit::Configuration, format!("{}: {message}", path.display()))
         }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Conjurrc::default()),
-        Err(error) => Err(Failure::new(Exit::Configuration, format!("{}: {error}", path.display()))),
+        Err(error) => {
+            Err(Failure::new(Exit::Configuration, format!("{}: {error}", path.display())))
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The configuration as it is trusted: addresses, durations and paths, with every rule that spans
 //! keys checked before any port opens. Defaults stand in [`defaults`].
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,7 +16,7 @@ mod defaults {
     use std::time::Duration;
 
     pub(super) const MAX_STALENESS: Duration = Duration::from_mins(5);
-    pub(super) const LOG_LEVEL: &str = "info";
+    pub(super) const LOG_LEVEL: &str = "info,openraft=error";
 }
 
 /// Longest name of a node: it becomes a DNS label in certificates.
@@ -56,7 +57,7 @@ pub enum ConfigError {
     },
 }
 
-fn invalid(key: &'static str, value: impl ToString, fix: impl Into<String>) -> ConfigError {
+fn invalid(key: &'static str, value: impl fmt::Display, fix: impl Into<String>) -> ConfigError {
     ConfigError::Value { key, value: value.to_string(), fix: fix.into() }
 }
 
@@ -236,7 +237,7 @@ impl Config {
 
         let api_listen = address("api.listen", &raw.api.listen)?;
         let url = match raw.api.url {
-            Some(url) => checked_url(url)?,
+            Some(url) => checked_url(&url)?,
             None if api_listen.ip().is_unspecified() => {
                 return Err(invalid(
                     "api.url",
@@ -284,18 +285,16 @@ impl Config {
             return Err(invalid(
                 "log.level",
                 level,
-                format!("write a level such as \"info\", or \"info,conclave_raft=debug\" ({error})"),
+                format!(
+                    "write a level such as \"info\", or \"info,conclave_raft=debug\" ({error})"
+                ),
             ));
         }
 
         Ok(Self {
             node: NodeConfig { name, data, master_key_file },
             peer: PeerConfig { listen: peer_listen, advertise },
-            api: ApiConfig {
-                listen: api_listen,
-                url,
-                trusted_proxies,
-            },
+            api: ApiConfig { listen: api_listen, url, trusted_proxies },
             tls: TlsConfig { names },
             raft: checked_raft(&raw.raft)?,
             reads: ReadsConfig {
@@ -336,9 +335,8 @@ fn path_in(folder: &Path, key: &'static str, text: &str) -> Result<PathBuf, Conf
 }
 
 fn address(key: &'static str, text: &str) -> Result<SocketAddr, ConfigError> {
-    text.parse().map_err(|_| {
-        invalid(key, text, "write an IP address and a port, such as \"0.0.0.0:8443\"")
-    })
+    text.parse()
+        .map_err(|_| invalid(key, text, "write an IP address and a port, such as \"0.0.0.0:8443\""))
 }
 
 fn network(key: &'static str, text: &str) -> Result<IpNet, ConfigError> {
@@ -358,7 +356,7 @@ fn host_and_port(key: &'static str, text: String) -> Result<String, ConfigError>
     }
 }
 
-fn checked_url(url: String) -> Result<String, ConfigError> {
+fn checked_url(url: &str) -> Result<String, ConfigError> {
     let url = url.trim_end_matches('/').to_owned();
     let host = url.strip_prefix("https://").unwrap_or_default();
     if host.is_empty() || host.contains(char::is_whitespace) {

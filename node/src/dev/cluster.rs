@@ -24,13 +24,15 @@ use crate::seed::SeedRole;
 /// How long a node may take from its start to its first answer.
 const START_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a cluster may take to have every member in its part.
-const ASSEMBLE_DEADLINE: Duration = Duration::from_secs(60);
+const ASSEMBLE_DEADLINE: Duration = Duration::from_mins(1);
 /// How long nodes may take to end when they are asked to, before they are killed.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
 /// How often a starting node is asked whether it is there.
 const POLL: Duration = Duration::from_millis(20);
+/// How long a running node may take to say where it stands.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(1);
 /// Life of the seeds that are used at once.
-const SEED_LIFE: Duration = Duration::from_secs(600);
+const SEED_LIFE: Duration = Duration::from_mins(10);
 
 /// How to start this program again: itself, with what must come before its own arguments.
 #[derive(Debug, Clone)]
@@ -160,20 +162,17 @@ impl DevCluster {
     /// # Errors
     /// When a node does not start; its log is quoted.
     pub async fn start(options: ClusterOptions) -> Result<Self, Failure> {
-        let (folder, temporary) = match &options.folder {
-            Some(folder) => {
-                create_private_folder(folder)?;
-                let folder =
-                    std::fs::canonicalize(folder).context(Exit::Configuration, folder.display())?;
-                (folder, None)
-            }
-            None => {
-                let temporary = tempfile::Builder::new()
-                    .prefix("conclave-dev-")
-                    .tempdir()
-                    .context(Exit::Failed, "no temporary folder")?;
-                (temporary.path().to_owned(), Some(temporary))
-            }
+        let (folder, temporary) = if let Some(folder) = &options.folder {
+            create_private_folder(folder)?;
+            let folder =
+                std::fs::canonicalize(folder).context(Exit::Configuration, folder.display())?;
+            (folder, None)
+        } else {
+            let temporary = tempfile::Builder::new()
+                .prefix("conclave-dev-")
+                .tempdir()
+                .context(Exit::Failed, "no temporary folder")?;
+            (temporary.path().to_owned(), Some(temporary))
         };
         let layout = match Layout::read(&folder)? {
             Some(layout) => same_nodes(layout, &options)?,
@@ -231,9 +230,10 @@ impl DevCluster {
         let out = self.run_to_end(0, &args, &[self.nodes[0].place.config()]).await?;
         let founded: crate::bootstrap::Founded =
             serde_json::from_slice(&out).context(Exit::Failed, "answer of `cluster init`")?;
-        let key = founded.account.map(|account| account.api_key).ok_or_else(|| {
-            Failure::new(Exit::Failed, "`cluster init` created no account")
-        })?;
+        let key = founded
+            .account
+            .map(|account| account.api_key)
+            .ok_or_else(|| Failure::new(Exit::Failed, "`cluster init` created no account"))?;
         let root = crate::folder::Folder::new(&self.nodes[0].place.data()).root_certificate();
         std::fs::copy(root, self.cert_file()).context(Exit::Failed, "root certificate")?;
         self.admin_key.clone_from(&key);
@@ -315,22 +315,10 @@ impl DevCluster {
     fn fail_if_dead(&self) -> Result<(), Failure> {
         for (index, node) in self.nodes.iter().enumerate() {
             if self.pid(index).is_none() {
-                return Err(self.died(node));
+                return Err(died(node));
             }
         }
         Ok(())
-    }
-
-    fn died(&self, node: &Node) -> Failure {
-        Failure::new(
-            Exit::Failed,
-            format!(
-                "node {} ended; the end of {}:\n{}",
-                node.place.name,
-                node.place.log().display(),
-                tail(&node.place.log())
-            ),
-        )
     }
 
     /// Starts the process of node `index`, if it is not running.
@@ -402,7 +390,7 @@ impl DevCluster {
                 return Ok(());
             }
             if self.pid(index).is_none() || Instant::now() >= deadline {
-                return Err(self.died(&self.nodes[index]));
+                return Err(died(&self.nodes[index]));
             }
             sleep(POLL).await;
         }
@@ -468,8 +456,8 @@ impl DevCluster {
             .and_then(|pid| i32::try_from(pid).ok())
             .and_then(Pid::from_raw)
             .ok_or_else(|| {
-                Failure::new(Exit::NotFound, format!("{} is not running", self.name(index)))
-            })?;
+            Failure::new(Exit::NotFound, format!("{} is not running", self.name(index)))
+        })?;
         kill_process(pid, signal).context(Exit::Failed, "signal")
     }
 
@@ -514,14 +502,13 @@ impl DevCluster {
         let mut nodes = Vec::with_capacity(self.nodes.len());
         for (index, node) in self.nodes.iter().enumerate() {
             let pid = self.pid(index);
-            let part = match pid {
-                None => "down".to_owned(),
-                Some(_) => {
-                    match tokio::time::timeout(Duration::from_secs(1), self.status(index)).await {
-                        Ok(Ok(status)) => status.part,
-                        _ => "starting".to_owned(),
-                    }
-                }
+            let status = self.status(index);
+            let part = if pid.is_none() {
+                "down".to_owned()
+            } else if let Ok(Ok(status)) = tokio::time::timeout(ANSWER_DEADLINE, status).await {
+                status.part
+            } else {
+                "starting".to_owned()
             };
             nodes.push(NodeSnapshot {
                 name: node.place.name.clone(),
@@ -656,7 +643,8 @@ fn same_nodes(mut layout: Layout, options: &ClusterOptions) -> Result<Layout, Fa
         ));
     }
     if let Some(folder) = &options.folder {
-        let folder = std::fs::canonicalize(folder).context(Exit::Configuration, folder.display())?;
+        let folder =
+            std::fs::canonicalize(folder).context(Exit::Configuration, folder.display())?;
         for (place, node) in layout.places.iter_mut().zip(&options.nodes) {
             place.home = node.home.clone().unwrap_or_else(|| folder.join(&place.name));
         }
@@ -719,4 +707,17 @@ fn tail(path: &Path) -> String {
     let text = text.unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(LINES)..].join("\n")
+}
+
+/// What is said of a node that ended by itself.
+fn died(node: &Node) -> Failure {
+    Failure::new(
+        Exit::Failed,
+        format!(
+            "node {} ended; the end of {}:\n{}",
+            node.place.name,
+            node.place.log().display(),
+            tail(&node.place.log())
+        ),
+    )
 }

@@ -66,7 +66,7 @@ pub(crate) fn engine_entry(entry: wire::Entry) -> Result<EngineEntry, DecodeErro
     let payload = match entry.payload {
         wire::Payload::Blank => EntryPayload::Blank,
         wire::Payload::Command(bytes) => EntryPayload::Normal(Opaque(bytes)),
-        wire::Payload::Membership(bytes) => EntryPayload::Membership(decode_membership(bytes)?),
+        wire::Payload::Membership(bytes) => EntryPayload::Membership(decode_membership(&bytes)?),
     };
     Ok(EngineEntry::new(engine_log_id(entry.id), payload))
 }
@@ -216,8 +216,8 @@ pub(crate) fn encode_membership(membership: &EngineMembership) -> Bytes {
     out.finish()
 }
 
-pub(crate) fn decode_membership(bytes: Bytes) -> Result<EngineMembership, DecodeError> {
-    let mut input = versioned(&bytes, "membership")?;
+pub(crate) fn decode_membership(bytes: &Bytes) -> Result<EngineMembership, DecodeError> {
+    let mut input = versioned(bytes, "membership")?;
     let membership = membership(&mut input)?;
     input.finish()?;
     Ok(membership)

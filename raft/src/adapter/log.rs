@@ -97,7 +97,7 @@ impl RaftLogReader<TypeConfig> for Log {
         start: u64,
         end: u64,
     ) -> Result<Vec<EngineEntry>, io::Error> {
-        self.read(self.place(start)..place(end), APPEND_BYTES_TARGET)
+        self.read(self.place(start)..self.place(end), APPEND_BYTES_TARGET)
     }
 }
 

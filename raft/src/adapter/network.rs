@@ -19,7 +19,7 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
-use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
+use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2, ServerState};
 use tokio::time::Instant;
 
 use super::convert;
@@ -30,8 +30,8 @@ use crate::types::{EngineLogId, EngineVote, NodeInfo, TypeConfig};
 use crate::wire::latest as wire;
 
 type RpcError = RPCError<TypeConfig>;
-type DataMetrics =
-    openraft::alias::WatchReceiverOf<TypeConfig, openraft::metrics::RaftDataMetrics<TypeConfig>>;
+type Metrics =
+    openraft::alias::WatchReceiverOf<TypeConfig, openraft::metrics::RaftMetrics<TypeConfig>>;
 
 /// Appends that may be on their way to one peer.
 const IN_FLIGHT_MAX: usize = 64;
@@ -40,10 +40,10 @@ const APPEND_STALL: Duration = Duration::from_secs(1);
 
 /// How long ago a majority last followed this leader. Filled once the engine runs.
 #[derive(Default)]
-pub(crate) struct QuorumAge(OnceLock<DataMetrics>);
+pub(crate) struct QuorumAge(OnceLock<Metrics>);
 
 impl QuorumAge {
-    pub(crate) fn watch(&self, metrics: DataMetrics) {
+    pub(crate) fn watch(&self, metrics: Metrics) {
         if self.0.set(metrics).is_err() {
             tracing::error!("the quorum's age is watched already");
         }
@@ -52,6 +52,11 @@ impl QuorumAge {
     /// The age; none when this node has not led with a majority.
     pub(crate) fn get(&self) -> Option<Duration> {
         let metrics = self.0.get()?.borrow_watched();
+        let is_leader = metrics.state == ServerState::Leader;
+        if is_leader && metrics.membership_config.voter_ids().all(|id| id == metrics.id) {
+            // A lone voter is its own majority, and never asks itself.
+            return Some(Duration::ZERO);
+        }
         let acked = metrics.last_quorum_acked.as_ref()?;
         let acked: openraft::alias::InstantOf<TypeConfig> = **acked;
         Some(openraft::Instant::elapsed(&acked))
@@ -140,12 +145,10 @@ impl Client {
         })?;
         let response = wire::Response::decode(answer)
             .map_err(|error| RPCError::Unreachable(Unreachable::new(&error)))?;
-        match response {
-            wire::Response::Refused { text, .. } => {
-                Err(RPCError::Unreachable(Unreachable::from_string(text)))
-            }
-            other => Ok(other),
+        if let wire::Response::Refused { text, .. } = response {
+            return Err(RPCError::Unreachable(Unreachable::from_string(text)));
         }
+        Ok(response)
     }
 
     fn rpc_error(&self, error: &CallError, action: RPCTypes, timeout: Duration) -> RpcError {
@@ -334,13 +337,13 @@ impl RaftNetworkV2<TypeConfig> for Client {
         }
     }
 
-    fn stream_append<'s, S>(
-        &'s mut self,
+    fn stream_append<S>(
+        &mut self,
         input: S,
         option: RPCOption,
     ) -> BoxFuture<
-        's,
-        Result<BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RpcError>>, RpcError>,
+        '_,
+        Result<BoxStream<'_, Result<StreamAppendResult<TypeConfig>, RpcError>>, RpcError>,
     >
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
@@ -431,10 +434,9 @@ impl RaftNetworkV2<TypeConfig> for Client {
         request: TransferLeaderRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<TypeConfig>, RpcError> {
-        match self.ask(convert::transfer(&request), option.hard_ttl()).await? {
-            wire::Response::Transfer(reply) => Ok(convert::engine_transfer_reply(reply)),
-            _ => Err(self.unexpected()),
-        }
+        let response = self.ask(convert::transfer(&request), option.hard_ttl()).await?;
+        let wire::Response::Transfer(reply) = response else { return Err(self.unexpected()) };
+        Ok(convert::engine_transfer_reply(reply))
     }
 }
 
@@ -447,13 +449,10 @@ impl Client {
         if self.is_phantom {
             return Ok(VoteResponse::new(request.vote, None, true));
         }
-        match response? {
-            wire::Response::Vote { vote, granted, last } => Ok(VoteResponse::new(
-                convert::engine_vote(vote),
-                last.map(convert::engine_log_id),
-                granted,
-            )),
-            _ => Err(self.unexpected()),
-        }
+        let wire::Response::Vote { vote, granted, last } = response? else {
+            return Err(self.unexpected());
+        };
+        let last = last.map(convert::engine_log_id);
+        Ok(VoteResponse::new(convert::engine_vote(vote), last, granted))
     }
 }

@@ -56,10 +56,8 @@ pub(crate) async fn send_snapshot(
     let mut sender = Sender { pipe, peer, stall };
     let manifest = Bytes::from(files.manifest().encode());
     sender.send(&SnapshotFrame::Header { vote: convert::vote(vote), manifest }).await?;
-    let mut next = match sender.receive(stall).await? {
-        SnapshotFrame::Next(next) => next,
-        other => return sender.end(other),
-    };
+    let answer = sender.receive(stall).await?;
+    let SnapshotFrame::Next(mut next) = answer else { return sender.end(answer) };
     while let Some((file, offset)) = next {
         let Some(length) = files.manifest().files.get(file as usize).map(|file| file.len) else {
             return Err(sender.malformed("wants a file that the snapshot does not have"));
@@ -84,7 +82,7 @@ pub(crate) async fn send_snapshot(
     sender.send(&SnapshotFrame::Done).await?;
     // Verifying and installing read and write everything once more; that takes what it takes, and
     // a receiver that dies meanwhile breaks the stream.
-    let last = sender.receive(Duration::from_secs(600)).await?;
+    let last = sender.receive(Duration::from_mins(10)).await?;
     sender.end(last)
 }
 
@@ -155,10 +153,10 @@ pub(crate) async fn receive_snapshot(
     stall: Duration,
     may_send: impl Fn(&EngineVote) -> bool,
 ) -> Result<(EngineVote, EngineSnapshot), SnapshotFrame> {
-    let (vote, manifest) = match next_frame(pipe, stall).await? {
-        SnapshotFrame::Header { vote, manifest } => (convert::engine_vote(vote), manifest),
-        _ => return Err(refused("a snapshot starts with its header")),
+    let SnapshotFrame::Header { vote, manifest } = next_frame(pipe, stall).await? else {
+        return Err(refused("a snapshot starts with its header"));
     };
+    let vote = convert::engine_vote(vote);
     if !may_send(&vote) {
         let text = "not this node's leader to be".to_owned();
         return Err(SnapshotFrame::Refused { refusal: Refusal::Forbidden, text });
@@ -172,16 +170,15 @@ pub(crate) async fn receive_snapshot(
         return Err(refused("the sender is gone"));
     }
     loop {
-        match next_frame(pipe, stall).await? {
-            SnapshotFrame::Chunk { file, offset, bytes } => {
-                import = disk(move || {
-                    import.write_chunk(file as usize, offset, &bytes).map(|()| import)
-                })
-                .await?;
-            }
-            SnapshotFrame::Done => break,
-            _ => return Err(refused("frames out of order")),
+        let frame = next_frame(pipe, stall).await?;
+        if frame == SnapshotFrame::Done {
+            break;
         }
+        let SnapshotFrame::Chunk { file, offset, bytes } = frame else {
+            return Err(refused("frames out of order"));
+        };
+        import = disk(move || import.write_chunk(file as usize, offset, &bytes).map(|()| import))
+            .await?;
     }
     let files = disk(move || import.finish()).await?;
     let snapshot = describe(files).map_err(|error| refused(&error.to_string()))?;

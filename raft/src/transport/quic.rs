@@ -536,8 +536,7 @@ impl Inner {
     async fn welcome(&self, connection: &Connection) -> Result<(PeerIdentity, Lane), String> {
         match self.believe(connection).await {
             Ok(believed) => Ok(believed),
-            Err(error) => {
-                let text = error.to_string();
+            Err(text) => {
                 connection.close(VarInt::from_u32(code::REFUSED), text.as_bytes());
                 Err(text)
             }

@@ -310,10 +310,8 @@ impl ResolvesClientCert for Presenter {
 pub(crate) fn is_follower_certificate(certificate: &CertificateDer<'_>) -> bool {
     let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return true };
     let Ok(Some(names)) = parsed.subject_alternative_name() else { return false };
-    names.value.general_names.iter().any(|name| match name {
-        GeneralName::URI(uri) => {
-            uri.starts_with("spiffe://") && uri.split('/').any(|segment| segment == "follower")
-        }
-        _ => false,
+    names.value.general_names.iter().any(|name| {
+        let GeneralName::URI(uri) = name else { return false };
+        uri.starts_with("spiffe://") && uri.split('/').any(|segment| segment == "follower")
     })
 }

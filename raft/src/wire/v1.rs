@@ -391,6 +391,19 @@ impl Response {
     }
 }
 
+impl Response {
+    /// The body of a service's answer, or why there is none.
+    pub(crate) fn into_service(self) -> Result<Vec<u8>, String> {
+        if let Self::Service { body } = self {
+            Ok(body.to_vec())
+        } else if let Self::Refused { text, .. } = self {
+            Err(text)
+        } else {
+            Err("the answer was to another question".to_owned())
+        }
+    }
+}
+
 impl SnapshotFrame {
     pub(crate) fn encode(&self) -> Bytes {
         let size = if let Self::Chunk { bytes, .. } = self { bytes.len() + 24 } else { 256 };

@@ -222,7 +222,7 @@ impl Cluster {
         for _ in 0..1000 {
             let leader = self
                 .running()
-                .map(|node| node.handle())
+                .map(Node::handle)
                 .filter(|handle| handle.leads())
                 .max_by_key(|handle| handle.status().term);
             if let Some(leader) = leader

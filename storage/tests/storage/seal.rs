@@ -138,7 +138,9 @@ fn what_was_sealed_once_still_opens() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/sealed_v1.txt");
     let unhex = |text: &str| -> Vec<u8> {
         let digits = text.as_bytes().chunks(2);
-        digits.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
+        digits
+            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
+            .collect()
     };
     let hex = |bytes: &[u8]| -> String { bytes.iter().map(|byte| format!("{byte:02x}")).collect() };
     let Ok(text) = fs::read_to_string(&path) else {

@@ -100,12 +100,11 @@ fn describe(call: &mut Call, entitled: &Entitled, did: &str, tried: &str) {
 /// Decides by the table in the contract's section on API keys.
 async fn entitle(call: &mut Call) -> Result<Entitled, Refusal> {
     let account = call.account()?.clone();
-    let (caller, proven) = match &call.principal {
-        Some(caller) => (caller.role.clone(), None),
-        None => {
-            let proven = prove_basic(call, &account).await?;
-            (proven.role, Some(proven.digest))
-        }
+    let (caller, proven) = if let Some(caller) = &call.principal {
+        (caller.role.clone(), None)
+    } else {
+        let proven = prove_basic(call, &account).await?;
+        (proven.role, Some(proven.digest))
     };
     let named = call.query.filled("role").map(str::to_owned);
     let target = match &named {

@@ -59,9 +59,10 @@ async fn mint(call: &mut Call, role: &RoleId) -> Result<std::sync::Arc<Token>, R
     })?;
     let key = key.ok_or(Refusal::UNAUTHENTICATED)?;
     let door = call.door.clone();
-    let life = match role.kind() {
-        Kind::User => door.settings.user_token_seconds,
-        _ => door.settings.host_token_seconds,
+    let life = if role.kind() == Kind::User {
+        door.settings.user_token_seconds
+    } else {
+        door.settings.host_token_seconds
     };
     let vault = door.vault()?;
     door.tokens.mint(&vault, role, &key, call.now, life).await

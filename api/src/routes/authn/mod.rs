@@ -15,10 +15,7 @@ use crate::context::Call;
 use crate::error::Refusal;
 
 /// Checks HTTP Basic, counting failures; the caller has said what it is for.
-pub(super) async fn prove_basic(
-    call: &mut Call,
-    account: &AccountName,
-) -> Result<Proven, Refusal> {
+pub(super) async fn prove_basic(call: &mut Call, account: &AccountName) -> Result<Proven, Refusal> {
     let Some((login, password)) = basic_credentials(call) else {
         call.reason = Some("CONJ00002E Invalid credentials".into());
         return Err(Refusal::UNAUTHENTICATED);

@@ -31,8 +31,8 @@ pub(super) fn answer(planned: Planned, target: &ResourceId) -> Answer {
     let before = before.unwrap_or_default();
     let mut after = before.clone();
     // Keys made for nobody: the copy is thrown away.
-    let changes =
-        plan.into_changes(|_role| NewApiKey { sealed: Sealed(Vec::new()), digest: Digest([0; 32]) });
+    let changes = plan
+        .into_changes(|_role| NewApiKey { sealed: Sealed(Vec::new()), digest: Digest([0; 32]) });
     let mut touched = BTreeSet::new();
     for change in &changes {
         touch(change, &mut touched);

@@ -43,10 +43,8 @@ pub(crate) async fn replace(call: &mut Call) -> Result<Answer, Refusal> {
 
 async fn load(call: &mut Call, mode: LoadMode) -> Result<Answer, Refusal> {
     let target = call.id()?;
-    let dry = call
-        .query
-        .value("dryRun")
-        .is_some_and(|value| value.trim().eq_ignore_ascii_case("true"));
+    let dry =
+        call.query.value("dryRun").is_some_and(|value| value.trim().eq_ignore_ascii_case("true"));
     let operation = match (dry, mode) {
         (true, _) => "validate",
         (false, LoadMode::Append) => "create",
@@ -67,11 +65,10 @@ async fn load(call: &mut Call, mode: LoadMode) -> Result<Answer, Refusal> {
     call.check_write(|view, caller| check(view, caller, &target, mode)).await?;
     let bytes_max = call.door.settings.policy_bytes_max;
     let text = call.take_body(bytes_max).await?;
-    let text = String::from_utf8(text.to_vec())
-        .map_err(|_not_text| Refusal::Policy {
-            message: "policy_text is not valid UTF-8".to_owned(),
-            place: None,
-        })?;
+    let text = String::from_utf8(text.to_vec()).map_err(|_not_text| Refusal::Policy {
+        message: "policy_text is not valid UTF-8".to_owned(),
+        place: None,
+    })?;
     let text: Arc<str> = text.into();
     if dry {
         call.barrier().await?;
@@ -171,8 +168,7 @@ async fn plan(
         state.read(|view| {
             crate::context::confirm(view.state, &caller)?;
             check(view, &caller, &target, mode)?;
-            let request =
-                LoadRequest { policy: &target, mode, text: &text, actor: &caller.role };
+            let request = LoadRequest { policy: &target, mode, text: &text, actor: &caller.role };
             Ok(Planned {
                 outcome: policy::plan(view.state, &request),
                 before: keep_state.then(|| view.state.clone()),
@@ -236,7 +232,8 @@ fn complete(vault: &Vault, mut plan: Plan) -> Result<(Vec<Event>, Vec<FreshKey>)
 
 /// `{"created_roles":{…},"version":N[,"warnings":[…]]}`, wiped after it has left.
 fn answer(keys: &[FreshKey], version: u32, warnings: &[String]) -> Answer {
-    let size: usize = keys.iter().map(|(role, key)| key.len() + role.identifier().len() * 12 + 1024).sum();
+    let size: usize =
+        keys.iter().map(|(role, key)| key.len() + role.identifier().len() * 12 + 1024).sum();
     let mut body = Zeroizing::new(Vec::with_capacity(size + 256));
     body.extend_from_slice(b"{\"created_roles\":{");
     for (at, (role, key)) in keys.iter().enumerate() {

@@ -13,7 +13,12 @@ pub(super) fn of(user: &str, policy: &ResourceId, changes: &[Event]) -> Vec<Deed
     let mut deeds: Vec<Deed> = changes.iter().filter_map(|change| deed(user, change)).collect();
     if deeds.is_empty() {
         let subject = vec![(Cow::Borrowed("policy"), policy.to_string())];
-        deeds.push(new("change", user, subject, format!("{user} loaded policy {policy} without changes")));
+        deeds.push(new(
+            "change",
+            user,
+            subject,
+            format!("{user} loaded policy {policy} without changes"),
+        ));
     }
     deeds
 }
@@ -40,7 +45,8 @@ fn deed(user: &str, change: &Event) -> Option<Deed> {
     let pair = |name: &'static str, value: &dyn ToString| (Cow::Borrowed(name), value.to_string());
     let membership = |operation: &'static str, did: &str, between: &str, key: &MembershipKey| {
         let MembershipKey { role, member, ownership } = key;
-        let (what, whose) = if *ownership { ("ownership", "owner") } else { ("membership", "member") };
+        let (what, whose) =
+            if *ownership { ("ownership", "owner") } else { ("membership", "member") };
         let subject = vec![pair("role", role), pair(whose, member)];
         new(operation, user, subject, format!("{user} {did} {what} of {member} {between} {role}"))
     };
@@ -72,7 +78,8 @@ fn deed(user: &str, change: &Event) -> Option<Deed> {
                 pair("role", role),
                 pair("privilege", &key.privilege),
             ];
-            let did = format!("{user} added permission of {role} to {} on {resource}", key.privilege);
+            let did =
+                format!("{user} added permission of {role} to {} on {resource}", key.privilege);
             new("add", user, subject, did)
         }
         Event::PermissionRemoved { key } => {
@@ -82,7 +89,8 @@ fn deed(user: &str, change: &Event) -> Option<Deed> {
                 pair("role", role),
                 pair("privilege", &key.privilege),
             ];
-            let did = format!("{user} removed permission of {role} to {} on {resource}", key.privilege);
+            let did =
+                format!("{user} removed permission of {role} to {} on {resource}", key.privilege);
             new("remove", user, subject, did)
         }
         Event::AnnotationSet { resource, name, .. } => {

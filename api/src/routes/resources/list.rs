@@ -22,10 +22,8 @@ pub(crate) async fn show(call: &mut Call) -> Result<Answer, Refusal> {
     let parameters = parameters(call);
     let shown = shown(&parameters);
     let user = call.user();
-    let subject = parameters
-        .iter()
-        .map(|(name, value)| (name.clone().into(), value.clone()))
-        .collect();
+    let subject =
+        parameters.iter().map(|(name, value)| (name.clone().into(), value.clone())).collect();
     call.deed(
         "list",
         "list",
@@ -47,7 +45,9 @@ pub(crate) async fn show(call: &mut Call) -> Result<Answer, Refusal> {
             let asked = query.filled("role").or_else(|| query.filled("acting_as"));
             let role = authz::assumed(state, &caller.role, asked)?;
             let owners = match query.filled("owner") {
-                Some(owner) => Some(owners(state, owner, account.as_ref().unwrap_or(&caller.account))?),
+                Some(owner) => {
+                    Some(owners(state, owner, account.as_ref().unwrap_or(&caller.account))?)
+                }
                 None => None,
             };
             // A kind that there is none of has no resources.
@@ -82,14 +82,14 @@ impl Page {
     fn of(query: &Query, limit_max: usize) -> Result<Self, Refusal> {
         let limit = match query.value("limit") {
             None => None,
-            Some(text) => Some(text.trim().parse::<usize>().ok().filter(|limit| *limit > 0).ok_or_else(
-                || {
+            Some(text) => Some(
+                text.trim().parse::<usize>().ok().filter(|limit| *limit > 0).ok_or_else(|| {
                     Refusal::Argument(
                         "'limit' contains an invalid value. 'limit' must be a positive integer."
                             .to_owned(),
                     )
-                },
-            )?),
+                })?,
+            ),
         };
         let offset = match query.value("offset") {
             None => None,

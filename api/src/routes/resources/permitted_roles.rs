@@ -15,10 +15,7 @@ pub(crate) async fn show(call: &mut Call) -> Result<Answer, Refusal> {
     call.deed(
         "resource",
         "permitted-roles",
-        vec![
-            ("resource".into(), resource.to_string()),
-            ("privilege".into(), privilege.clone()),
-        ],
+        vec![("resource".into(), resource.to_string()), ("privilege".into(), privilege.clone())],
         format!("{user} successfully listed roles that can {privilege} {resource}"),
         format!("{user} failed to list roles that can {privilege} {resource}"),
     );

@@ -14,12 +14,15 @@ use crate::wire::documents;
 
 pub(crate) async fn show(call: &mut Call) -> Result<Answer, Refusal> {
     let role = describe(call, "memberships", "list")?;
-    let filter: Option<HashSet<Id>> = call.query.has("filter").then_some(()).or_else(|| {
-        call.query.has("filter[]").then_some(())
-    }).map(|()| {
-        let texts = call.query.values("filter");
-        texts.filter_map(|text| Id::parse(text, Some(role.account())).ok()).collect()
-    });
+    let filter: Option<HashSet<Id>> = call
+        .query
+        .has("filter")
+        .then_some(())
+        .or_else(|| call.query.has("filter[]").then_some(()))
+        .map(|()| {
+            let texts = call.query.values("filter");
+            texts.filter_map(|text| Id::parse(text, Some(role.account())).ok()).collect()
+        });
     let mut roles = call
         .view(|view, caller| {
             authz::require_visible(view.state, &caller.role, &role)?;

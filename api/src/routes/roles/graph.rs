@@ -30,10 +30,13 @@ pub(crate) async fn show(call: &mut Call) -> Result<Answer, Refusal> {
     Ok(Answer::json(&edges))
 }
 
+/// One grant on the way: parent, child, and which of them to go on from.
+type Step = (RoleId, RoleId, RoleId);
+
 /// Grants from a parent (the role held) to a child (who holds it).
 fn edges(state: &State, role: &RoleId) -> BTreeSet<(RoleId, RoleId)> {
     let mut edges = BTreeSet::new();
-    let mut walk = |next: &dyn Fn(&RoleId) -> Vec<(RoleId, RoleId, RoleId)>| {
+    let mut walk = |next: &dyn Fn(&RoleId) -> Vec<Step>| {
         let mut seen = HashSet::from([role.clone()]);
         let mut pending = vec![role.clone()];
         while let Some(at) = pending.pop() {

@@ -16,7 +16,11 @@ use crate::error::Refusal;
 use crate::routes::resources::list::shown;
 
 /// Says that a list about a role is about to be made.
-pub(super) fn describe(call: &mut Call, message_id: &'static str, operation: &'static str) -> Result<RoleId, Refusal> {
+pub(super) fn describe(
+    call: &mut Call,
+    message_id: &'static str,
+    operation: &'static str,
+) -> Result<RoleId, Refusal> {
     let role = call.id()?;
     let user = call.user();
     let mut parameters = vec![
@@ -44,10 +48,7 @@ pub(super) fn describe(call: &mut Call, message_id: &'static str, operation: &'s
 
 /// The member that a change names.
 pub(super) fn member(call: &Call, role: &RoleId) -> Result<RoleId, Refusal> {
-    let text = call
-        .query
-        .filled("member")
-        .ok_or_else(|| Refusal::Argument("member".to_owned()))?;
+    let text = call.query.filled("member").ok_or_else(|| Refusal::Argument("member".to_owned()))?;
     match Id::parse(text, Some(role.account())) {
         Ok(member) => Ok(member),
         Err(error @ conclave_domain::id::IdError::TooFewTokens(_)) => Err(error.into()),

@@ -22,7 +22,8 @@ pub(crate) async fn show(call: &mut Call) -> Result<Answer, Refusal> {
     let asked = asked(call)?;
     let user = call.user();
     for text in &asked {
-        let (did, tried) = (format!("{user} fetched {text}"), format!("{user} tried to fetch {text}"));
+        let (did, tried) =
+            (format!("{user} fetched {text}"), format!("{user} tried to fetch {text}"));
         call.deed("fetch", "fetch", vec![("resource".into(), text.clone())], did, tried);
     }
     let as_base64 = call
@@ -70,7 +71,8 @@ pub(crate) async fn show(call: &mut Call) -> Result<Answer, Refusal> {
         json::write(&mut body, text);
         body.push(b':');
         if as_base64 {
-            let mut encoded = Zeroizing::new(String::with_capacity(value.expose_secret().len() * 2));
+            let mut encoded =
+                Zeroizing::new(String::with_capacity(value.expose_secret().len() * 2));
             base64::encode_mime(value.expose_secret(), &mut encoded);
             json::write(&mut body, &*encoded);
         } else {

@@ -11,7 +11,8 @@ use crate::error::Refusal;
 pub(crate) async fn create(call: &mut Call) -> Result<Answer, Refusal> {
     let resource = call.id()?;
     let user = call.user();
-    let (did, tried) = (format!("{user} updated {resource}"), format!("{user} tried to update {resource}"));
+    let (did, tried) =
+        (format!("{user} updated {resource}"), format!("{user} tried to update {resource}"));
     call.deed("update", "update", vec![("resource".into(), resource.to_string())], did, tried);
     if resource.kind() != Kind::Variable {
         return Err(Refusal::Unprocessable("Invalid secret kind".to_owned()));

@@ -17,7 +17,8 @@ const DYNAMIC: &str = "data/dynamic/";
 pub(crate) async fn create(call: &mut Call) -> Result<Answer, Refusal> {
     let resource = call.id()?;
     let user = call.user();
-    let (did, tried) = (format!("{user} updated {resource}"), format!("{user} tried to update {resource}"));
+    let (did, tried) =
+        (format!("{user} updated {resource}"), format!("{user} tried to update {resource}"));
     call.deed("update", "update", vec![("resource".into(), resource.to_string())], did, tried);
     let permit = call
         .check_write(|view, caller| authz::require(view.state, &caller.role, "update", &resource))

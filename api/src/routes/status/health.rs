@@ -17,6 +17,7 @@ use crate::error::Refusal;
 use crate::ports::{ClusterStatus, Part};
 
 /// What each part of the node says of itself.
+#[expect(clippy::struct_excessive_bools, reason = "each is a finding of its own")]
 struct Report {
     status: ClusterStatus,
     sealed: bool,
