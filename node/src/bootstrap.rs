@@ -85,7 +85,7 @@ pub async fn init(config: &Config, account: Option<&str>) -> Result<Founded, Fai
         ));
     }
     clear_unfinished(data)?;
-    let datadir = Datadir::open(data, FailPoints).context(Exit::Fault, "data folder")?;
+    let datadir = Datadir::open(data, FailPoints::new()).context(Exit::Fault, "data folder")?;
 
     let now = SystemClock.now();
     let mut cluster = [0; 16];

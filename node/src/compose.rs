@@ -191,7 +191,7 @@ impl Node {
         }
         let master = master_key(&config.node.master_key_file, false)?;
         let datadir =
-            Datadir::open(&config.node.data, FailPoints).context(Exit::Fault, "data folder")?;
+            Datadir::open(&config.node.data, FailPoints::new()).context(Exit::Fault, "data folder")?;
         let durability = match config.audit {
             AuditDurability::Os => Durability::Os,
             AuditDurability::Disk => Durability::Disk,

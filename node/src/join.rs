@@ -97,7 +97,7 @@ pub async fn join(config: &Config, seed: &Seed) -> Result<Joined, Failure> {
     check::cluster_certificate(&seed.root_pem, &seed.certificate_pem, &[], SystemClock.now())
         .context(Exit::Configuration, "seed")?;
     clear_unfinished(data)?;
-    let _datadir = Datadir::open(data, FailPoints).context(Exit::Fault, "data folder")?;
+    let _datadir = Datadir::open(data, FailPoints::new()).context(Exit::Fault, "data folder")?;
     let master: MasterKey = master_key(&config.node.master_key_file, true)?;
 
     let issued = Issued {

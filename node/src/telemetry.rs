@@ -1,7 +1,7 @@
 //! Structured logs to standard error, as text for people or JSON for collectors. Spans carry the
 //! request id; secrets never reach a log.
 
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
@@ -10,8 +10,13 @@ use crate::config::{LogConfig, LogFormat};
 
 /// Starts logging for the process. A second call changes nothing.
 pub fn start(config: &LogConfig) {
-    // Checked configuration parses; were it not so, the default level is the useful answer.
-    let filter = config.level.parse::<Targets>().unwrap_or_default();
+    let filter = match config.level.parse::<LevelFilter>() {
+        Ok(level) => Targets::new()
+            .with_default(level.min(LevelFilter::ERROR))
+            .with_target("conclave", level),
+        // Checked configuration parses; were it not so, the default is the useful answer.
+        Err(_) => config.level.parse::<Targets>().unwrap_or_default(),
+    };
     let layer = match config.format {
         LogFormat::Text => fmt::layer().with_writer(std::io::stderr).with_ansi(false).boxed(),
         LogFormat::Json => fmt::layer()

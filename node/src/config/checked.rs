@@ -16,7 +16,7 @@ mod defaults {
     use std::time::Duration;
 
     pub(super) const MAX_STALENESS: Duration = Duration::from_mins(5);
-    pub(super) const LOG_LEVEL: &str = "info,openraft=error";
+    pub(super) const LOG_LEVEL: &str = "info";
 }
 
 /// Longest name of a node: it becomes a DNS label in certificates.
@@ -173,7 +173,8 @@ pub enum AuditDurability {
 pub struct LogConfig {
     /// Text for people or JSON for collectors.
     pub format: LogFormat,
-    /// A `tracing` filter such as `info` or `info,conclave_raft=debug`.
+    /// A level such as `info` for this program, libraries staying at errors only; or a whole filter
+    /// such as `info,conclave_raft=debug`.
     pub level: String,
 }
 
