@@ -229,10 +229,8 @@ impl Asked {
     }
 
     fn into_http(self, authority: &str) -> Result<Request<Full<Bytes>>, NoAnswer> {
-        let mut request = Request::builder()
-            .method(self.method)
-            .uri(self.path)
-            .header(HOST, authority);
+        let mut request =
+            Request::builder().method(self.method).uri(self.path).header(HOST, authority);
         if let Some(authorization) = self.authorization {
             request = request.header(AUTHORIZATION, authorization);
         }

@@ -74,7 +74,9 @@ impl Operation {
             (_, Outcome::Failed) | (Call::ReadLatest | Call::ReadVersion(_), Outcome::Unknown) => {
                 false
             }
-            (_, Outcome::Written(_) | Outcome::Read(_)) | (Call::Write(_), Outcome::Unknown) => true,
+            (_, Outcome::Written(_) | Outcome::Read(_)) | (Call::Write(_), Outcome::Unknown) => {
+                true
+            }
         }
     }
 

@@ -13,8 +13,12 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// Proves that Conclave keeps its promises when things break.
 #[derive(Debug, Parser)]
-#[command(name = "conclave-chaos", version, after_help = "\
-Exit codes: 0 valid; 1 invalid, a promise was broken; 2 unknown, nothing was proved.")]
+#[command(
+    name = "conclave-chaos",
+    version,
+    after_help = "\
+Exit codes: 0 valid; 1 invalid, a promise was broken; 2 unknown, nothing was proved."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

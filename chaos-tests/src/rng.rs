@@ -83,10 +83,12 @@ mod tests {
 
     #[test]
     fn a_seed_names_its_numbers() {
-        let draw = |seed| std::array::from_fn::<_, 4, _>({
-            let mut rng = Rng::new(seed);
-            move |_| rng.next_u64()
-        });
+        let draw = |seed| {
+            std::array::from_fn::<_, 4, _>({
+                let mut rng = Rng::new(seed);
+                move |_| rng.next_u64()
+            })
+        };
         assert_eq!(draw(7), draw(7));
         assert_ne!(draw(7), draw(8));
     }

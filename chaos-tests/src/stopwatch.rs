@@ -8,7 +8,10 @@ pub struct Stopwatch(Instant);
 
 impl Stopwatch {
     /// Starts one.
-    #[expect(clippy::disallowed_methods, reason = "measures the harness, not the system under test")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "measures the harness, not the system under test"
+    )]
     pub fn start() -> Self {
         Self(Instant::now())
     }

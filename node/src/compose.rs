@@ -190,8 +190,8 @@ impl Node {
             ));
         }
         let master = master_key(&config.node.master_key_file, false)?;
-        let datadir =
-            Datadir::open(&config.node.data, FailPoints::new()).context(Exit::Fault, "data folder")?;
+        let datadir = Datadir::open(&config.node.data, FailPoints::new())
+            .context(Exit::Fault, "data folder")?;
         let durability = match config.audit {
             AuditDurability::Os => Durability::Os,
             AuditDurability::Disk => Durability::Disk,

@@ -77,8 +77,9 @@ fn arrows_of_dependency_never_point_back() {
                 continue;
             };
             for name in dependencies.keys().filter(|name| name.starts_with("conclave")) {
+                // A package may name itself, to switch a feature on for its own tests.
                 assert!(
-                    allowed.contains(&name.as_str()),
+                    allowed.contains(&name.as_str()) || name == package,
                     "{folder}/Cargo.toml: {package} may not depend on {name}"
                 );
             }

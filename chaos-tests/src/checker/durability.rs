@@ -60,7 +60,10 @@ mod tests {
     fn only_what_retention_can_have_evicted_is_excused() {
         let found = FinalVersions { first: 2, values: vec!["b".into(), "c".into()] };
         assert_eq!(check(&[w(1, 2, "a"), w(3, 4, "b"), w(5, 6, "c")], &found), []);
-        assert_eq!(check(&[w(1, 2, "a"), w(3, 4, "b"), w(5, 6, "d"), w(7, 8, "c")], &found).len(), 1);
+        assert_eq!(
+            check(&[w(1, 2, "a"), w(3, 4, "b"), w(5, 6, "d"), w(7, 8, "c")], &found).len(),
+            1
+        );
         assert_eq!(check(&[wv(1, 2, "a", 1), w(3, 4, "b")], &found), []);
         assert_eq!(check(&[wv(1, 2, "a", 3), w(3, 4, "b")], &found).len(), 1);
     }

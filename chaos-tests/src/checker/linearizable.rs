@@ -206,8 +206,12 @@ impl Search {
         silent.sort_unstable();
         let open = events.len() / 2;
 
-        let end = |is_call, time, previous, next| {
-            Link { operation: usize::MAX, is_call, time, previous, next }
+        let end = |is_call, time, previous, next| Link {
+            operation: usize::MAX,
+            is_call,
+            time,
+            previous,
+            next,
         };
         let mut returns = vec![0; operations.len()];
         let mut links = vec![end(true, 0, 0, 1)];
@@ -472,7 +476,9 @@ mod tests {
                 }
                 (call, Outcome::Read(value)) => {
                     let found = match call {
-                        Call::ReadVersion(number) => versions.get((*number as usize).wrapping_sub(1)),
+                        Call::ReadVersion(number) => {
+                            versions.get((*number as usize).wrapping_sub(1))
+                        }
                         _ => versions.last(),
                     };
                     let wanted = value.as_ref().map(ToString::to_string);
@@ -500,7 +506,10 @@ mod tests {
                     let invoked = rng.below(12);
                     let mut returned = invoked + rng.below(8);
                     let (call, outcome) = match rng.below(10) {
-                        0..=2 => (Call::Write(format!("v{}", n + 1).as_str().into()), Outcome::Written(None)),
+                        0..=2 => (
+                            Call::Write(format!("v{}", n + 1).as_str().into()),
+                            Outcome::Written(None),
+                        ),
                         3 => {
                             let version = u32::try_from(rng.between(1, 3)).unwrap();
                             let value = format!("v{}", n + 1);

@@ -46,7 +46,10 @@ mod tests {
     #[test]
     fn a_value_without_a_writer_is_named() {
         let none = FinalVersions::default();
-        assert_eq!(check("s", &[w(1, 2, "a"), u(1, "b"), r(3, 4, "a"), rv(3, 4, 2, "b")], &none), []);
+        assert_eq!(
+            check("s", &[w(1, 2, "a"), u(1, "b"), r(3, 4, "a"), rv(3, 4, 2, "b")], &none),
+            []
+        );
         assert_eq!(check("s", &[w(1, 2, "a"), r(3, 4, "ghost")], &none).len(), 1);
         assert_eq!(check("s", &[], &FinalVersions::complete(vec!["ghost".into()])).len(), 1);
         let mut refused = w(1, 2, "a");

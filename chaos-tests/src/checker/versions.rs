@@ -35,7 +35,8 @@ pub fn list(
     let first = versions.first().map_or(0, |(version, _)| *version);
     let gap = versions.iter().zip(first..).find(|((version, _), expected)| version != expected);
     if let Some(((version, _), expected)) = gap {
-        let detail = format!("{secret}: node {node} shows version {version} where {expected} follows");
+        let detail =
+            format!("{secret}: node {node} shows version {version} where {expected} follows");
         return Err(Violation { invariant: INVARIANT, detail });
     }
     Ok(FinalVersions { first, values: versions.into_iter().map(|(_, value)| value).collect() })

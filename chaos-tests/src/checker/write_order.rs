@@ -143,10 +143,13 @@ fn bounds(
 
 /// An operation in a few words, with its times in microseconds.
 fn describe(operation: &Operation) -> String {
-    let value = |value: &Option<Value>| value.as_deref().map_or("nothing".to_owned(), str::to_owned);
+    let value =
+        |value: &Option<Value>| value.as_deref().map_or("nothing".to_owned(), str::to_owned);
     let what = match (&operation.call, &operation.outcome) {
         (Call::Write(written), _) => format!("write of {written}"),
-        (Call::ReadLatest, Outcome::Read(read)) => format!("read of the latest saw {}", value(read)),
+        (Call::ReadLatest, Outcome::Read(read)) => {
+            format!("read of the latest saw {}", value(read))
+        }
         (Call::ReadVersion(number), Outcome::Read(read)) => {
             format!("read of version {number} saw {}", value(read))
         }
@@ -178,7 +181,10 @@ mod tests {
 
     #[test]
     fn good_histories_are_accepted() {
-        accepts(&[w(1, 2, "a"), r(3, 4, "a"), w(5, 9, "b"), r(6, 7, "a"), r(6, 8, "b")], &["a", "b"]);
+        accepts(
+            &[w(1, 2, "a"), r(3, 4, "a"), w(5, 9, "b"), r(6, 7, "a"), r(6, 8, "b")],
+            &["a", "b"],
+        );
         accepts(&[u(1, "x"), w(2, 3, "a"), r(4, 5, "a"), r(6, 7, "x")], &["a", "x"]);
         accepts(&[u(1, "x"), w(2, 3, "a"), rv(4, 5, 2, ""), rv(4, 5, 1, "a")], &["a"]);
         accepts(&[wv(1, 9, "a", 2), wv(1, 9, "b", 1)], &["b", "a"]);
@@ -206,7 +212,8 @@ mod tests {
     #[test]
     fn evicted_versions_are_no_offence() {
         let found = FinalVersions { first: 3, values: vec!["c".into(), "d".into()] };
-        let good = [w(1, 2, "a"), r(2, 3, "a"), w(4, 5, "b"), w(6, 7, "c"), rv(8, 9, 1, ""), w(8, 9, "d")];
+        let good =
+            [w(1, 2, "a"), r(2, 3, "a"), w(4, 5, "b"), w(6, 7, "c"), rv(8, 9, 1, ""), w(8, 9, "d")];
         assert_eq!(check(&good, &found), []);
         assert_ne!(check(&[w(1, 2, "a"), w(3, 4, "c"), r(5, 6, "a")], &found), []);
     }

@@ -42,13 +42,12 @@ pub(super) async fn run(options: &Options, report: &mut Report) -> Result<(), Ha
     cluster.declare(&names).await?;
     let leader = cluster.door(cluster.wait_leader(None).await?)?;
     let (login, door) = (&cluster.login, &leader);
-    let writes = stream::iter(names.iter().zip(&values)).map(|(name, value)| async move {
-        door.ask(login.write(name, value.clone())).await
-    });
+    let writes = stream::iter(names.iter().zip(&values))
+        .map(|(name, value)| async move { door.ask(login.write(name, value.clone())).await });
     let answers: Vec<_> = writes.buffer_unordered(16).collect().await;
-    let refused = answers.iter().find(|answer| {
-        !answer.as_ref().is_ok_and(|answer| answer.status == StatusCode::CREATED)
-    });
+    let refused = answers
+        .iter()
+        .find(|answer| !answer.as_ref().is_ok_and(|answer| answer.status == StatusCode::CREATED));
     if let Some(refused) = refused {
         return Err(HarnessError(format!("setting canaries: {refused:?}")));
     }
@@ -119,14 +118,17 @@ fn search(
     }
     eprintln!("canary: searched {} MiB", searched >> 20);
     report.broken(
-        leaks.into_iter().map(|detail| Violation { invariant: "I12 no secret in the clear", detail }),
+        leaks
+            .into_iter()
+            .map(|detail| Violation { invariant: "I12 no secret in the clear", detail }),
     );
     Ok(())
 }
 
 /// Proves that the search finds what it should.
 fn control(needles: &Needles, value: &str) -> Result<(), HarnessError> {
-    let forms = [value.to_owned(), hex(value.as_bytes()), STANDARD_NO_PAD.encode(format!("x{value}"))];
+    let forms =
+        [value.to_owned(), hex(value.as_bytes()), STANDARD_NO_PAD.encode(format!("x{value}"))];
     for form in forms {
         let planted = format!("some text before {form} and after");
         if needles.find(planted.as_bytes()).is_none() {

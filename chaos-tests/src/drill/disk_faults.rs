@@ -210,7 +210,9 @@ fn flip_bit(data: &Path, rng: &mut Rng) -> Result<Option<String>, HarnessError> 
         .filter(|file| {
             let name = file.file_name().unwrap_or_default().to_string_lossy();
             let path = file.to_string_lossy();
-            !(name.starts_with("LOG") || name == "LOCK" || name.starts_with("OPTIONS")
+            !(name.starts_with("LOG")
+                || name == "LOCK"
+                || name.starts_with("OPTIONS")
                 || path.contains("/audit/"))
         })
         .filter(|file| std::fs::metadata(file).is_ok_and(|metadata| metadata.len() > 0))

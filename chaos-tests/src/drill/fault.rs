@@ -214,9 +214,10 @@ impl Scene<'_> {
         let statuses = self
             .cluster
             .wait_for("a leader after the fault", |statuses| {
-                statuses.iter().flatten().any(|status| {
-                    status.part == "leader" && status.term > injected.term
-                })
+                statuses
+                    .iter()
+                    .flatten()
+                    .any(|status| status.part == "leader" && status.term > injected.term)
             })
             .await;
         if statuses.is_err() {
@@ -228,7 +229,8 @@ impl Scene<'_> {
     /// Reads the newest secrets straight from the old leader, again and again.
     async fn probe(&self, leader: usize, effect: &mut Effect) -> Result<(), HarnessError> {
         let door = self.cluster.door(leader)?;
-        let target = Target { door: Arc::new(door.renamed(door.node)), promise: Promise::Linearizable };
+        let target =
+            Target { door: Arc::new(door.renamed(door.node)), promise: Promise::Linearizable };
         let deadline = Duration::from_millis(300);
         for _ in 0..PROBE_ROUNDS {
             for secret in self.load.recent().into_iter().rev().take(3) {
@@ -247,7 +249,8 @@ impl Scene<'_> {
     async fn warm_door(&self, position: usize) -> Result<Door, HarnessError> {
         let door = self.cluster.door(position)?;
         let door = door.renamed(door.node);
-        let secret = self.load.recent().pop().ok_or_else(|| HarnessError::new("nothing was written"))?;
+        let secret =
+            self.load.recent().pop().ok_or_else(|| HarnessError::new("nothing was written"))?;
         let login: &Login = &self.cluster.login;
         let reads = (0..QUEUED_PROBES).map(|_| door.ask(login.read(&secret, None)));
         for answer in futures::future::join_all(reads).await {

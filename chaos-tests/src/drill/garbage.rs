@@ -94,7 +94,9 @@ pub(super) async fn run(options: &Options, report: &mut Report) -> Result<(), Ha
             for request in requests(&cluster, &mut rng) {
                 let what = format!("{request:?}");
                 match door.ask(request).await {
-                    Ok(answer) => judge_status(what.as_bytes(), Some(answer.status.as_u16()), report),
+                    Ok(answer) => {
+                        judge_status(what.as_bytes(), Some(answer.status.as_u16()), report)
+                    }
                     Err(NoAnswer::NotSent(_)) => {}
                     Err(NoAnswer::Unknown(error)) => {
                         // Hanging up is an answer; silence is not.
@@ -225,7 +227,8 @@ fn raw_requests(rng: &mut Rng) -> Vec<Vec<u8>> {
 fn requests(cluster: &Cluster, rng: &mut Rng) -> Vec<Asked> {
     let login = &cluster.login;
     let mut requests = Vec::new();
-    let methods = [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::HEAD];
+    let methods =
+        [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::HEAD];
     for path in PATHS {
         let method = rng.pick(&methods).cloned().unwrap_or(Method::GET);
         let length = rng.index(300);
@@ -246,7 +249,15 @@ fn requests(cluster: &Cluster, rng: &mut Rng) -> Vec<Asked> {
     requests.push(login.signed(Asked::new(Method::POST, &*path, "[".repeat(5_000))));
     let length = rng.index(5_000);
     requests.push(login.signed(Asked::new(Method::POST, &*path, noise(rng, length))));
-    for token in ["", "Token", "Token token=", "Token token=\"%%%\"", "Basic x", "Bearer a.b.c", "Basic Og=="] {
+    for token in [
+        "",
+        "Token",
+        "Token token=",
+        "Token token=\"%%%\"",
+        "Basic x",
+        "Bearer a.b.c",
+        "Basic Og==",
+    ] {
         requests.push(Asked::new(Method::GET, "/whoami", Bytes::new()).authorized(token));
         let path = format!("/authn/{}/login", login.account());
         requests.push(Asked::new(Method::GET, path, Bytes::new()).authorized(token));

@@ -211,7 +211,8 @@ async fn trial(
         report.unclear(format!("trial {number}: {doubt}"));
     }
     if !recovered {
-        let detail = format!("trial {number}: no write within {RECOVERY_PATIENCE:?} after the fault");
+        let detail =
+            format!("trial {number}: no write within {RECOVERY_PATIENCE:?} after the fault");
         report.broken([Violation { invariant: "I11 liveness", detail }]);
     }
     sleep(Duration::from_millis(rng.between(200, 600))).await;
@@ -290,7 +291,8 @@ async fn scan(
 
 /// Load without faults: counts elections, which there must be none of, and refused operations.
 async fn calm(options: &Options, report: &mut Report) -> Result<(), HarnessError> {
-    let mut cluster = Cluster::found(Shape { footing: Footing::Loopback, ..Shape::default() }).await?;
+    let mut cluster =
+        Cluster::found(Shape { footing: Footing::Loopback, ..Shape::default() }).await?;
     let clock = RunClock::start();
     let _busy = options.busy.then(Busy::start);
     let watch = TermWatch::start(&cluster);
@@ -302,7 +304,8 @@ async fn calm(options: &Options, report: &mut Report) -> Result<(), HarnessError
         if left.is_zero() {
             break;
         }
-        let secrets = fresh_secrets(&format!("c{slice}"), secrets_needed(rates, CALM_SLICE_SECONDS));
+        let secrets =
+            fresh_secrets(&format!("c{slice}"), secrets_needed(rates, CALM_SLICE_SECONDS));
         cluster.declare(&secrets).await?;
         let (targets, login) = (cluster.targets()?, Arc::clone(&cluster.login));
         let rng = Rng::new(options.seed).fork(&format!("slice {slice}"));

@@ -193,9 +193,10 @@ impl Report {
     }
 }
 
-/// The commit of the working folder, as far as it is known.
+/// The commit that was checked out where this program was built, as far as it is known.
 pub fn commit() -> String {
-    crate::process::shell::run(&["git", "rev-parse", "--short=12", "HEAD"])
+    let source = env!("CARGO_MANIFEST_DIR");
+    crate::process::shell::run(&["git", "-C", source, "describe", "--always", "--abbrev=12", "--dirty"])
         .map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
 }
 

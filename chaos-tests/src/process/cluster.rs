@@ -139,7 +139,7 @@ impl Cluster {
         let place = &self.nodes[0].place;
         let config = place.config();
         let config = config.to_string_lossy();
-        let init = ["-o", "json", "cluster", "init", "--config", &config, "--account", ACCOUNT];
+        let init = ["--output", "json", "cluster", "init", "--config", &config, "--account", ACCOUNT];
         let said = conclave(place, program, &init).await?;
         let said: serde_json::Value = serde_json::from_str(&said)
             .map_err(|error| HarnessError(format!("cluster init said {said:?}: {error}")))?;
@@ -207,8 +207,13 @@ impl Cluster {
                 let mut text = format!("waited {HEALTH_PATIENCE:?} in vain for {what}:");
                 for (node, status) in self.nodes.iter().zip(&statuses) {
                     let log = tail(&node.place.log());
-                    write!(text, "\n{}: {}; log ends: {log}", node.place.name, brief(status.as_ref()))
-                        .map_err(|error| HarnessError(error.to_string()))?;
+                    write!(
+                        text,
+                        "\n{}: {}; log ends: {log}",
+                        node.place.name,
+                        brief(status.as_ref())
+                    )
+                    .map_err(|error| HarnessError(error.to_string()))?;
                 }
                 return Err(HarnessError(text));
             }
@@ -408,7 +413,8 @@ fn tls_client(root_pem: &str) -> Result<Arc<rustls::ClientConfig>, HarnessError>
     for certificate in CertificateDer::pem_slice_iter(root_pem.as_bytes()) {
         roots.add(certificate.map_err(|error| fail(&error))?).map_err(|error| fail(&error))?;
     }
-    let config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let config =
+        rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
     Ok(Arc::new(config))
 }
 

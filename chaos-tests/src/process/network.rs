@@ -45,11 +45,22 @@ impl Network {
             let name = format!("{tag}n{node}");
             let link = format!("{tag}v{node}");
             undo.run(&["ip", "netns", "add", &name], &["ip", "netns", "del", &name])?;
-            run(&["ip", "link", "add", &link, "type", "veth", "peer", "name", "eth0", "netns", &name])?;
+            run(&[
+                "ip", "link", "add", &link, "type", "veth", "peer", "name", "eth0", "netns", &name,
+            ])?;
             run(&["ip", "link", "set", &link, "netns", &hub])?;
             run(&["ip", "-n", &hub, "link", "set", &link, "master", "br0", "up"])?;
             run(&["ip", "-n", &name, "link", "set", "lo", "up"])?;
-            run(&["ip", "-n", &name, "addr", "add", &format!("10.99.{subnet}.{node}/24"), "dev", "eth0"])?;
+            run(&[
+                "ip",
+                "-n",
+                &name,
+                "addr",
+                "add",
+                &format!("10.99.{subnet}.{node}/24"),
+                "dev",
+                "eth0",
+            ])?;
             run(&["ip", "-n", &name, "link", "set", "eth0", "up"])?;
         }
         Ok(Self { subnet, tag, nodes, _undo: undo })
@@ -84,8 +95,16 @@ impl Network {
     /// When `iptables` refuses.
     pub fn heal(&self, node: u8) -> Result<(), HarnessError> {
         let namespace = self.namespace(node);
-        run(&["ip", "netns", "exec", &namespace, "sh", "-c", "iptables -F INPUT && iptables -F OUTPUT"])
-            .map(drop)
+        run(&[
+            "ip",
+            "netns",
+            "exec",
+            &namespace,
+            "sh",
+            "-c",
+            "iptables -F INPUT && iptables -F OUTPUT",
+        ])
+        .map(drop)
     }
 
     /// Whether a node can open a TCP connection to any of its peers: the proof that a cut cuts

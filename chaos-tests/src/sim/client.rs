@@ -136,7 +136,9 @@ impl World {
             match running.handle.propose(command).await {
                 Ok(committed) => {
                     outcome = match outcome::codec::decode(&committed.reply) {
-                        Ok(Ok(Done::SecretSet { version, .. })) => Outcome::Written(Some(version.0)),
+                        Ok(Ok(Done::SecretSet { version, .. })) => {
+                            Outcome::Written(Some(version.0))
+                        }
                         // A rejection is deterministic: no try of this request happened.
                         Ok(Err(_)) => Outcome::Failed,
                         Ok(Ok(_)) | Err(_) => Outcome::Unknown,

@@ -183,8 +183,7 @@ impl Faults {
             let machines = self.world.machines.borrow();
             super::machine::Machine::new(machines[at].id, machines[at].role, 0, 1, None)
         };
-        let mut machine =
-            std::mem::replace(&mut self.world.machines.borrow_mut()[at], placeholder);
+        let mut machine = std::mem::replace(&mut self.world.machines.borrow_mut()[at], placeholder);
         let mut started = machine.start(&self.network).await;
         if started.is_err() {
             // A crash point may have struck during recovery: then once more, undisturbed.

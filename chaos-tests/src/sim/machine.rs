@@ -62,7 +62,8 @@ impl Machine {
     /// A machine that is off.
     pub fn new(id: u64, role: NodeRole, disk_seed: u64, voters: u64, bug: Option<Bug>) -> Self {
         let points = FailPoints::new();
-        let mut tweaks = Tweaks { fsync_delay: Some(Duration::from_millis(1)), ..Tweaks::default() };
+        let mut tweaks =
+            Tweaks { fsync_delay: Some(Duration::from_millis(1)), ..Tweaks::default() };
         match bug {
             Some(Bug::Storage(bug)) => points.seed_bug(bug),
             Some(Bug::StaleLeaderRead) => tweaks.stale_reads = true,

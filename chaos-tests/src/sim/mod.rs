@@ -222,7 +222,8 @@ pub fn run(from: u64, seeds: u64, bug: Option<&str>) -> Result<Report, String> {
 /// Runs one seed to its end, in this thread.
 pub fn simulate(seed: u64, bug: Option<Bug>) -> Simulated {
     raft_sim::seed(Some(seed));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let simulated = match runtime {
         Ok(runtime) => {
             let local = tokio::task::LocalSet::new();
@@ -302,8 +303,7 @@ async fn founded(
             Err(error) => Err(error.to_string()),
         }
     };
-    let signing_key =
-        SigningKey { id: "k".to_owned(), public: vec![1], private: Sealed(vec![2]) };
+    let signing_key = SigningKey { id: "k".to_owned(), public: vec![1], private: Sealed(vec![2]) };
     let admin_key = || NewApiKey { sealed: Sealed(vec![3]), digest: Digest([4; 32]) };
     let account = admin.account().clone();
     propose(Command::CreateAccount { account, signing_key, admin_key: admin_key() }).await?;
@@ -409,7 +409,12 @@ async fn phases(world: Rc<World>, rng: Rng, network: Network) -> Simulated {
 /// Looks at the terms of all machines.
 pub(crate) fn observe(world: &World, terms: &RefCell<Terms>) {
     let mut terms = terms.borrow_mut();
-    world.machines.borrow().iter().filter_map(Machine::sample).for_each(|sample| terms.observe(sample));
+    world
+        .machines
+        .borrow()
+        .iter()
+        .filter_map(Machine::sample)
+        .for_each(|sample| terms.observe(sample));
 }
 
 /// Waits until all nodes have one leader and have applied the same, and one more write succeeds.
@@ -419,7 +424,10 @@ async fn converge(world: &World) -> Option<Violation> {
     loop {
         let handles: Vec<_> = {
             let machines = world.machines.borrow();
-            machines.iter().filter_map(|machine| Some(machine.running.as_ref()?.handle.clone())).collect()
+            machines
+                .iter()
+                .filter_map(|machine| Some(machine.running.as_ref()?.handle.clone()))
+                .collect()
         };
         let statuses: Vec<_> = handles.iter().map(conclave_raft::Handle::status).collect();
         let everybody = statuses.len() == world.machines.borrow().len();
@@ -454,7 +462,8 @@ async fn converge(world: &World) -> Option<Violation> {
                 })
                 .collect::<Vec<_>>()
                 .join("; ");
-            let detail = format!("not one cluster within {HEAL_PATIENCE:?} after healing: {detail}");
+            let detail =
+                format!("not one cluster within {HEAL_PATIENCE:?} after healing: {detail}");
             return Some(Violation { invariant: "I10 convergence", detail });
         }
         sleep(Duration::from_millis(50)).await;
@@ -491,7 +500,8 @@ fn judge(world: &World, history: &History) -> Vec<Violation> {
                 versions
                     .map(|version| {
                         let value = view.secret_value(&id, *version).ok().flatten();
-                        let value = value.map_or("version without value".into(), |v| client::text(&v));
+                        let value =
+                            value.map_or("version without value".into(), |v| client::text(&v));
                         (version.0, value)
                     })
                     .collect()

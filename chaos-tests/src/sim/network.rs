@@ -193,7 +193,8 @@ impl Transport for Line {
         request: Bytes,
         within: Duration,
     ) -> BoxFuture<'static, Result<Bytes, CallError>> {
-        let (network, from, identity) = (self.network.clone(), (self.node, self.life), self.identity());
+        let (network, from, identity) =
+            (self.network.clone(), (self.node, self.life), self.identity());
         let to = to.clone();
         let peer = to.to_string();
         let exchange = async move {
@@ -235,7 +236,8 @@ impl Transport for Line {
     }
 
     fn open(&self, to: &Peer, lane: Lane) -> BoxFuture<'static, Result<Pipe, CallError>> {
-        let (network, from, identity) = (self.network.clone(), (self.node, self.life), self.identity());
+        let (network, from, identity) =
+            (self.network.clone(), (self.node, self.life), self.identity());
         let to = to.clone();
         Box::pin(async move {
             let shake = async {
@@ -274,15 +276,14 @@ fn pipe(network: &Network, ends: [(u64, u64); 2]) -> (Pipe, Pipe) {
     let (to_far, far_in) = mpsc::channel(Pipe::DEPTH);
     let broken = Arc::new(watch::Sender::new(false));
     let [near, far] = ends;
-    for (frames, deliver, ends) in [(from_near, to_far, [near, far]), (from_far, to_near, [far, near])] {
+    for (frames, deliver, ends) in
+        [(from_near, to_far, [near, far]), (from_far, to_near, [far, near])]
+    {
         let (stamped, arriving) = mpsc::channel(Pipe::DEPTH);
         tokio::spawn(send_frames(network.clone(), ends, frames, stamped, Arc::clone(&broken)));
         tokio::spawn(deliver_frames(network.clone(), ends, arriving, deliver, Arc::clone(&broken)));
     }
-    (
-        Pipe { outgoing: near_out, incoming: near_in },
-        Pipe { outgoing: far_out, incoming: far_in },
-    )
+    (Pipe { outgoing: near_out, incoming: near_in }, Pipe { outgoing: far_out, incoming: far_in })
 }
 
 /// Gives each frame its time of arrival, never before that of the frame ahead of it.

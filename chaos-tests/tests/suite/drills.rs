@@ -14,7 +14,8 @@ fn drill(name: &str, args: &[&str]) -> Value {
         .expect("the program starts");
     let text = String::from_utf8_lossy(&output.stdout);
     let said = String::from_utf8_lossy(&output.stderr);
-    let report: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text} {said}"));
+    let report: Value =
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text} {said}"));
     assert_eq!(report["verdict"], "valid", "{report:#} {said}");
     assert_eq!(output.status.code(), Some(0));
     report
@@ -51,7 +52,10 @@ fn a_paused_leader_serves_nothing_stale_when_it_wakes() {
 
 #[test]
 fn an_isolated_leader_serves_nothing_stale() {
-    if may("a network namespace", &["sh", "-c", "ip netns add cctest && ip netns del cctest && iptables -L"]) {
+    if may(
+        "a network namespace",
+        &["sh", "-c", "ip netns add cctest && ip netns del cctest && iptables -L"],
+    ) {
         assert_nothing_lost(&drill("leader-isolate", &["--trials", "1", "--seed", "7"]));
     }
 }

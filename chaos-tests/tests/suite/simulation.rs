@@ -22,7 +22,8 @@ fn a_seed_names_its_run() {
 #[test]
 fn every_known_bug_is_found() {
     for name in NAMES {
-        let found = (1..=60).any(|seed| !sim::simulate(seed, Bug::parse(name)).violations.is_empty());
+        let found =
+            (1..=60).any(|seed| !sim::simulate(seed, Bug::parse(name)).violations.is_empty());
         assert!(found, "{name} was not found in 60 seeds");
     }
 }

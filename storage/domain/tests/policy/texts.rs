@@ -138,4 +138,3 @@ fn policy_texts_lead_to_what_the_files_say() {
         assert_eq!(file.lines().count(), replayed.lines().count(), "{}", path.display());
     }
 }
-
