@@ -172,6 +172,10 @@ impl Call {
     ) -> Result<Zeroizing<Vec<u8>>, Refusal> {
         let time_max = self.door.settings.body_time_max;
         match self.body.take() {
+            Some(body) if http_body::Body::size_hint(&body).lower() > bytes_max as u64 => {
+                limits::discard(body, &self.headers).await;
+                Err(Refusal::TooLarge { bytes_max })
+            }
             Some(body) => limits::read_body(body, bytes_max, time_max).await,
             None => Ok(Zeroizing::default()),
         }

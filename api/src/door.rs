@@ -13,7 +13,9 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use axum::body::Body;
 use conclave_domain::time::Timestamp;
-use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, HeaderName, HeaderValue};
+use http::header::{
+    ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, HOST, HeaderName, HeaderValue,
+};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -24,7 +26,7 @@ use crate::client;
 use crate::context::{Answer, Call};
 use crate::credentials::{CredentialError, PasswordOffice, hex, random};
 use crate::error::Refusal;
-use crate::limits::{Failures, URI_BYTES_MAX};
+use crate::limits::{Failures, URI_BYTES_MAX, discard};
 use crate::metrics::Meters;
 use crate::ports::{Clock, Part, Proposer, StateStore, Vault, VaultSource};
 use crate::router::{Access, Auth, PathClass, ROUTES, RouteTable};
@@ -37,6 +39,8 @@ use crate::wire::query::Query;
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The newest log index that an answer depends on; sent back, the next answer is at least as new.
 pub(crate) const INDEX: HeaderName = HeaderName::from_static("x-conclave-index");
+/// The media type of the v2 API.
+const V2: &str = "application/x.secretsmgr.v2beta+json";
 /// Longest request id taken from a client.
 const REQUEST_ID_BYTES_MAX: usize = 255;
 
@@ -70,6 +74,9 @@ pub enum DoorError {
     /// The decoy for unknown users could not be made.
     #[error(transparent)]
     Credentials(#[from] CredentialError),
+    /// The threads that sign tokens could not be started.
+    #[error("token signers: {0}")]
+    Signers(#[from] std::io::Error),
 }
 
 /// Untrusted bytes in, decisions and replies out.
@@ -108,7 +115,7 @@ impl Door {
         settings.check()?;
         let routes = RouteTable::new();
         Ok(Arc::new(Self {
-            tokens: TokenOffice::new(settings.signing_parallel_max, settings.signing_queue_max),
+            tokens: TokenOffice::new(settings.signing_parallel_max, settings.signing_queue_max)?,
             passwords: PasswordOffice::new(
                 settings.hashing_parallel_max,
                 settings.hashing_queue_max,
@@ -193,20 +200,31 @@ impl Door {
         if inner.path.len() + inner.query.len() > URI_BYTES_MAX {
             return (Refusal::Empty(StatusCode::URI_TOO_LONG).into_response(), Vec::new());
         }
+        // Which of two would count is for nobody to guess, a proxy in front least of all.
+        let is_sent_twice = |name| inner.headers.get_all(name).iter().nth(1).is_some();
+        if is_sent_twice(AUTHORIZATION) || is_sent_twice(HOST) {
+            discard(inner.body, &inner.headers).await;
+            return (Refusal::Empty(StatusCode::BAD_REQUEST).into_response(), Vec::new());
+        }
         let class = PathClass::of(&inner.method, &inner.path);
         let principal = match self.authenticate(class, &inner.headers, visit) {
             Ok(principal) => principal,
-            Err(error) => return visit.refuse_token(error),
+            Err(error) => {
+                discard(inner.body, &inner.headers).await;
+                return visit.refuse_token(error, &inner.headers);
+            }
         };
         // The route is looked for only now: who has no token learns nothing of what exists.
         let Some((place, route, params)) =
             self.routes.find(&inner.method, &inner.path, &inner.query)
         else {
+            discard(inner.body, &inner.headers).await;
             return (Refusal::UNROUTED.into_response(), Vec::new());
         };
         visit.route = Some(place);
         if route.auth == Auth::Token && principal.is_none() {
-            return visit.refuse_token(TokenError::Missing);
+            discard(inner.body, &inner.headers).await;
+            return visit.refuse_token(TokenError::Missing, &inner.headers);
         }
         let mut call = Call {
             door: self.clone(),
@@ -231,15 +249,19 @@ impl Door {
             visit.index = call.index;
             return (response, records);
         }
-        // A write goes on to its end, records included, though the client may have gone.
+        // A write goes on to its end though the client may have gone, and with it all that follows
+        // here; so its records are kept in there.
         let task = tokio::spawn(async move {
-            let (response, records) = perform(&mut call).await;
-            (response, records, call.index)
+            let (mut response, records) = perform(&mut call).await;
+            if let Err(error) = call.door.spool.append(&records).await {
+                response = Refusal::unavailable(error.to_string()).into_response();
+            }
+            (response, call.index)
         });
         match task.await {
-            Ok((response, records, index)) => {
+            Ok((response, index)) => {
                 visit.index = index;
-                (response, records)
+                (response, Vec::new())
             }
             Err(error) => {
                 let refusal = Refusal::Fault(format!("a handler broke off: {error}"));
@@ -298,7 +320,11 @@ struct Inner {
 }
 
 impl Visit {
-    fn refuse_token(&self, error: TokenError) -> (Response<Body>, Vec<Record>) {
+    fn refuse_token(
+        &self,
+        error: TokenError,
+        headers: &HeaderMap,
+    ) -> (Response<Body>, Vec<Record>) {
         let refusal = Refusal::from(error);
         let deed = Deed {
             message_id: "authn",
@@ -309,6 +335,12 @@ impl Visit {
         };
         let ip = self.client_ip.to_string();
         let record = deed.record(self.now, &self.request_id, &ip, Some(&refusal.reason()));
+        // Clients of the v2 API get no text.
+        let is_v2 = headers.get(ACCEPT).is_some_and(|accept| accept.as_bytes() == V2.as_bytes());
+        let refusal = match error {
+            TokenError::Missing if is_v2 => Refusal::UNAUTHENTICATED,
+            _ => refusal,
+        };
         (refusal.into_response(), vec![record])
     }
 }
@@ -316,6 +348,9 @@ impl Visit {
 /// Runs the handler and turns what it set out to do into records of how that went.
 async fn perform(call: &mut Call) -> (Response<Body>, Vec<Record>) {
     let outcome = handle(call).await;
+    if let Some(unread) = call.body.take() {
+        discard(unread, &call.headers).await;
+    }
     let refused = outcome.as_ref().err().map(|refusal| match call.reason.take() {
         Some(reason) => reason.into_owned(),
         None => refusal.reason().into_owned(),
@@ -358,7 +393,9 @@ async fn handle(call: &mut Call) -> Result<Answer, Refusal> {
         let leader = call.door.proposer.status().leader_url;
         return Err(Refusal::ReadOnly { leader });
     }
-    if let Some(seen) = call.header(INDEX.as_str()).and_then(|text| text.trim().parse().ok()) {
+    let seen = call.header(INDEX.as_str()).and_then(|text| text.trim().parse().ok());
+    // What anybody may ask is about this node as it is now: nobody makes it wait.
+    if let Some(seen) = seen.filter(|_| call.route.auth != Auth::Open) {
         call.wait_for_seen(seen).await?;
     }
     let (handler, deadline) = (call.route.handler, call.deadline);

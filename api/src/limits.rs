@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use axum::body::Body;
 use conclave_domain::time::Timestamp;
+use http::HeaderMap;
+use http::header::EXPECT;
 use http_body_util::BodyExt;
 use zeroize::Zeroizing;
 
@@ -30,6 +32,29 @@ pub const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
 pub const HEADER_TIME_MAX: Duration = Duration::from_secs(75);
 /// Time for running requests to finish when the listener stops.
 pub const DRAIN_TIME_MAX: Duration = Duration::from_secs(30);
+/// Bytes of a body that nobody wants, read all the same before the answer.
+const UNWANTED_BYTES_MAX: usize = 4 << 20;
+/// Time for reading a body that nobody wants.
+const UNWANTED_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// Reads and drops a body that nobody wants, within bounds. A client that still sends when its answer
+/// comes may lose the answer: the connection or stream is reset before the client has read it.
+pub(crate) async fn discard(mut body: Body, headers: &HeaderMap) {
+    // Who asks before sending is simply not told to send.
+    if http_body::Body::is_end_stream(&body) || headers.contains_key(EXPECT) {
+        return;
+    }
+    let reading = async {
+        let mut total = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            total += frame.data_ref().map_or(0, |data| data.len());
+            if total > UNWANTED_BYTES_MAX {
+                break;
+            }
+        }
+    };
+    let _read_or_given_up = tokio::time::timeout(UNWANTED_TIME_MAX, reading).await;
+}
 
 /// Reads a whole body into memory that is wiped, within bounds.
 pub(crate) async fn read_body(

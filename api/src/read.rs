@@ -99,14 +99,16 @@ impl Call {
     /// Refuses to vouch for anybody from a view that is too old to know of revocations.
     pub(crate) fn check_age(&self) -> Result<(), Refusal> {
         let door = &self.door;
-        if door.proposer.part() != Part::Follower {
+        // A voter confirms what it knows, unless the client asked it not to; a revoked key would
+        // otherwise live on at a voter that is cut off.
+        if door.proposer.part() != Part::Follower && !self.wants_local() {
             return Ok(());
         }
         let age = door.proposer.age().unwrap_or(Duration::MAX);
         if age <= door.settings.staleness_max {
             Ok(())
         } else {
-            Err(Refusal::unavailable("this follower has been out of touch for too long"))
+            Err(Refusal::unavailable("this node has been out of touch for too long"))
         }
     }
 }

@@ -6,6 +6,7 @@ use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -249,12 +250,30 @@ async fn converse<S>(
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let address = peer.address;
+    let has_asked = Arc::new(AtomicBool::new(false));
+    let asked = has_asked.clone();
     let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
+        asked.store(true, Ordering::Relaxed);
         request.extensions_mut().insert(peer.clone());
         router.clone().oneshot(request.map(Body::new))
     });
     let connection = protocol.serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = watcher.watch(connection.into_owned()).await {
+    let mut conversation = std::pin::pin!(watcher.watch(connection.into_owned()));
+    // The bound on a header's time begins with its first byte: this one is for who sends none.
+    let silence = async {
+        tokio::time::sleep(HEADER_TIME_MAX).await;
+        if has_asked.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+    };
+    let ended = tokio::select! {
+        ended = &mut conversation => ended,
+        () = silence => {
+            tracing::debug!(%address, limit = ?HEADER_TIME_MAX, "http.connection asked nothing");
+            return;
+        }
+    };
+    if let Err(error) = ended {
         tracing::debug!(%address, %error, "http.connection");
     }
 }

@@ -11,7 +11,7 @@
 //! `-` or `_` in base64, because the Go client reads it with the standard alphabet.
 //!
 //! The account of a token comes from the key that signed it, never from the request. Signing runs on
-//! the blocking pool, within bounds; RS256 is deterministic, so the same subject in the same second
+//! threads of its own, within bounds; RS256 is deterministic, so the same subject in the same second
 //! gets the same token without a second signature. Checked signatures are remembered until the token
 //! expires; what the state says of the key and the role is looked up at every use.
 
@@ -19,7 +19,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::rand::SystemRandom;
@@ -33,7 +33,7 @@ use http::StatusCode;
 use ipnet::IpNet;
 use jsonwebtoken::{Algorithm, DecodingKey};
 use serde_json::Value;
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::{OnceCell, oneshot};
 
 use crate::credentials::signing_key_label;
 use crate::error::Refusal;
@@ -225,7 +225,7 @@ pub(crate) struct TokenOffice {
     minted: Vec<Mutex<Minted>>,
     signers: ArcSwap<HashMap<String, Arc<RsaKeyPair>>>,
     verifiers: ArcSwap<HashMap<String, Arc<DecodingKey>>>,
-    places: Arc<Semaphore>,
+    jobs: mpsc::Sender<Job>,
     waiting: AtomicUsize,
     waiting_max: usize,
 }
@@ -248,17 +248,47 @@ pub(crate) struct Token {
     pub(crate) compact: String,
 }
 
+/// One signature to make, and who waits for it.
+struct Job {
+    signer: Arc<RsaKeyPair>,
+    protected: Vec<u8>,
+    payload: Vec<u8>,
+    answer: oneshot::Sender<Option<Token>>,
+}
+
+/// Signs until nobody can ask any more. Signers have threads of their own: a signature takes long
+/// enough to hold up a reactor, and going through the runtime's blocking pool costs two more hops.
+fn sign_loop(jobs: &Mutex<mpsc::Receiver<Job>>) {
+    loop {
+        let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(Job { signer, protected, payload, answer }) = job else { return };
+        // Whoever has gone needs no token.
+        if !answer.is_closed() {
+            drop(answer.send(sign(&signer, &protected, &payload)));
+        }
+    }
+}
+
 impl TokenOffice {
-    pub(crate) fn new(parallel_max: usize, waiting_max: usize) -> Self {
-        Self {
+    /// Starts `parallel_max` signers; more than `waiting_max` logins are not made to wait for them.
+    pub(crate) fn new(parallel_max: usize, waiting_max: usize) -> std::io::Result<Self> {
+        let (jobs, queue) = mpsc::channel();
+        let queue = Arc::new(Mutex::new(queue));
+        for number in 0..parallel_max {
+            let queue = queue.clone();
+            std::thread::Builder::new()
+                .name(format!("token-sign-{number}"))
+                .spawn(move || sign_loop(&queue))?;
+        }
+        Ok(Self {
             checked: (0..SHARDS).map(|_| Mutex::default()).collect(),
             minted: (0..SHARDS).map(|_| Mutex::default()).collect(),
             signers: ArcSwap::default(),
             verifiers: ArcSwap::default(),
-            places: Arc::new(Semaphore::new(parallel_max)),
+            jobs,
             waiting: AtomicUsize::new(0),
             waiting_max,
-        }
+        })
     }
 
     /// Checks the token of a request. `keys` looks up the account and public key (DER) by key id.
@@ -388,13 +418,10 @@ impl TokenOffice {
     ) -> Result<Token, Refusal> {
         let _waiting = Waiting::enter(&self.waiting, self.waiting_max)
             .ok_or(Refusal::unavailable("too many logins wait for a signature"))?;
-        let place = self.places.clone().acquire_owned().await;
-        let place = place.map_err(|_closed| Refusal::unavailable("stopping"))?;
-        let signing = tokio::task::spawn_blocking(move || {
-            let _place = place;
-            sign(&signer, &protected, &payload)
-        });
-        signing.await.ok().flatten().ok_or_else(|| Refusal::Fault("signing a token failed".into()))
+        let (answer, token) = oneshot::channel();
+        let queued = self.jobs.send(Job { signer, protected, payload, answer });
+        queued.map_err(|_no_signer| Refusal::Fault("no token signer is left".into()))?;
+        token.await.ok().flatten().ok_or_else(|| Refusal::Fault("signing a token failed".into()))
     }
 }
 

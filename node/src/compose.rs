@@ -82,7 +82,7 @@ impl Core {
             let state = StateStore::open(&opened)?;
             tracing::info!(
                 entries = recovery.entries,
-                generation = recovery.generation,
+                opens = recovery.opens,
                 applied = state.applied_index(),
                 "storage.opened"
             );

@@ -255,11 +255,7 @@ impl Handle {
     /// [`ReadError`].
     pub async fn read_barrier(&self) -> Result<u64, ReadError> {
         let node = &self.0;
-        let index = if node.leads() {
-            node.leader_read_index().await?
-        } else {
-            node.barriers.wait().await?
-        };
+        let index = node.barriers.wait().await?;
         self.wait_applied(index, node.config.read_timeout).await
     }
 

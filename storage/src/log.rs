@@ -24,7 +24,7 @@ use crate::datadir::Datadir;
 use crate::engine::{Batch, Counters, Durability, Engine, Profile};
 use crate::error::Fault;
 use crate::failpoint::{FailPoints, SeededBug};
-use crate::marker::{Held, Marker, Progress, Standing, StorageId, Verdict};
+use crate::marker::{Held, Marker, Progress, Standing, StorageId, Verdict, opens};
 
 /// Most bytes of recent entries kept in memory, so that replication does not read the disk.
 pub const CACHE_BYTES_MAX: usize = 64 << 20;
@@ -72,7 +72,7 @@ pub struct LogRecovery {
     /// Identifies the data folder.
     pub storage: StorageId,
     /// How often it has been opened, this time included.
-    pub generation: u64,
+    pub opens: u64,
     /// Index and log id of the last entry (or of the last purged one).
     pub last: Option<(u64, Bytes)>,
     /// Entries held.
@@ -197,7 +197,7 @@ impl LogStore {
 
         let recovery = LogRecovery {
             storage: marker.storage(),
-            generation: marker.generation(),
+            opens: opens(marker.generation()),
             last: tail.last(),
             entries,
             bytes,
@@ -221,7 +221,7 @@ impl LogStore {
         self.0.storage
     }
 
-    /// How often the data folder has been opened, this time included.
+    /// Which opening of the data folder this is; see [`crate::marker`].
     pub fn generation(&self) -> u64 {
         self.0.generation
     }
@@ -514,18 +514,18 @@ impl LogStore {
     /// [`Fault::Database`].
     pub fn meet_peer(&self, node: u64, shown: Standing) -> Result<Verdict, Fault> {
         let mut peers = self.peers();
-        let remembered = match peers.get(&node) {
-            Some(peer) => {
-                let remembered = peer.remembered;
-                let verdict = Standing::judge(&remembered, &shown);
-                if verdict != Verdict::Current {
-                    return Ok(verdict);
-                }
-                let progress = remembered.progress.max(shown.progress);
-                Standing { progress, ..shown }
+        // What it shows beyond that was not acknowledged, so it may be cut off by a leader under
+        // the same vote. To come back without it is then no sign of an old disk.
+        let vote_term = shown.progress.vote_term;
+        let mut progress = Progress { vote_term, ..Progress::default() };
+        if let Some(peer) = peers.get(&node) {
+            let verdict = Standing::judge(&peer.remembered, &shown);
+            if verdict != Verdict::Current {
+                return Ok(verdict);
             }
-            None => shown,
-        };
+            progress = progress.max(peer.remembered.progress);
+        }
+        let remembered = Standing { progress, ..shown };
         if peers.get(&node).is_none_or(|peer| peer.saved != remembered) {
             self.save_peer(node, &remembered, Durability::Synced)?;
         }
@@ -540,7 +540,9 @@ impl LogStore {
     pub fn note_peer(&self, node: u64, progress: Progress) -> Result<(), Fault> {
         /// Entries between two writes of a peer's progress.
         const STEP: u64 = 1024;
-        let mut peers = self.peers();
+        // Whoever meets a peer holds the lock over a sync. The caller keeps a leader in office and
+        // must not wait; the peer's next acknowledgement says as much.
+        let Ok(mut peers) = self.0.peers.try_lock() else { return Ok(()) };
         let Some(peer) = peers.get_mut(&node) else { return Ok(()) };
         if progress <= peer.remembered.progress {
             return Ok(());

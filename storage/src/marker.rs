@@ -1,7 +1,8 @@
 //! The marker: a small file beside the databases that tells an old disk from a current one.
 //!
-//! It holds the storage id (random, made with the folder), the generation (one more at every open,
-//! on the disk before anything else happens) and what the log database had when the marker was last
+//! It holds the storage id (random, made with the folder), the generation (new at every open, on the
+//! disk before anything else happens: the count of opens, and random bits that tell the run from
+//! another one that began on a copy of the same disk) and what the log database had when the marker was last
 //! written: the count of votes saved, and index and digest of the last durable entry. It is only
 //! ever written *after* the database has made these durable, so a database that lacks them is older
 //! than its marker: see [`Fault::OldDisk`]. After each flush the marker is written but not synced
@@ -15,13 +16,14 @@
 //! ```text
 //! remembered (storage, generation g, progress p)   shown (storage', g', opened p')
 //!   storage' != storage                 → another disk under this node's name: refuse
-//!   g' <= g and not the same run        → a run that has been before: refuse
+//!   g' != g, but no later in count      → a run that has been before: refuse
 //!   g' >  g and p' < p                  → came back with less than it had acknowledged: refuse
 //!   otherwise                           → welcome; remember the higher of both
 //! ```
 //!
 //! [`Progress`] orders by vote first: a node that has moved to a newer vote may rightly have cut its
-//! log back. A remembered progress is what the node has *acknowledged* to this peer as durable.
+//! log back. A remembered progress is what the node has *acknowledged* to this peer as durable; of
+//! what it only showed, the term of its vote is kept: under that vote its log may yet be cut back.
 
 use crate::bytes_io::{Reader, checked, hex, put_checksum};
 use crate::datadir::Datadir;
@@ -63,10 +65,15 @@ pub struct Progress {
 pub struct Standing {
     /// Its data folder.
     pub storage: StorageId,
-    /// How often that folder has been opened.
+    /// Which opening of that folder this is; see [`opens`].
     pub generation: u64,
     /// As shown: the progress at the moment of opening. As remembered: the highest acknowledged.
     pub progress: Progress,
+}
+
+/// How often a folder had been opened, by its generation; the rest of it is random.
+pub const fn opens(generation: u64) -> u64 {
+    generation >> 32
 }
 
 /// What a peer thinks of a [`Standing`] shown to it.
@@ -92,8 +99,11 @@ impl Standing {
         let remembered = *remembered;
         if shown.storage != remembered.storage {
             Verdict::OtherStorage { remembered }
-        } else if shown.generation < remembered.generation
-            || shown.generation > remembered.generation && shown.progress < remembered.progress
+        } else if shown.generation == remembered.generation {
+            // The same run connects again: what it shows is as of its start.
+            Verdict::Current
+        } else if opens(shown.generation) <= opens(remembered.generation)
+            || shown.progress < remembered.progress
         {
             Verdict::OldDisk { remembered }
         } else {
@@ -195,10 +205,13 @@ impl Marker {
                 .file(&path, true)?
                 .ok_or_else(|| Fault::io("create", &path, std::io::ErrorKind::NotFound.into()))?,
         };
+        let mut run = [0; 4];
+        disk.random(&mut run)?;
+        let generation = ((opens(generation) + 1) << 32) | u64::from(u32::from_be_bytes(run));
         let mut marker = Self {
             file,
             storage,
-            generation: generation + 1,
+            generation,
             sequence,
             held,
             synced_index: held.last_index,
@@ -300,10 +313,11 @@ mod tests {
 
     fn standing(generation: u64, vote_term: u64, last_term: u64, last_index: u64) -> Standing {
         let progress = Progress { vote_term, last_term, last_index };
-        Standing { storage: STORAGE, generation, progress }
+        Standing { storage: STORAGE, generation: generation << 32, progress }
     }
 
     #[test]
+    #[expect(clippy::format_collect, reason = "a short text, in a test")]
     fn a_slot_has_the_bytes_it_always_had() {
         let held = Held { votes: 3, last_index: 258, last_digest: [0xab; 16] };
         let slot = encode(5, STORAGE, 2, &held);
@@ -329,8 +343,11 @@ mod tests {
         assert_eq!(Standing::judge(&remembered, &standing(5, 1, 2, 1000)), old);
         // Cut back by a newer leader: the vote is newer too.
         assert_eq!(Standing::judge(&remembered, &standing(5, 3, 2, 990)), Verdict::Current);
-        // A run that has been before.
+        // A run that has been before, and one that began where the remembered one did: on a copy.
         assert_eq!(Standing::judge(&remembered, &standing(3, 9, 9, 9000)), old);
+        let mut twin = standing(4, 9, 9, 9000);
+        twin.generation += 1;
+        assert_eq!(Standing::judge(&remembered, &twin), old);
         let other = Standing { storage: StorageId([8; 16]), ..remembered };
         assert_eq!(Standing::judge(&remembered, &other), Verdict::OtherStorage { remembered });
         assert_eq!(Standing::decode(&remembered.encode()).unwrap(), remembered);

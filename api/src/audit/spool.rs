@@ -294,14 +294,19 @@ fn write_loop(shared: &Shared, mut sink: Sink) {
         }
         match sink.write(&lines, last) {
             Ok(file) => {
-                {
+                let was_clean = {
                     let mut unsynced = lock(&shared.unsynced);
+                    let was_clean = unsynced.files.is_empty();
                     if !unsynced.files.iter().any(|known| Arc::ptr_eq(known, &file)) {
                         unsynced.files.push(file);
                     }
                     unsynced.written = last;
+                    was_clean
+                };
+                // A syncer that has files to sync already is awake, or waits for its interval.
+                if was_clean {
+                    shared.dirty.notify_one();
                 }
-                shared.dirty.notify_one();
                 shared.written.send_replace(last);
             }
             Err(error) => {

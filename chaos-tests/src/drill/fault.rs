@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use rustix::process::Signal;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::client::{Door, Login};
 use crate::history::{Call, Operation, Promise};
@@ -17,7 +18,9 @@ use crate::workload::{Load, RunClock, Target, operate};
 /// Reads that wait in the sockets of a paused leader when it wakes.
 const QUEUED_PROBES: usize = 16;
 /// How long the probes of an old leader go on once it is back.
-const PROBE_ROUNDS: usize = 20;
+const PROBE_TIME: Duration = Duration::from_millis(700);
+/// How long one of them waits for its answer.
+const PROBE_DEADLINE: Duration = Duration::from_millis(300);
 
 /// What can be done to a cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +55,9 @@ pub struct Injected {
     leader: usize,
     /// Positions of the nodes that were hurt.
     pub hurt: Vec<usize>,
-    /// When it was injected.
+    /// When its injection began: recovery is counted from here.
+    pub began: u64,
+    /// When it was fully on: only what was sent after this can prove a recovery.
     pub at: u64,
     term: u64,
     pids: Vec<Option<u32>>,
@@ -106,7 +111,7 @@ impl Scene<'_> {
             return Err(HarnessError::new("the leader reaches nobody before it is cut off"));
         }
 
-        let at = self.clock.now();
+        let began = self.clock.now();
         match fault {
             Fault::LeaderKill => self.cluster.nodes[leader].kill().await?,
             Fault::LeaderPause => self.cluster.nodes[leader].signal(Signal::STOP)?,
@@ -129,7 +134,8 @@ impl Scene<'_> {
                 }
             }
         }
-        Ok(Injected { fault, leader, hurt, at, term, pids, queued })
+        let at = self.clock.now();
+        Ok(Injected { fault, leader, hurt, began, at, term, pids, queued })
     }
 
     /// Undoes a fault, probes the old leader for stale reads, and finds out whether the fault had
@@ -231,15 +237,15 @@ impl Scene<'_> {
         let door = self.cluster.door(leader)?;
         let target =
             Target { door: Arc::new(door.renamed(door.node)), promise: Promise::Linearizable };
-        let deadline = Duration::from_millis(300);
-        for _ in 0..PROBE_ROUNDS {
-            for secret in self.load.recent().into_iter().rev().take(3) {
-                let login = &self.cluster.login;
-                let call = Call::ReadLatest;
-                let operation = operate(&target, login, secret, call, self.clock, deadline).await;
-                effect.probes += 1;
-                self.load.record([operation]);
-            }
+        let login = &self.cluster.login;
+        let start = Instant::now();
+        while start.elapsed() < PROBE_TIME {
+            let reads = self.load.recent().into_iter().rev().take(3).map(|secret| {
+                operate(&target, login, secret, Call::ReadLatest, self.clock, PROBE_DEADLINE)
+            });
+            let operations = join_all(reads).await;
+            effect.probes += operations.len() as u64;
+            self.load.record(operations);
             sleep(Duration::from_millis(10)).await;
         }
         Ok(())
@@ -253,7 +259,7 @@ impl Scene<'_> {
             self.load.recent().pop().ok_or_else(|| HarnessError::new("nothing was written"))?;
         let login: &Login = &self.cluster.login;
         let reads = (0..QUEUED_PROBES).map(|_| door.ask(login.read(&secret, None)));
-        for answer in futures::future::join_all(reads).await {
+        for answer in join_all(reads).await {
             answer.map_err(|error| HarnessError(format!("warming up a door: {error}")))?;
         }
         Ok(door)

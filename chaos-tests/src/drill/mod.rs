@@ -189,7 +189,7 @@ async fn trial(
         None => None,
     };
     let injected = scene.inject(fault).await?;
-    let at = injected.at;
+    let (began, at) = (injected.began, injected.at);
     // A follower that was itself hurt owes nothing.
     let spared = probe.as_ref().is_some_and(|(follower, _)| !injected.hurt.contains(follower));
     let effect = scene.heal(injected, RECOVERY_PATIENCE).await;
@@ -218,7 +218,7 @@ async fn trial(
     sleep(Duration::from_millis(rng.between(200, 600))).await;
     let (history, skipped) = load.stop().await;
     report.skipped += skipped;
-    let recovery = first_acknowledged_after(&history, at).map(|back| back.saturating_sub(at));
+    let recovery = first_acknowledged_after(&history, at).map(|back| back.saturating_sub(began));
     judge(cluster, &history, report).await?;
     Ok(recovery)
 }

@@ -196,8 +196,16 @@ impl Report {
 /// The commit that was checked out where this program was built, as far as it is known.
 pub fn commit() -> String {
     let source = env!("CARGO_MANIFEST_DIR");
-    crate::process::shell::run(&["git", "-C", source, "describe", "--always", "--abbrev=12", "--dirty"])
-        .map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
+    crate::process::shell::run(&[
+        "git",
+        "-C",
+        source,
+        "describe",
+        "--always",
+        "--abbrev=12",
+        "--dirty",
+    ])
+    .map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
 }
 
 #[cfg(test)]

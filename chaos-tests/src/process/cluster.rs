@@ -139,7 +139,8 @@ impl Cluster {
         let place = &self.nodes[0].place;
         let config = place.config();
         let config = config.to_string_lossy();
-        let init = ["--output", "json", "cluster", "init", "--config", &config, "--account", ACCOUNT];
+        let init =
+            ["--output", "json", "cluster", "init", "--config", &config, "--account", ACCOUNT];
         let said = conclave(place, program, &init).await?;
         let said: serde_json::Value = serde_json::from_str(&said)
             .map_err(|error| HarnessError(format!("cluster init said {said:?}: {error}")))?;

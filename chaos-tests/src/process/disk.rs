@@ -74,8 +74,8 @@ impl Disk {
         File::open(&self.mount_point)?.sync_all()?;
         File::create(self.mount_point.join("canary.unsynced"))?.write_all(b"unsynced")?;
         // EXT4_IOC_SHUTDOWN with EXT4_GOING_FLAGS_NOLOGFLUSH.
-        let shutdown = "open(my $d, '<', $ARGV[0]) or die $!; \
-                        ioctl($d, 0x8004587d, pack('L', 2)) or die $!;";
+        let shutdown = "open(my $disk, '<', $ARGV[0]) or die $!; my $flags = pack('L', 2); \
+                        ioctl($disk, 0x8004587d, $flags) or die $!;";
         run(&["perl", "-e", shutdown, &self.mount_point.to_string_lossy()]).map(drop)
     }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use conclave_raft::sim::{self as raft_sim, Tweaks};
-use conclave_raft::{Config, Handle, NodeInfo, NodeRole, Parts};
+use conclave_raft::{Config, Handle, KnownMember, NodeInfo, NodeRole, Parts};
 use conclave_storage::datadir::Datadir;
 use conclave_storage::failpoint::FailPoints;
 use conclave_storage::log::LogStore;
@@ -56,6 +56,8 @@ pub struct Machine {
     pub running: Option<Running>,
     life: u64,
     tweaks: Tweaks,
+    /// Whom this node knows before its log says more, as its join answer told.
+    founder: Option<KnownMember>,
 }
 
 impl Machine {
@@ -72,7 +74,7 @@ impl Machine {
             None => {}
         }
         let disk = SimDisk::new(disk_seed);
-        Self { id, role, disk, points, skew_ms: 0, running: None, life: 0, tweaks }
+        Self { id, role, disk, points, skew_ms: 0, running: None, life: 0, tweaks, founder: None }
     }
 
     /// What the log knows of this node.
@@ -84,6 +86,11 @@ impl Machine {
             peer_address: format!("n{}:7443", self.id),
             api_url: format!("https://n{}:8443", self.id),
         }
+    }
+
+    /// Tells this node who founded the cluster that it is to join.
+    pub fn introduce(&mut self, founder: &Self) {
+        self.founder = Some(KnownMember { id: founder.id, info: founder.info(), voter: true });
     }
 
     /// Counts the starts of its process.
@@ -108,7 +115,7 @@ impl Machine {
         let (told, over) = (Arc::clone(&fault), Arc::clone(&is_over));
         let (line, id) = (network.clone(), self.id);
         let parts = Parts {
-            config: config(self.id),
+            config: config(self.id, self.founder.clone()),
             log,
             state: state.clone(),
             transport: network.transport(self.id, self.life),
@@ -158,8 +165,9 @@ impl Machine {
 }
 
 /// Snapshots every few dozen entries, so that they really happen.
-fn config(node: u64) -> Config {
+fn config(node: u64, founder: Option<KnownMember>) -> Config {
     Config {
+        known_members: founder.into_iter().collect(),
         snapshot_every: 60,
         entries_kept: 20,
         lag_for_snapshot: 90,

@@ -28,7 +28,7 @@ use conclave_domain::outcome;
 use conclave_domain::policy::{LoadRequest, plan};
 use conclave_domain::records::{Digest, NewApiKey, RequestId, Sealed, SigningKey};
 use conclave_domain::time::Timestamp;
-use conclave_raft::{NodeRole, sim as raft_sim};
+use conclave_raft::{ChangeError, NodeRole, sim as raft_sim};
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
@@ -48,6 +48,8 @@ use trace::Trace;
 const SECRETS: usize = 80;
 /// Simulated time for a healed cluster to become one again. Far longer than it takes.
 const HEAL_PATIENCE: Duration = Duration::from_secs(60);
+/// Between two tries of a change of members.
+const CHANGE_AGAIN: Duration = Duration::from_millis(20);
 /// Between two looks at all terms.
 const SAMPLE_EVERY: Duration = Duration::from_millis(10);
 
@@ -266,6 +268,9 @@ async fn founded(
             Machine::new(id, role, shape.next_u64(), voters, bug)
         })
         .collect();
+    if let Some((founder, others)) = machines.split_first_mut() {
+        others.iter_mut().for_each(|machine| machine.introduce(founder));
+    }
     for machine in &mut machines {
         machine.skew_ms = i64::try_from(shape.below(10_000_000)).unwrap_or(0) - 5_000_000;
         machine.start(network).await?;
@@ -276,10 +281,13 @@ async fn founded(
     let leads = |leader| leader == Some(1);
     first.wait_leader(HEAL_PATIENCE, leads).await.map_err(|error| error.to_string())?;
     for machine in &machines[1..] {
-        first.add_follower(machine.id, machine.info()).await.map_err(|error| error.to_string())?;
+        settled(async || first.add_follower(machine.id, machine.info()).await)
+            .await
+            .map_err(|error| format!("adding {}: {error}", machine.id))?;
         if machine.role == NodeRole::Voter {
-            let promoted = first.promote(machine.id, HEAL_PATIENCE).await;
-            promoted.map_err(|error| format!("promoting {}: {error}", machine.id))?;
+            settled(async || first.promote(machine.id, HEAL_PATIENCE).await)
+                .await
+                .map_err(|error| format!("promoting {}: {error}", machine.id))?;
         }
     }
 
@@ -328,6 +336,24 @@ async fn founded(
         start: Instant::now(),
         trace,
     }))
+}
+
+/// Makes one change of members, again and again while an earlier one is still under way.
+async fn settled(
+    change: impl AsyncFn() -> Result<u64, ChangeError>,
+) -> Result<(), ChangeError> {
+    let deadline = Instant::now() + HEAL_PATIENCE;
+    loop {
+        match change().await {
+            Ok(_) | Err(ChangeError::AlreadyAMember(_)) => return Ok(()),
+            Err(ChangeError::InProgress | ChangeError::NotCaughtUp { .. })
+                if Instant::now() < deadline =>
+            {
+                sleep(CHANGE_AGAIN).await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 fn admin() -> Option<RoleId> {

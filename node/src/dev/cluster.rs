@@ -437,13 +437,11 @@ impl DevCluster {
     pub fn pid(&self, index: usize) -> Option<u32> {
         let mut child = self.nodes[index].child.lock().unwrap_or_else(PoisonError::into_inner);
         let running = child.as_mut()?;
-        match running.try_wait() {
-            Ok(None) => running.id(),
-            Ok(Some(_)) | Err(_) => {
-                *child = None;
-                None
-            }
+        if let Ok(None) = running.try_wait() {
+            return running.id();
         }
+        *child = None;
+        None
     }
 
     /// Sends a signal to node `index`.

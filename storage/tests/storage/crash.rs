@@ -234,12 +234,11 @@ fn found_with(bug: SeededBug) -> Option<String> {
         let disk = SimDisk::new(seed);
         let (datadir, points) = simulated(&disk);
         points.seed_bug(bug);
-        match bug {
-            SeededBug::FsyncErrorIgnored => disk.fail_sync(8 + u32::try_from(seed % 40).unwrap()),
-            SeededBug::WriteErrorSwallowed => {
-                disk.fail_write(8 + u32::try_from(seed % 40).unwrap())
-            }
-            _ => {}
+        let nth = 8 + u32::try_from(seed % 40).unwrap();
+        if bug == SeededBug::FsyncErrorIgnored {
+            disk.fail_sync(nth);
+        } else if bug == SeededBug::WriteErrorSwallowed {
+            disk.fail_write(nth);
         }
         let at = ["log.append.before", "state.apply.before", "vote.save.before"];
         let at = at[usize::try_from(seed % 3).unwrap()];

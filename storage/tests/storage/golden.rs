@@ -21,13 +21,11 @@ use crate::fixtures::{account, id};
 /// Compares lines with a golden file.
 fn golden(name: &str, actual: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
-    match fs::read_to_string(&path) {
-        Ok(expected) => assert_eq!(actual, expected, "{name}: bytes at rest have changed"),
-        Err(_) => {
-            fs::write(&path, actual).unwrap();
-            panic!("{name} was missing and has been written: look at it and commit it");
-        }
-    }
+    let Ok(expected) = fs::read_to_string(&path) else {
+        fs::write(&path, actual).unwrap();
+        panic!("{name} was missing and has been written: look at it and commit it");
+    };
+    assert_eq!(actual, expected, "{name}: bytes at rest have changed");
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -22,7 +22,7 @@ fn indexes(records: &[Record]) -> Vec<u64> {
 fn what_was_appended_is_read_back_after_reopening() {
     on_both(|datadir| {
         let (log, found) = LogStore::open(&datadir()).unwrap();
-        assert_eq!((found.last, found.generation), (None, 1));
+        assert_eq!((found.last, found.opens), (None, 1));
         assert_eq!(log.vote(), None);
         log.save_vote(b"term 1").unwrap();
         log.append(&records(0..=4)).unwrap();
@@ -32,7 +32,7 @@ fn what_was_appended_is_read_back_after_reopening() {
         log.sync().unwrap();
         drop(log);
         let (log, found) = LogStore::open(&datadir()).unwrap();
-        assert_eq!((found.entries, found.generation), (10, 2));
+        assert_eq!((found.entries, found.opens), (10, 2));
         assert_eq!(log.last(), Some((9, Bytes::from("id-9"))));
         assert_eq!(log.vote(), Some(Bytes::from("term 1")));
         assert_eq!(log.read_committed().unwrap(), Some(Bytes::from("id-7")));
@@ -158,16 +158,16 @@ fn peers_remember_across_restarts_and_refuse_a_disk_put_back() {
     let (log, _) = LogStore::open(&simulated(&disk).0).unwrap();
     let progress = |last_index| Progress { vote_term: 1, last_term: 1, last_index };
     let storage = log.storage_id();
-    let shown = Standing { storage, generation: 3, progress: progress(10) };
+    let shown = Standing { storage, generation: 3 << 32, progress: progress(10) };
     assert_eq!(log.meet_peer(7, shown).unwrap(), Verdict::Current);
     log.note_peer(7, progress(5000)).unwrap();
     log.sync().unwrap();
     disk.crash(5);
     let (log, _) = LogStore::open(&simulated(&disk).0).unwrap();
-    let back = Standing { generation: 4, ..shown };
+    let back = Standing { generation: 4 << 32, ..shown };
     let remembered = Standing { progress: progress(5000), ..shown };
     assert_eq!(log.meet_peer(7, back).unwrap(), Verdict::OldDisk { remembered });
-    let current = Standing { generation: 4, progress: progress(5000), ..shown };
+    let current = Standing { generation: 4 << 32, progress: progress(5000), ..shown };
     assert_eq!(log.meet_peer(7, current).unwrap(), Verdict::Current);
     log.forget_peer(7).unwrap();
     assert_eq!(log.meet_peer(7, back).unwrap(), Verdict::Current);

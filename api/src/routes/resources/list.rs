@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use conclave_domain::id::{Id, Kind, ResourceId, RoleId};
+use conclave_domain::id::{Id, IdError, Kind, ResourceId, RoleId};
 use conclave_domain::rbac;
 use conclave_domain::state::State;
 use serde_json::json;
@@ -145,7 +145,11 @@ fn owners(
     text: &str,
     account: &conclave_domain::id::AccountName,
 ) -> Result<Vec<RoleId>, Refusal> {
-    let owner = Id::parse(text, Some(account))?;
+    let owner = match Id::parse(text, Some(account)) {
+        Ok(owner) => owner,
+        Err(error @ IdError::TooFewTokens(_)) => return Err(error.into()),
+        Err(_names_nothing) => return Err(Refusal::missing_text(text)),
+    };
     if state.role(&owner).is_none() {
         return Err(Refusal::missing(&owner));
     }

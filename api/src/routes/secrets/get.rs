@@ -51,12 +51,11 @@ pub(crate) async fn show(call: &mut Call) -> Result<Answer, Refusal> {
 
 fn parse_version(text: &str) -> Result<Version, Refusal> {
     // A number that is none of ours names no version; what is no number is a mistake.
-    match text.parse::<i64>() {
-        Ok(number) => Ok(Version(u32::try_from(number).unwrap_or(0))),
-        Err(_not_a_number) => {
-            Err(Refusal::Argument("invalid type for parameter 'version'".to_owned()))
-        }
+    let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(Refusal::Argument("invalid type for parameter 'version'".to_owned()));
     }
+    Ok(Version(text.parse().unwrap_or(0)))
 }
 
 fn describe(call: &mut Call, resource: &ResourceId, version: Option<&str>) {
