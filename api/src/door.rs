@@ -201,7 +201,7 @@ impl Door {
             return (Refusal::Empty(StatusCode::URI_TOO_LONG).into_response(), Vec::new());
         }
         // Which of two would count is for nobody to guess, a proxy in front least of all.
-        let is_sent_twice = |name| inner.headers.get_all(name).iter().nth(1).is_some();
+        let is_sent_twice = |name: HeaderName| inner.headers.get_all(name).iter().nth(1).is_some();
         if is_sent_twice(AUTHORIZATION) || is_sent_twice(HOST) {
             discard(inner.body, &inner.headers).await;
             return (Refusal::Empty(StatusCode::BAD_REQUEST).into_response(), Vec::new());
@@ -337,10 +337,8 @@ impl Visit {
         let record = deed.record(self.now, &self.request_id, &ip, Some(&refusal.reason()));
         // Clients of the v2 API get no text.
         let is_v2 = headers.get(ACCEPT).is_some_and(|accept| accept.as_bytes() == V2.as_bytes());
-        let refusal = match error {
-            TokenError::Missing if is_v2 => Refusal::UNAUTHENTICATED,
-            _ => refusal,
-        };
+        let is_silent = is_v2 && error == TokenError::Missing;
+        let refusal = if is_silent { Refusal::UNAUTHENTICATED } else { refusal };
         (refusal.into_response(), vec![record])
     }
 }
@@ -393,7 +391,7 @@ async fn handle(call: &mut Call) -> Result<Answer, Refusal> {
         let leader = call.door.proposer.status().leader_url;
         return Err(Refusal::ReadOnly { leader });
     }
-    let seen = call.header(INDEX.as_str()).and_then(|text| text.trim().parse().ok());
+    let seen: Option<u64> = call.header(INDEX.as_str()).and_then(|text| text.trim().parse().ok());
     // What anybody may ask is about this node as it is now: nobody makes it wait.
     if let Some(seen) = seen.filter(|_| call.route.auth != Auth::Open) {
         call.wait_for_seen(seen).await?;

@@ -1,6 +1,6 @@
 //! The door: untrusted bytes in, decisions and replies out. The only crate that names axum.
 //!
-//! Read in this order: [`router`] (all routes in one table), [`door`] (what every request goes
+//! Read in this order: [`mod@router`] (all routes in one table), [`door`] (what every request goes
 //! through), `context` (one request on its way), `routes` (what each does), `authn` and `token` (who
 //! asks), `authz` (whether it may), `read` (which view it gets), `command` (how it becomes a change),
 //! [`audit`] (what is recorded of it), [`error`] (the one table from refusals to statuses).

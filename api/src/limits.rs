@@ -33,7 +33,7 @@ pub const HEADER_TIME_MAX: Duration = Duration::from_secs(75);
 /// Time for running requests to finish when the listener stops.
 pub const DRAIN_TIME_MAX: Duration = Duration::from_secs(30);
 /// Bytes of a body that nobody wants, read all the same before the answer.
-const UNWANTED_BYTES_MAX: usize = 4 << 20;
+const UNWANTED_BYTES_MAX: usize = 32 << 20;
 /// Time for reading a body that nobody wants.
 const UNWANTED_TIME_MAX: Duration = Duration::from_secs(1);
 
@@ -47,7 +47,7 @@ pub(crate) async fn discard(mut body: Body, headers: &HeaderMap) {
     let reading = async {
         let mut total = 0;
         while let Some(Ok(frame)) = body.frame().await {
-            total += frame.data_ref().map_or(0, |data| data.len());
+            total += frame.data_ref().map_or(0, bytes::Bytes::len);
             if total > UNWANTED_BYTES_MAX {
                 break;
             }

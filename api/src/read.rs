@@ -6,13 +6,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::context::{Call, confirm};
 use crate::error::Refusal;
-use crate::ports::{Part, View};
+use crate::ports::{Part, ReadError, View};
 use crate::token::Verified;
 
 /// The header that asks for the local view.
 const CONSISTENCY: &str = "x-conclave-consistency";
+/// How long a read waits for the next leader before it is refused.
+const LEADERLESS_TIME_MAX: Duration = Duration::from_secs(2);
+/// The pause before a leader is asked for again.
+const LEADERLESS_PAUSE: Duration = Duration::from_millis(50);
 
 impl Call {
     /// Whether the client is content with the local view.
@@ -30,13 +36,22 @@ impl Call {
 
     /// As [`Call::barrier`], also where the client asked for the local view.
     pub(crate) async fn barrier_in_any_case(&mut self) -> Result<(), Refusal> {
-        let confirmed = tokio::time::timeout_at(self.deadline, self.door.proposer.read_barrier());
-        match confirmed.await {
-            Ok(index) => {
-                self.index = self.index.max(index?);
-                Ok(())
+        let give_up = self.deadline.min(Instant::now() + LEADERLESS_TIME_MAX);
+        loop {
+            let barrier = self.door.proposer.read_barrier();
+            match tokio::time::timeout_at(self.deadline, barrier).await {
+                Ok(Ok(index)) => {
+                    self.index = self.index.max(index);
+                    return Ok(());
+                }
+                Ok(Err(ReadError::NoLeader)) if Instant::now() + LEADERLESS_PAUSE < give_up => {
+                    tokio::time::sleep(LEADERLESS_PAUSE).await;
+                }
+                Ok(Err(error)) => return Err(error.into()),
+                Err(_elapsed) => {
+                    return Err(Refusal::unavailable("no leader could confirm the read in time"));
+                }
             }
-            Err(_elapsed) => Err(Refusal::unavailable("no leader could confirm the read in time")),
         }
     }
 

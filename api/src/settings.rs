@@ -21,7 +21,7 @@ pub struct Settings {
     pub host_token_seconds: u32,
     /// Most resources in one list answer; 0 is no limit.
     pub resource_list_limit_max: usize,
-    /// A follower older than this refuses to authenticate.
+    /// A follower older than this refuses to authenticate; so does a voter asked for its local view.
     pub staleness_max: Duration,
     /// A follower older than this calls itself degraded.
     pub staleness_degraded: Duration,

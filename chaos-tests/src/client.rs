@@ -241,7 +241,7 @@ impl Asked {
 /// An identity with its API key, and the access token got with it.
 pub struct Login {
     account: String,
-    login: String,
+    name: String,
     api_key: String,
     token: ArcSwapOption<String>,
 }
@@ -249,8 +249,8 @@ pub struct Login {
 impl Login {
     /// An identity that has not logged in yet.
     pub fn new(account: &str, login: &str, api_key: &str) -> Self {
-        let (account, login, api_key) = (account.into(), login.into(), api_key.into());
-        Self { account, login, api_key, token: ArcSwapOption::empty() }
+        let (account, name, api_key) = (account.into(), login.into(), api_key.into());
+        Self { account, name, api_key, token: ArcSwapOption::empty() }
     }
 
     /// The API key itself: a secret that no node may write down in the clear.
@@ -265,7 +265,7 @@ impl Login {
 
     /// The request that trades the API key for an access token.
     pub fn authenticate(&self) -> Asked {
-        let login = utf8_percent_encode(&self.login, SEGMENT);
+        let login = utf8_percent_encode(&self.name, SEGMENT);
         let path = format!("/authn/{}/{login}/authenticate", self.account);
         Asked::new(Method::POST, path, self.api_key.clone())
     }

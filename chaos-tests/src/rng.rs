@@ -13,6 +13,7 @@ impl Rng {
 
     /// A generator for one part of a run. Parts do not disturb each other: drawing more in one
     /// leaves the numbers of the others as they were.
+    #[must_use]
     pub fn fork(&self, part: &str) -> Self {
         // FNV-1a of the part's name, mixed into the state without advancing it.
         let mut hash = 0xcbf2_9ce4_8422_2325_u64;

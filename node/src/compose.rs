@@ -102,6 +102,7 @@ impl Core {
         let quic = Quic::bind(QuicSettings::new(config.peer.listen, reset_secret), &tls, identity)
             .context(Exit::Configuration, "peer.listen")?;
         let mut raft_config = config.raft.for_node(node.node_id);
+        raft_config.followers_may_propose = config.reads.forward_writes;
         raft_config.known_members =
             node.known_members.iter().filter_map(KnownMemberFile::to_known).collect();
         let (fault_told, fault) = watch::channel(None);

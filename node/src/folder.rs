@@ -180,10 +180,11 @@ impl Folder {
     /// When it cannot be written.
     pub fn write_node(&self, node: &NodeFile) -> Result<(), Failure> {
         let text = serde_json::to_vec_pretty(node).context(Exit::Failed, "node.json")?;
+        // Every other name is durable before the one that makes a node.
+        sync_folder(&self.root.join("tls"))?;
+        sync_folder(&self.root)?;
         create(&self.node_json(), &text)?;
-        std::fs::File::open(&self.root)
-            .and_then(|folder| folder.sync_all())
-            .context(Exit::Fault, self.root.display())
+        sync_folder(&self.root)
     }
 
     /// Keeps the keys and certificates of a new node.
@@ -306,6 +307,12 @@ fn create(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
         file.sync_all()
     };
     write().context(Exit::Fault, path.display())
+}
+
+fn sync_folder(path: &Path) -> Result<(), Failure> {
+    std::fs::File::open(path)
+        .and_then(|folder| folder.sync_all())
+        .context(Exit::Fault, path.display())
 }
 
 /// Opens the node's master key; makes it when `create` is set and there is none.

@@ -35,6 +35,7 @@ pub mod telemetry;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use crate::cli::output::note;
 use crate::exit::{Exit, Failure};
@@ -61,7 +62,10 @@ pub fn main_with(args: impl Iterator<Item = OsString>) -> ExitCode {
         }
     };
     // The large future of a whole node lives on the heap.
-    match runtime.block_on(Box::pin(cli::run(cli))) {
+    let ended = runtime.block_on(Box::pin(cli::run(cli)));
+    // A disk that hangs must not keep a process that has stopped on a fault.
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    match ended {
         Ok(code) => code,
         Err(failure) => cli::fail(output, &failure),
     }

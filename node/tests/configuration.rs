@@ -76,8 +76,8 @@ fn wrong_values_are_refused_with_key_value_and_fix() {
         ),
         ("# durability = \"os\"", "durability = \"maybe\"", "audit.durability", "disk"),
         ("# format = \"text\"", "format = \"xml\"", "log.format", "json"),
-        ("# heartbeat_ms = 60", "heartbeat_ms = 190", "raft", "190"),
-        ("# election_max_ms = 400", "election_max_ms = 100000000", "raft.election_max_ms", "60000"),
+        ("# heartbeat_ms = 50", "heartbeat_ms = 190", "raft", "190"),
+        ("# election_max_ms = 300", "election_max_ms = 100000000", "raft.election_max_ms", "60000"),
         ("/etc/conclave/master.key", "/var/lib/conclave/m.key", "node.master_key_file", "outside"),
         ("https://n1.conclave", "http://n1.conclave", "api.url", "https"),
     ];

@@ -228,7 +228,8 @@ fn the_documents_name_only_what_exists() {
     for entry in fs::read_dir(root().join("node/docs")).expect("node/docs is readable") {
         let path = entry.expect("a readable entry").path();
         if path.extension().is_some_and(|extension| extension == "md") {
-            documents.push(path.strip_prefix(root()).expect("below the root").display().to_string());
+            documents
+                .push(path.strip_prefix(root()).expect("below the root").display().to_string());
         }
     }
     for document in documents {

@@ -22,7 +22,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use crate::adapter::{
-    Applied, FaultHook, Flusher, FsyncDelay, Log, Network, QuorumAge, StateMachine,
+    Applied, FaultHook, Flusher, FsyncDelay, Log, Network, QuorumAge, StateMachine, convert,
 };
 use crate::config::{Config, ConfigError, KnownMember};
 use crate::error::{CallError, ChangeError, Fault, ProposeError, ReadError};
@@ -150,10 +150,9 @@ impl Handle {
         let Parts { config, log, state, transport, on_fault } = parts;
         let engine_config = Arc::new(config.engine()?);
         let log = Arc::new(log);
-        let standing = standing::of(&log).map_err(|error| StartError::Engine(error.to_string()))?;
         bridge_hole(&log, &state)?;
 
-        let applied = Arc::new(watch::Sender::new(0));
+        let applied = Arc::new(Applied::new(0));
         let quorum_age = Arc::new(QuorumAge::default());
         let flusher = match &tweaks.fsync {
             Some(delay) => {
@@ -183,6 +182,9 @@ impl Handle {
             .await
             .map_err(|error| StartError::Engine(error.to_string()))?;
         quorum_age.watch(raft.metrics());
+        // Not earlier: the engine has only now brought the log up to an installed snapshot, which
+        // was acknowledged, perhaps, just before a crash.
+        let standing = standing::of(&log).map_err(|error| StartError::Engine(error.to_string()))?;
 
         let node = Arc::new(Node {
             members: Members::new(MemberList::from_known(&config.known_members)),
@@ -255,6 +257,7 @@ impl Handle {
     /// [`ReadError`].
     pub async fn read_barrier(&self) -> Result<u64, ReadError> {
         let node = &self.0;
+        node.raft().ok_or(ReadError::Closed)?;
         let index = node.barriers.wait().await?;
         self.wait_applied(index, node.config.read_timeout).await
     }
@@ -280,11 +283,6 @@ impl Handle {
     /// Index of the last entry applied here; 0 in a new node.
     pub fn applied_index(&self) -> u64 {
         *self.0.applied.borrow()
-    }
-
-    /// Follows the index applied here.
-    pub fn watch_applied(&self) -> watch::Receiver<u64> {
-        self.0.applied.subscribe()
     }
 
     /// Who leads, as far as this node knows.
@@ -579,6 +577,8 @@ impl Handle {
         for task in node.tasks().drain(..) {
             task.abort();
         }
+        // Nobody asks for them any more.
+        drop(node.barriers.take());
         if node.failure.get().is_none() {
             let log = Arc::clone(&node.log);
             match crate::runtime::blocking(move || log.close()).await {
@@ -600,6 +600,14 @@ impl Node {
     /// The engine; none once the node is closed.
     pub(crate) fn raft(&self) -> Option<&Engine> {
         if self.is_closed.load(Ordering::Acquire) { None } else { self.raft.get() }
+    }
+
+    /// Ends this node: what it holds cannot be trusted.
+    pub(crate) fn fail(&self, failure: &str) {
+        tracing::error!(%failure, "this node must stop");
+        if self.failure.set(failure.to_owned()).is_ok() {
+            (self.on_fault)(failure);
+        }
     }
 
     pub(crate) fn leader(&self) -> Option<u64> {
@@ -979,14 +987,29 @@ impl Node {
 
 /// The state may be ahead of the log after a power cut: entries are applied when a majority has
 /// them, this node's own log not counted. The engine then gives up the log's rest, for which a
-/// snapshot must cover what is applied.
+/// snapshot must cover what is applied. Ahead is meant by term first: a log may have lost that its
+/// tail had been cut off, and then ends, in an older term, behind what is applied.
 fn bridge_hole(log: &LogStore, state: &StateStore) -> Result<(), Fault> {
-    let last = log.last().map_or(0, |(index, _)| index);
-    let covered = state.current_snapshot().map_or(0, |snapshot| snapshot.mark().index);
-    let applied = state.applied_index();
-    if applied > last && covered < applied {
-        tracing::warn!(applied, last, "the state is ahead of the log; making a snapshot");
+    let mark = state.applied();
+    log.check_reaches(mark.as_ref().map(|mark| mark.index))?;
+    let Some(mark) = mark else { return Ok(()) };
+    let id = |bytes: &[u8]| {
+        convert::decode_log_id(bytes)
+            .map_err(|error| Fault::corrupt("a log id at rest", error.to_string()))
+    };
+    let held = log.last();
+    let last = held.as_ref().map(|(_, bytes)| id(bytes)).transpose()?;
+    if last >= Some(id(&mark.log_id)?) {
+        return Ok(());
+    }
+    let applied = mark.index;
+    let last = held.map_or(0, |(index, _)| index);
+    tracing::warn!(applied, last, "the state is ahead of the log");
+    if state.current_snapshot().is_none_or(|snapshot| snapshot.mark().index < applied) {
         drop(state.snapshot_build()?);
+    }
+    if last >= applied {
+        log.purge_upto(applied, &mark.log_id)?;
     }
     Ok(())
 }

@@ -13,6 +13,7 @@
 //! - `standing`: what a node shows of its disk.
 //! - `adapter`, `types`, `runtime`: the engine's traits over storage and transport.
 //! - `sim` (feature `simulation`): whole clusters in one thread, under simulated time and faults.
+//!   `watch`: watched values whose waiters are woken in order, so that a seed decides everything.
 //!
 //! Invariants: nothing is acknowledged before a majority has it on disk; a linearizable read never
 //! rests on a leadership that was not confirmed after the read came; a peer is never believed to be
@@ -35,6 +36,8 @@ mod standing;
 pub mod status;
 pub mod transport;
 mod types;
+#[cfg(feature = "simulation")]
+mod watch;
 pub mod wire;
 
 pub use adapter::FaultHook;
@@ -46,6 +49,6 @@ pub use service::{SERVICE_JOIN, Service, ServiceError};
 pub use status::{MemberStatus, NodeState, Status};
 pub use transport::{
     Identity, Lane, NodeKey, Peer, PeerIdentity, PeerServer, Pipe, Quic, QuicError, QuicSettings,
-    Tls, TlsError, TlsMaterial, Transport, Urgency, Who, join_call,
+    Tls, TlsError, TlsMaterial, Transport, Unfit, Urgency, Who, join_call,
 };
 pub use types::{NodeInfo, NodeRole};

@@ -23,7 +23,7 @@ const SHARED_ENOUGH: usize = 16;
 /// ... or until the last one is so long ago. It is the latency that load may add to a read.
 const SPACING: Duration = Duration::from_millis(4);
 
-type Waiter = oneshot::Sender<Result<u64, ReadError>>;
+pub(crate) type Waiter = oneshot::Sender<Result<u64, ReadError>>;
 
 /// The reads that wait for the next question.
 #[derive(Default)]
@@ -52,7 +52,8 @@ impl Barriers {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    fn take(&self) -> Vec<Waiter> {
+    /// Those who wait now; who drops them tells them that the node is closed.
+    pub(crate) fn take(&self) -> Vec<Waiter> {
         std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
     }
 

@@ -54,7 +54,10 @@ impl AsyncRuntime for ConclaveRuntime {
         <TokioRuntime as AsyncRuntime>::Timeout<R, T>;
     type ThreadLocalRng = StdRng;
     type Mpsc = <TokioRuntime as AsyncRuntime>::Mpsc;
+    #[cfg(not(feature = "simulation"))]
     type Watch = <TokioRuntime as AsyncRuntime>::Watch;
+    #[cfg(feature = "simulation")]
+    type Watch = crate::watch::InOrder;
     type Oneshot = <TokioRuntime as AsyncRuntime>::Oneshot;
     type Mutex<T: OptionalSend + 'static> = <TokioRuntime as AsyncRuntime>::Mutex<T>;
 

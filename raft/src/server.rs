@@ -22,7 +22,7 @@ use crate::handle::Node;
 use crate::runtime::blocking;
 use crate::service::SERVICE_JOIN;
 use crate::standing;
-use crate::transport::{Lane, PeerIdentity, PeerServer, Pipe, Who};
+use crate::transport::{Lane, PeerIdentity, PeerServer, Pipe, Unfit, Who};
 use crate::types::{Engine, EngineVote, place};
 use crate::wire::latest::{
     Append, AppendReply, Ballot, MemberRow, Refusal, Request, Response, SnapshotFrame, Vote,
@@ -38,15 +38,23 @@ impl Server {
 }
 
 impl PeerServer for Server {
-    fn admit(&self, id: u64, shown: Bytes) -> BoxFuture<'_, Result<(), String>> {
+    fn admit(&self, id: u64, shown: Bytes) -> BoxFuture<'_, Result<(), Unfit>> {
         let node = self.0.upgrade();
         Box::pin(async move {
-            let node = node.ok_or("the node is stopping")?;
-            let log = Arc::clone(&node.log);
+            let stopping = || Unfit::Unjudged("the node is stopping".to_owned());
+            let log = Arc::clone(&node.ok_or_else(stopping)?.log);
             blocking(move || standing::judge(&log, id, &shown))
                 .await
-                .map_err(|error| error.to_string())?
+                .map_err(|error| Unfit::Unjudged(error.to_string()))?
         })
+    }
+
+    fn condemned(&self, by: PeerIdentity, reason: &str) {
+        let (Some(node), Who::Member(id)) = (self.0.upgrade(), by.who) else { return };
+        // Only who votes may end a voter.
+        if !by.follower_certificate && node.members.list().may_vote(id) {
+            node.fail(&format!("node {id} has shut this node out: {reason}"));
+        }
     }
 
     fn call(&self, from: PeerIdentity, request: Bytes) -> BoxFuture<'_, Bytes> {
@@ -106,7 +114,10 @@ impl Node {
                     Err(error) => refused(Refusal::Stopped, &error.to_string()),
                 }
             }
-            Request::Forward { hops_left, command } => self.forwarded(hops_left, command).await,
+            Request::Forward { hops_left, command } => match self.check_proposer(from) {
+                Ok(()) => self.forwarded(hops_left, command).await,
+                Err(refusal) => refusal,
+            },
             Request::ReadIndex => match self.leader_read_index().await {
                 Ok(index) => Response::ReadIndex { index },
                 Err(_) => refused(Refusal::NoLeader, "not the leader, or without a majority"),
@@ -128,6 +139,19 @@ impl Node {
         match from.who {
             Who::Member(id) => self.members.get(id).is_some(),
             Who::Joiner(_) => false,
+        }
+    }
+
+    /// Whether the peer may propose; see [`crate::Config::followers_may_propose`].
+    fn check_proposer(&self, from: PeerIdentity) -> Result<(), Response> {
+        let is_voter = match from.who {
+            Who::Member(id) => !from.follower_certificate && self.members.list().may_vote(id),
+            Who::Joiner(_) => false,
+        };
+        if is_voter || self.config.followers_may_propose {
+            Ok(())
+        } else {
+            Err(refused(Refusal::Forbidden, "followers may not propose"))
         }
     }
 

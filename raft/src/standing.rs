@@ -6,6 +6,7 @@ use conclave_storage::LogStore;
 use conclave_storage::marker::{Progress, Standing, StorageId, Verdict};
 
 use crate::adapter::convert;
+use crate::transport::Unfit;
 use crate::types::{EngineLogId, place};
 use crate::wire::DecodeError;
 use crate::wire::codec::{Reader, Writer};
@@ -54,15 +55,17 @@ fn decode(bytes: Bytes) -> Result<Standing, DecodeError> {
 }
 
 /// Judges what a peer shows, and remembers it. May wait for the disk.
-pub(crate) fn judge(log: &LogStore, id: u64, shown: &Bytes) -> Result<(), String> {
-    let shown = decode(shown.clone()).map_err(|error| error.to_string())?;
-    match log.meet_peer(id, shown).map_err(|fault| fault.to_string())? {
+pub(crate) fn judge(log: &LogStore, id: u64, shown: &Bytes) -> Result<(), Unfit> {
+    let shown = decode(shown.clone()).map_err(|error| Unfit::Unjudged(error.to_string()))?;
+    match log.meet_peer(id, shown).map_err(|fault| Unfit::Unjudged(fault.to_string()))? {
         Verdict::Current => Ok(()),
-        Verdict::OldDisk { .. } => Err(format!(
-            "node {id} came back with an older disk than it had; remove it and join it anew"
-        )),
-        Verdict::OtherStorage { .. } => {
-            Err(format!("another data folder uses the id of node {id}; remove it and join it anew"))
-        }
+        Verdict::OldDisk { .. } => Err(Unfit::Disk(format!(
+            "node {id} came back with an older disk than it had; remove it from the cluster, empty \
+             its data folder and join it again"
+        ))),
+        Verdict::OtherStorage { .. } => Err(Unfit::Disk(format!(
+            "another data folder uses the id of node {id}; remove it from the cluster, empty its \
+             data folder and join it again"
+        ))),
     }
 }

@@ -50,7 +50,7 @@ pub trait Disk: Send + Sync + 'static {
     /// [`Fault::Io`].
     fn rename(&self, from: &Path, to: &Path) -> Result<(), Fault>;
 
-    /// Gives a file that nobody will write to a second name, or copies it.
+    /// Gives a file that nobody will write to a second name, or copies it, content durable.
     ///
     /// # Errors
     /// [`Fault::Io`].
@@ -209,7 +209,7 @@ impl Disk for RealDisk {
 
     fn link(&self, from: &Path, to: &Path) -> Result<(), Fault> {
         fs::hard_link(from, to)
-            .or_else(|_| fs::copy(from, to).map(drop))
+            .or_else(|_| fs::copy(from, to).and_then(|_| File::open(to)?.sync_all()))
             .map_err(|error| Fault::io("link", from, error))
     }
 

@@ -93,7 +93,7 @@ pub enum Fault {
     Key(String),
     /// Ciphertext did not open.
     #[error(
-        "{what} does not open: it was changed, moved from elsewhere, or sealed under another key"
+        "{what} does not open: it was changed, moved from elsewhere, or sealed under another key. Put the right one back; failing that, remove the node from the cluster, empty its data folder and join it again"
     )]
     Unsealable {
         /// What was to be opened.

@@ -363,7 +363,8 @@ impl LogStore {
     }
 
     /// Forgets every entry up to `index`, whose log id is given; entries need not reach that far
-    /// (after a snapshot was installed).
+    /// (after a snapshot was installed). Where another entry lies at `index` all are forgotten: the
+    /// one given was committed, so what follows the other never will be.
     ///
     /// # Errors
     /// [`Fault::Order`] when no durable snapshot covers `index`; [`Fault::Database`].
@@ -380,9 +381,16 @@ impl LogStore {
         if tail.purged.as_ref().is_some_and(|(purged, _)| index <= *purged) {
             return Ok(());
         }
-        let beyond = tail.last_log_id.is_none() || index > tail.last;
-        let purge_digest =
-            if beyond { digest_of(log_id) } else { self.end_at(&tail, Some(index))?.1 };
+        let mut held = None;
+        if tail.last_log_id.is_some() && index <= tail.last {
+            let (found, digest) = self.end_at(&tail, Some(index))?;
+            held = found.filter(|found| found[..] == *log_id).map(|_| digest);
+        }
+        let beyond = held.is_none();
+        let purge_digest = held.unwrap_or_else(|| digest_of(log_id));
+        if beyond && marker.last_index() > index {
+            self.stop_on_error(marker.set_end(0, Digest::default()))?;
+        }
         let mut value = vec![VERSION];
         value.extend_from_slice(&index.to_be_bytes());
         value.extend_from_slice(&purge_digest);
@@ -390,12 +398,14 @@ impl LogStore {
         put_checksum(&mut value);
         let mut batch = Batch::new();
         batch.put(PURGE, &value);
-        batch.delete_range(&[RECORD]..&key_of(RECORD, index + 1));
+        let next = key_of(RECORD, index + 1);
+        let end: &[u8] = if beyond { RECORDS_END } else { &next };
+        batch.delete_range(&[RECORD]..end);
         // A log that jumps ahead is synced before the marker may vouch for it.
         self.write(&batch, if beyond { Durability::Synced } else { Durability::Buffered })?;
         let log_id = Bytes::copy_from_slice(log_id);
         tail.purged = Some((index, log_id.clone()));
-        while tail.cache.front().is_some_and(|record| record.index <= index) {
+        while tail.cache.front().is_some_and(|record| beyond || record.index <= index) {
             tail.evict();
         }
         if beyond {

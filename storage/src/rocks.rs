@@ -149,7 +149,13 @@ fn options(profile: Profile) -> Result<Options, rocksdb::Error> {
     // Options from text come first: what they return starts from the defaults they were given.
     let mut options = Options::default().get_options_from_string(MORE_OPTIONS)?;
     options.create_if_missing(true);
-    options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+    // The log ends with what was synced, and a torn tail is all that may be missing. The state is
+    // not synced: after a power cut it must be a prefix of what was written, and no more, since what
+    // follows a hole would move the applied mark past effects that are lost.
+    options.set_wal_recovery_mode(match profile {
+        Profile::Log => DBRecoveryMode::TolerateCorruptedTailRecords,
+        Profile::State => DBRecoveryMode::PointInTime,
+    });
     options.set_recycle_log_file_num(0);
     options.set_track_and_verify_wals_in_manifest(true);
     options.set_paranoid_checks(true);

@@ -376,9 +376,14 @@ impl SnapshotImport {
         let disk = self.datadir.disk();
         let data = self.folder.join(DATA);
         for file in &self.manifest.files {
-            if let Err(fault) = verify_file(disk, &data.join(&file.name), file) {
+            let path = data.join(&file.name);
+            if let Err(fault) = verify_file(disk, &path, file) {
                 disk.remove(&self.folder)?;
                 return Err(fault);
+            }
+            // What an earlier process received may be whole and yet not on the disk.
+            if let Some(open) = disk.file(&path, false)? {
+                open.sync()?;
             }
         }
         disk.sync_folder(&data)?;

@@ -195,3 +195,48 @@ async fn too_large_a_body_is_refused_before_it_is_kept() {
     let reply = house.send_as("demo/admin", &Method::POST, uri, "x".repeat(1000)).await;
     assert_eq!(reply.status, StatusCode::CREATED);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_whose_client_has_gone_is_recorded_all_the_same() {
+    let house = House::new();
+    house.load("demo", POLICY).await;
+    let token = house.token("demo/admin").await;
+    let headers = [("authorization", token.as_str()), ("x-request-id", "gone")];
+    // Long enough without a leader that the client leaves first.
+    house.proposer.leaderless.store(5, Ordering::SeqCst);
+    let sent = house.send(&Method::POST, "/secrets/demo/variable/x", &headers, "one");
+    let answered = tokio::time::timeout(std::time::Duration::from_millis(30), sent).await;
+    assert!(answered.is_err(), "the client was to leave before the answer");
+    let is_recorded =
+        || house.records().iter().any(|r| r["request_id"] == "gone" && r["result"] == "success");
+    for _ in 0..100 {
+        if is_recorded() {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("the write is not recorded");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_voter_that_is_cut_off_vouches_for_nobody_from_its_own_view() {
+    let house = House::new();
+    let key = house.key("demo/admin");
+    let local = [("x-conclave-consistency", "local")];
+    let uri = "/authn/demo/admin/authenticate";
+    *house.proposer.no_barrier.lock().unwrap() = true;
+    for (age, status) in [(1, StatusCode::OK), (3600, StatusCode::SERVICE_UNAVAILABLE)] {
+        *house.proposer.age.lock().unwrap() = Some(std::time::Duration::from_secs(age));
+        let reply = house.send(&Method::POST, uri, &local, key.clone()).await;
+        assert_eq!(reply.status, status, "age {age}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn credentials_sent_twice_are_refused() {
+    let house = House::new();
+    let token = house.token("demo/admin").await;
+    let headers = [("authorization", token.as_str()), ("authorization", "Basic YTpi")];
+    let reply = house.send(&Method::GET, "/whoami", &headers, "").await;
+    assert_eq!(reply.status, StatusCode::BAD_REQUEST);
+}

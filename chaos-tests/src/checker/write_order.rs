@@ -88,13 +88,10 @@ fn bounds(
                     describe(operation)
                 ));
             }
-            match place.or(told) {
-                Some(place) => {
-                    Some(Bounds { after_min: place, before_max: place.saturating_sub(1) })
-                }
-                // Lost (I2 says so), superseded, or of unknown fate and not there.
-                None => None,
-            }
+            // None: lost (I2 says so), superseded, or of unknown fate and not there.
+            let bounds =
+                |place: u32| Bounds { after_min: place, before_max: place.saturating_sub(1) };
+            place.or(told).map(bounds)
         }
         (Call::ReadLatest, Outcome::Read(None)) => Some(exact(0)),
         (Call::ReadLatest, Outcome::Read(Some(value))) => match position.get(value) {

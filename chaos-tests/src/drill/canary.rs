@@ -158,10 +158,13 @@ pub(super) fn files_below(folder: &Path) -> Result<Vec<PathBuf>, HarnessError> {
     Ok(files)
 }
 
+/// One form of a canary, and the canary's name.
+type Form = (Vec<u8>, Arc<str>);
+
 /// The canaries in all their forms, found by their first bytes.
 #[derive(Default)]
 struct Needles {
-    forms: HashMap<[u8; KEY_BYTES], Vec<(Vec<u8>, Arc<str>)>>,
+    forms: HashMap<[u8; KEY_BYTES], Vec<Form>>,
 }
 
 impl Needles {
@@ -198,7 +201,7 @@ impl Needles {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 #[cfg(test)]

@@ -21,6 +21,11 @@ const REFUSAL_PATIENCE: Duration = Duration::from_secs(20);
 /// Writes between the old image and the present.
 const WRITES_BETWEEN: usize = 60;
 
+/// Words for a disk that is not as it was left, one of which the refusal must use.
+const DAMAGE: [&str; 5] = ["corrupt", "damage", "checksum", "match", "changed"];
+/// What there is to do about it, one of which the refusal must name.
+const REMEDIES: [&str; 3] = ["join it again", "point the node at", "put the right one back"];
+
 /// What a node did with its disk.
 enum Answer {
     /// It ended, with these last words.
@@ -67,19 +72,26 @@ pub(super) async fn run(options: &Options, report: &mut Report) -> Result<(), Ha
         let Some(place) = flip_bit(&data, &mut rng)? else {
             return Err(HarnessError::new("there is no file to flip a bit in"));
         };
+        let mut has_served = false;
         match restart(&mut cluster, victim).await? {
             Answer::Refused(words) => {
                 refusals += 1;
-                must_name(&words, &["corrupt", "damage", "checksum", "match"], &place, report);
+                must_name(&words, &DAMAGE, &place, report);
             }
             // The bit may have been in space that nothing reads. Then all must be as it was.
-            Answer::Serves => report.broken(convergence::check(&cluster.holdings().await?)),
+            Answer::Serves => {
+                has_served = true;
+                report.broken(convergence::check(&cluster.holdings().await?));
+            }
             Answer::Hangs => {
                 report.broken([broken(format!("{place}: the node neither serves nor refuses"))]);
             }
         }
         cluster.nodes[victim].kill().await.ok();
-        restore(&saved, &data)?;
+        // Once it has served, the copy is an old image, and would be refused as one.
+        if !has_served {
+            restore(&saved, &data)?;
+        }
         revive(&mut cluster, victim).await?;
         report.trials += 1;
         eprintln!("disk-faults {}/{}: {place}", number + 1, options.trials);
@@ -127,6 +139,10 @@ fn must_name(words: &str, wanted: &[&str], what: &str, report: &mut Report) {
     let lower = words.to_lowercase();
     if !wanted.iter().any(|wanted| lower.contains(wanted)) {
         let detail = format!("{what}: the refusal does not say what is wrong: {words:?}");
+        report.broken([broken(detail)]);
+    }
+    if !REMEDIES.iter().any(|remedy| lower.contains(remedy)) {
+        let detail = format!("{what}: the refusal does not say what to do: {words:?}");
         report.broken([broken(detail)]);
     }
 }

@@ -95,7 +95,7 @@ pub(super) async fn run(options: &Options, report: &mut Report) -> Result<(), Ha
                 let what = format!("{request:?}");
                 match door.ask(request).await {
                     Ok(answer) => {
-                        judge_status(what.as_bytes(), Some(answer.status.as_u16()), report)
+                        judge_status(what.as_bytes(), Some(answer.status.as_u16()), report);
                     }
                     Err(NoAnswer::NotSent(_)) => {}
                     Err(NoAnswer::Unknown(error)) => {

@@ -1,5 +1,7 @@
 //! What a drill says in the end, for people and as JSON.
 
+#![expect(clippy::format_push_string, reason = "a report is written once, for people")]
+
 use serde::Serialize;
 
 use crate::checker::{Judgement, Violation};
@@ -168,26 +170,26 @@ impl Report {
             self.nonlinearizable,
         );
         if let Some(recovery) = self.recovery_ms {
-            text.push_str(&format!(
+            text += &format!(
                 "recovery    p50 {:.0} ms, p99 {:.0} ms, max {:.0} ms\n",
                 recovery.p50, recovery.p99, recovery.max
-            ));
+            );
         }
-        text.push_str(&format!(
+        text += &format!(
             "follower    {} of {} logins and reads failed\nelections   {}; {} probes of old leaders\n",
             self.follower_read_failures,
             self.follower_probes,
             self.elections,
             self.old_leader_probes
-        ));
+        );
         for reason in self.reasons.iter().take(20) {
-            text.push_str(&format!("  - {reason}\n"));
+            text += &format!("  - {reason}\n");
         }
         if self.reasons.len() > 20 {
-            text.push_str(&format!("  … and {} more\n", self.reasons.len() - 20));
+            text += &format!("  … and {} more\n", self.reasons.len() - 20);
         }
         if self.verdict != Verdict::Valid {
-            text.push_str(&format!("again: {}\n", self.replay));
+            text += &format!("again: {}\n", self.replay);
         }
         text
     }

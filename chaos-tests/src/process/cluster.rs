@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,7 +33,7 @@ pub const ACCOUNT: &str = "chaos";
 /// The name in the cluster certificate.
 const TLS_NAME: &str = "conclave.test";
 /// How long a cluster may take to be healthy after a fault has ended.
-pub const HEALTH_PATIENCE: Duration = Duration::from_secs(60);
+pub const HEALTH_PATIENCE: Duration = Duration::from_mins(1);
 /// How long a node may take to say where it stands. A paused one says nothing.
 const STATUS_PATIENCE: Duration = Duration::from_millis(400);
 /// Between two looks at a condition that is waited for.
@@ -112,7 +114,7 @@ impl Cluster {
             if shape.footing == Footing::OwnDisks {
                 cluster.disks.push(Disk::create(&place.folder)?);
             }
-            std::fs::write(place.config(), configuration(&place, shape))?;
+            write_durably(&place.config(), &configuration(&place, shape))?;
             cluster.nodes.push(Node::new(place, program.clone()));
         }
         cluster.init(&program).await?;
@@ -159,7 +161,7 @@ impl Cluster {
     async fn join(&mut self, number: usize, program: &Path) -> Result<(), HarnessError> {
         let place = &self.nodes[number].place;
         let founder = self.nodes[0].place.data();
-        let seed = admin::seed(&founder, &place.name, place.role, Duration::from_secs(600)).await?;
+        let seed = admin::seed(&founder, &place.name, place.role, Duration::from_mins(10)).await?;
         if self.doors.is_empty() {
             let tls = tls_client(&seed.root_pem)?;
             for (id, node) in (1_u64..).zip(&self.nodes) {
@@ -378,6 +380,14 @@ fn loopback(number: u8) -> IpAddr {
     let pid = std::process::id();
     let byte = |shift: u32| u8::try_from((pid >> shift) & 0x7f).unwrap_or(0);
     Ipv4Addr::new(127, 64 + (byte(7) & 0x3f), byte(0) + 1, number).into()
+}
+
+/// Writes a file that a power cut must not take: that is tried on what the nodes write.
+fn write_durably(path: &Path, text: &str) -> std::io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
 }
 
 fn configuration(place: &Place, shape: Shape) -> String {

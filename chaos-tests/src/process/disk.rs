@@ -68,11 +68,19 @@ impl Disk {
     /// # Errors
     /// When the file system does not support being shut down.
     pub fn cut_power(&self) -> Result<(), HarnessError> {
-        let mut synced = File::create(self.mount_point.join("canary.synced"))?;
+        let (synced, unsynced) =
+            (self.mount_point.join("canary.synced"), self.mount_point.join("canary.unsynced"));
+        // Those of an earlier cut must go: ext4 flushes a file that was truncated and rewritten.
+        for earlier in [&synced, &unsynced] {
+            if earlier.exists() {
+                std::fs::remove_file(earlier)?;
+            }
+        }
+        let mut synced = File::create_new(synced)?;
         synced.write_all(b"synced")?;
         synced.sync_all()?;
         File::open(&self.mount_point)?.sync_all()?;
-        File::create(self.mount_point.join("canary.unsynced"))?.write_all(b"unsynced")?;
+        File::create_new(unsynced)?.write_all(b"unsynced")?;
         // EXT4_IOC_SHUTDOWN with EXT4_GOING_FLAGS_NOLOGFLUSH.
         let shutdown = "open(my $disk, '<', $ARGV[0]) or die $!; my $flags = pack('L', 2); \
                         ioctl($disk, 0x8004587d, $flags) or die $!;";

@@ -154,13 +154,11 @@ impl Node {
         let name = &self.place.name;
         let mut child =
             self.child.take().ok_or_else(|| HarnessError(format!("{name} does not run")))?;
-        match timeout(STOP_PATIENCE, child.wait()).await {
-            Ok(status) => Ok(status?),
-            Err(_) => {
-                child.kill().await?;
-                Err(HarnessError(format!("{name} did not end within {STOP_PATIENCE:?}")))
-            }
+        if let Ok(status) = timeout(STOP_PATIENCE, child.wait()).await {
+            return Ok(status?);
         }
+        child.kill().await?;
+        Err(HarnessError(format!("{name} did not end within {STOP_PATIENCE:?}")))
     }
 
     /// Whether the process has ended without being asked to, and how.

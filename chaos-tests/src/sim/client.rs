@@ -24,6 +24,8 @@ use crate::workload::WRITES_PER_SECRET;
 
 /// How often a write is tried under one request id.
 const TRIES_MAX: u64 = 3;
+/// How many writes a healed cluster may refuse before it counts as broken.
+const PROOF_TRIES_MAX: u64 = 5;
 /// The clocks of the simulated world start here.
 const WALL_START_MS: i64 = 1_700_000_000_000;
 
@@ -115,8 +117,9 @@ impl World {
         self.history.borrow_mut().push(operation);
     }
 
-    async fn write(&self, rng: &mut Rng, number: u64, machines: usize) {
-        let Some(secret) = self.for_write(rng) else { return };
+    /// Writes a secret; whether that was acknowledged.
+    async fn write(&self, rng: &mut Rng, number: u64, machines: usize) -> bool {
+        let Some(secret) = self.for_write(rng) else { return false };
         let value: Value = format!("{:08x}{number:06}", rng.below(1 << 32)).as_str().into();
         let request = RequestId(rng.bytes());
         let mut invoked = None;
@@ -160,8 +163,10 @@ impl World {
         }
         let returned = if outcome == Outcome::Unknown { NEVER } else { self.now() };
         let invoked = invoked.unwrap_or_else(|| self.now());
+        let is_written = matches!(outcome, Outcome::Written(_));
         let (call, promise) = (Call::Write(value), Promise::Linearizable);
         self.record(Operation { secret, node, call, outcome, promise, invoked, returned });
+        is_written
     }
 
     async fn read(&self, rng: &mut Rng, machines: usize) {
@@ -226,6 +231,17 @@ fn look(state: &StateStore, id: &ResourceId, call: &Call) -> Outcome {
 /// A sealed value as clients know it: simulated doors do not seal.
 pub fn text(value: &Sealed) -> Value {
     String::from_utf8_lossy(&value.0).as_ref().into()
+}
+
+/// Makes one write succeed, in a few tries; whether it did.
+pub async fn prove(world: &World, mut rng: Rng) -> bool {
+    let machines = world.machines.borrow().len();
+    for number in 0..PROOF_TRIES_MAX {
+        if world.write(&mut rng, 99_000_000 + number, machines).await {
+            return true;
+        }
+    }
+    false
 }
 
 /// One client: thinks, asks, and asks again until told to stop.

@@ -17,6 +17,7 @@ use crate::checker::terms::Terms;
 use crate::rng::Rng;
 
 /// What this run's faults are like.
+#[expect(clippy::struct_excessive_bools, reason = "each kind of fault is on or off by itself")]
 struct Mood {
     weather: Weather,
     crashes: bool,

@@ -31,6 +31,8 @@ pub struct Running {
     fault: Arc<Mutex<Option<String>>>,
     /// Set when the process was ended from outside.
     is_over: Arc<AtomicBool>,
+    /// Whether its disk held a vote when it started: the engine then reports a term before long.
+    had_voted: bool,
 }
 
 impl Running {
@@ -110,6 +112,7 @@ impl Machine {
             .map_err(|error| words(&error))?;
         let (log, _) = LogStore::open(&datadir).map_err(|error| words(&error))?;
         let state = StateStore::open(&datadir).map_err(|error| words(&error))?;
+        let had_voted = log.vote().is_some();
         let fault = Arc::new(Mutex::new(None));
         let is_over = Arc::new(AtomicBool::new(false));
         let (told, over) = (Arc::clone(&fault), Arc::clone(&is_over));
@@ -130,7 +133,7 @@ impl Machine {
         };
         let handle =
             raft_sim::start(parts, self.tweaks.clone()).await.map_err(|error| words(&error))?;
-        self.running = Some(Running { handle, state, fault, is_over });
+        self.running = Some(Running { handle, state, fault, is_over, had_voted });
         Ok(())
     }
 
@@ -153,7 +156,12 @@ impl Machine {
 
     /// What the process says of its term.
     pub fn sample(&self) -> Option<Sample> {
-        let status = self.running.as_ref()?.handle.status();
+        let running = self.running.as_ref()?;
+        let status = running.handle.status();
+        if running.had_voted && status.term == 0 {
+            // The engine has not yet said anything in this life.
+            return None;
+        }
         Some(Sample {
             node: self.id,
             life: self.life,

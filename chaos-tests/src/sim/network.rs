@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use conclave_raft::{
-    CallError, Lane, Members, Peer, PeerIdentity, PeerServer, Pipe, Transport, Urgency, Who,
+    CallError, Lane, Members, Peer, PeerIdentity, PeerServer, Pipe, Transport, Unfit, Urgency, Who,
 };
 use futures::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
@@ -158,7 +158,7 @@ impl Network {
         }
         let ends = [from, (peer.id, target.life)];
         if !self.lock().greeted.contains(&ends) {
-            let refused = |reason: String| unreachable(&format!("refused: {reason}"));
+            let refused = |unfit: Unfit| unreachable(&format!("refused: {unfit}"));
             target.server.admit(from.0, ours.standing.clone()).await.map_err(refused)?;
             ours.server.admit(peer.id, target.standing.clone()).await.map_err(refused)?;
             self.lock().greeted.insert(ends);

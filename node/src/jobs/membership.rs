@@ -45,6 +45,13 @@ pub async fn membership(node: Arc<Node>) {
         }
         let Some(step) = next_step(&node, &status) else { continue };
         let raft = &node.core.raft;
+        // The state of a new leader may be far behind its log, and who is not admitted there yet a
+        // member all the same. So look again once everything is applied that was committed.
+        if raft.read_barrier().await.is_err()
+            || next_step(&node, &raft.status()).as_ref() != Some(&step)
+        {
+            continue;
+        }
         let result = match &step {
             Step::Add(id, info) => raft.add_follower(*id, info.clone()).await,
             Step::Promote(id) => raft.promote(*id, CATCH_UP).await,

@@ -8,7 +8,6 @@ use conclave_storage::memory::SimDisk;
 use conclave_storage::{Datadir, FailPoints, LogStore, SeededBug, StateStore};
 use openraft::StorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
-use tokio::sync::watch;
 
 use super::{FaultHook, Flusher, Log, StateMachine};
 use crate::types::{NodeInfo, NodeRole, TypeConfig};
@@ -31,7 +30,7 @@ fn stores(datadir: &Datadir) -> (Log, StateMachine) {
     let log = Arc::new(log);
     let flusher = Flusher::thread(Arc::clone(&log), Arc::clone(&hook)).unwrap();
     let state = StateStore::open(datadir).unwrap();
-    let applied = Arc::new(watch::Sender::new(0));
+    let applied = Arc::new(super::Applied::new(0));
     let log = Log::new(log, flusher, Arc::clone(&hook)).counting_from_0();
     (log, StateMachine::new(state, applied, hook))
 }

@@ -135,8 +135,12 @@ impl RaftLogStorage<TypeConfig> for Log {
         let Some(bytes) = saved else { return Ok(None) };
         let committed = self.log_id(&bytes)?;
         // The mark is only a hint, and after a power cut it may name an entry that went with it.
+        // What is left is then committed too if the same leader wrote it, else nobody knows.
         let last = self.store.last().map(|(_, id)| self.log_id(&id)).transpose()?;
-        Ok(last.map(|last| committed.min(last)))
+        let is_known = |last: &EngineLogId| {
+            committed <= *last || convert::log_id(&committed).term == convert::log_id(last).term
+        };
+        Ok(last.filter(is_known).map(|last| committed.min(last)))
     }
 
     async fn append<I>(
@@ -161,8 +165,10 @@ impl RaftLogStorage<TypeConfig> for Log {
     }
 
     async fn truncate_after(&mut self, last: Option<EngineLogId>) -> Result<(), io::Error> {
-        let last = last.map(|id| self.place(id.index));
-        self.store.truncate_after(last).map_err(|fault| fatal(&self.hook, fault))
+        let (store, last) = (Arc::clone(&self.store), last.map(|id| self.place(id.index)));
+        blocking(move || store.truncate_after(last))
+            .await?
+            .map_err(|fault| fatal(&self.hook, fault))
     }
 
     async fn purge(&mut self, upto: EngineLogId) -> Result<(), io::Error> {

@@ -8,7 +8,6 @@ use conclave_storage::{Entry, EntryKind, StateStore};
 use futures::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
-use tokio::sync::watch;
 
 use super::convert::{self, damaged};
 use super::snapshot::{EngineSnapshot, SnapshotFolder, describe};
@@ -26,7 +25,11 @@ const BATCH_BYTES_TARGET: usize = 1024 * 1024;
 const IN_PLACE: (usize, usize) = (32, 64 * 1024);
 
 /// Index of the last entry applied, counted from 1, for everybody who waits for one.
-pub(crate) type Applied = watch::Sender<u64>;
+#[cfg(not(feature = "simulation"))]
+pub(crate) type Applied = tokio::sync::watch::Sender<u64>;
+/// Index of the last entry applied; waiters are woken in order.
+#[cfg(feature = "simulation")]
+pub(crate) type Applied = crate::watch::Sender<u64>;
 
 /// The state machine of one node.
 pub(crate) struct StateMachine {

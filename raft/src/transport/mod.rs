@@ -122,10 +122,24 @@ impl Pipe {
     pub const DEPTH: usize = 16;
 }
 
+/// Why a proven member is shut out, in words for it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    /// Its disk is not the one that it made promises on. It must stop.
+    #[error("{0}")]
+    Disk(String),
+    /// It could not be judged now.
+    #[error("{0}")]
+    Unjudged(String),
+}
+
 /// What a node does with what its peers send.
 pub trait PeerServer: Send + Sync + 'static {
-    /// Judges what a proven member shows of its disk; an error, in words for it, shuts it out.
-    fn admit(&self, id: u64, standing: Bytes) -> BoxFuture<'_, Result<(), String>>;
+    /// Judges what a proven member shows of its disk; an error shuts it out.
+    fn admit(&self, id: u64, standing: Bytes) -> BoxFuture<'_, Result<(), Unfit>>;
+
+    /// Hears that a proven peer has shut this node out for its disk.
+    fn condemned(&self, by: PeerIdentity, reason: &str);
 
     /// Answers one request.
     fn call(&self, from: PeerIdentity, request: Bytes) -> BoxFuture<'_, Bytes>;

@@ -27,7 +27,7 @@ use super::identity::{
     proof,
 };
 use super::tls::{SNI, Tls, TlsError, is_follower_certificate};
-use super::{Lane, Peer, PeerIdentity, PeerServer, Pipe, Transport, Urgency, Who};
+use super::{Lane, Peer, PeerIdentity, PeerServer, Pipe, Transport, Unfit, Urgency, Who};
 use crate::error::CallError;
 use crate::members::Members;
 use crate::wire::FRAME_BYTES_MAX;
@@ -39,6 +39,8 @@ mod code {
     pub(super) const REFUSED: u32 = 2;
     pub(super) const REMOVED: u32 = 3;
     pub(super) const SILENT: u32 = 4;
+    /// Said by a dialler to an acceptor that has proven itself, and by nobody else.
+    pub(super) const WRONG_DISK: u32 = 5;
 }
 
 /// First byte of a stream that carries one request and its answer.
@@ -482,7 +484,15 @@ impl Inner {
         let standing = check_proof(&identity, answer, lane, &exporter, (peer.id, key))
             .map_err(|error| error.to_string())?;
         match self.node.get() {
-            Some(node) if lane != Lane::Join => node.server.admit(peer.id, standing).await,
+            Some(node) if lane != Lane::Join => {
+                node.server.admit(peer.id, standing).await.map_err(|unfit| {
+                    let reason = unfit.to_string();
+                    if matches!(unfit, Unfit::Disk(_)) {
+                        connection.close(VarInt::from_u32(code::WRONG_DISK), reason.as_bytes());
+                    }
+                    reason
+                })
+            }
             _ => Ok(()),
         }
     }
@@ -565,7 +575,8 @@ impl Inner {
         let who = if proven.lane == Lane::Join {
             Who::Joiner(proven.node_key)
         } else {
-            node.server.admit(proven.from, proven.standing.clone()).await?;
+            let admitted = node.server.admit(proven.from, proven.standing.clone()).await;
+            admitted.map_err(|unfit| unfit.to_string())?;
             Who::Member(proven.from)
         };
         let answer = proof(&identity, &proven, &exporter);
@@ -590,6 +601,11 @@ impl Inner {
         let stable_id = connection.stable_id();
         if let Who::Member(id) = identity.who {
             self.accepted().insert(stable_id, (id, connection.clone()));
+            // Removed since it was welcomed: the change was told before it could be found here.
+            if node.members.get(id).is_none() {
+                let reason = IdentityError::Unknown(id).to_string();
+                connection.close(VarInt::from_u32(code::REMOVED), reason.as_bytes());
+            }
         }
         while let Ok((send, recv)) = connection.accept_bi().await {
             let server = Arc::clone(&node.server);
@@ -600,6 +616,11 @@ impl Inner {
             }));
         }
         self.accepted().remove(&stable_id);
+        if let Some(ConnectionError::ApplicationClosed(close)) = connection.close_reason()
+            && close.error_code == VarInt::from_u32(code::WRONG_DISK)
+        {
+            node.server.condemned(identity, &String::from_utf8_lossy(&close.reason));
+        }
     }
 
     /// Closes the connections of those who are no members any more.

@@ -83,6 +83,7 @@ pub(crate) fn config(id: u64) -> Config {
         entries_kept: 20,
         lag_for_snapshot: 80,
         propose_timeout: Duration::from_secs(5),
+        followers_may_propose: true,
         ..Config::new(id)
     }
 }

@@ -186,7 +186,10 @@ impl Writes<'_> {
                     policy_text: text.clone(),
                     policy_sha256: text_sha256.clone(),
                 };
-                self.policy_loaded(policy, *version, record);
+                // A role that deleted itself by its load takes the versions that it loaded along.
+                if self.state.role(role).is_some() {
+                    self.policy_loaded(policy, *version, record);
+                }
             }
             Event::SecretVersionAdded { resource, version, fingerprint, value } => {
                 self.secret_version_added(resource, *version, *fingerprint, value.as_ref());

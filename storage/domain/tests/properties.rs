@@ -602,13 +602,14 @@ fn malformed_plans_are_refused() {
 
 #[test]
 fn join_tokens_admit_once_and_only_whom_they_name() {
+    use conclave_domain::records::FOUNDER;
     use conclave_domain::records::MemberRole::{Follower, Voter};
     let mut history = History::new();
     let admit = |token: Option<u8>, member: conclave_domain::records::Member| {
         Command::AdmitMember { token: token.map(|seed| Digest([seed; 32])), member }
     };
     let first = history.carry_out(Actor::Node, admit(None, support::member("one", Voter)));
-    assert_eq!(first.reply, Ok(Outcome::MemberAdmitted { node: 2 }));
+    assert_eq!(first.reply, Ok(Outcome::MemberAdmitted { node: FOUNDER }));
     let refused = |history: &mut History, token, member| {
         let reply = history.carry_out(Actor::Node, admit(token, member)).reply;
         match reply {
@@ -635,7 +636,7 @@ fn join_tokens_admit_once_and_only_whom_they_name() {
     let admitted = history.carry_out(Actor::Node, admit(Some(3), second())).reply;
     assert!(matches!(admitted, Ok(Outcome::MemberAdmitted { .. })));
     assert_eq!(refused(&mut history, Some(3), second()), "unknown or already used");
-    let last = history.carry_out(Actor::Node, Command::RemoveMemberNode { node: 2 }).reply;
+    let last = history.carry_out(Actor::Node, Command::RemoveMemberNode { node: FOUNDER }).reply;
     assert!(matches!(last, Err(Rejection::Invalid(_))), "{last:?}");
 }
 

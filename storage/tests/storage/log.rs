@@ -115,6 +115,24 @@ fn the_log_is_purged_only_as_far_as_a_snapshot_is_on_disk() {
 }
 
 #[test]
+fn a_purge_into_another_history_forgets_all_of_it() {
+    let disk = SimDisk::new(1);
+    let (datadir, points) = simulated(&disk);
+    points.arm("bug=purge_before_snapshot").unwrap();
+    let (log, _) = LogStore::open(&datadir).unwrap();
+    log.append(&records(0..=9)).unwrap();
+    log.sync().unwrap();
+    log.purge_upto(5, b"of another leader").unwrap();
+    assert_eq!(log.last(), Some((5, Bytes::from("of another leader"))));
+    assert_eq!(indexes(&log.read(0..20, usize::MAX).unwrap()), [0; 0]);
+    log.append(&records(6..=7)).unwrap();
+    log.sync().unwrap();
+    disk.crash(3);
+    let (log, _) = LogStore::open(&simulated(&disk).0).unwrap();
+    assert_eq!(indexes(&log.read(0..20, usize::MAX).unwrap()), [6, 7]);
+}
+
+#[test]
 fn entries_beyond_the_cache_come_from_the_disk() {
     on_both(|datadir| {
         let (log, _) = LogStore::open(&datadir()).unwrap();

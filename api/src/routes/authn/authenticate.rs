@@ -4,7 +4,7 @@ use conclave_domain::id::{Kind, RoleId};
 use conclave_domain::records::SigningKey;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, HeaderValue};
 
-use super::{attempted, authn_deed};
+use super::{attempted, authn_deed, name_if_known};
 use crate::authn::{Attempt, Verdict};
 use crate::context::{Answer, Call};
 use crate::error::Refusal;
@@ -30,6 +30,7 @@ pub(crate) async fn create(call: &mut Call) -> Result<Answer, Refusal> {
         &who,
         ("authenticated", "authenticate"),
     ));
+    name_if_known(call, &who);
     let door = call.door.clone();
     if let Some(retry_after) = door.failures.held_up(call.client_ip, &who, call.now) {
         return Err(Refusal::TooMany { retry_after });

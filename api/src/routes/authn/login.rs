@@ -1,6 +1,6 @@
 //! `GET /authn/{account}/login`: a role's current API key for its password, or for the key itself.
 
-use super::{attempted, authn_deed, prove_basic};
+use super::{attempted, authn_deed, name_if_known, prove_basic};
 use crate::authn::{DEFAULT, basic_credentials};
 use crate::context::{Answer, Call, secret_bytes};
 use crate::error::Refusal;
@@ -18,6 +18,7 @@ pub(crate) async fn show(call: &mut Call) -> Result<Answer, Refusal> {
         &who,
         ("logged in", "login"),
     ));
+    name_if_known(call, &who);
     if authenticator != DEFAULT || service.is_some() {
         call.reason = Some("CONJ00001E this authenticator has no login".into());
         return Err(Refusal::UNAUTHENTICATED);

@@ -7,7 +7,7 @@ pub(crate) mod password;
 
 use std::borrow::Cow;
 
-use conclave_domain::id::AccountName;
+use conclave_domain::id::{AccountName, RoleId};
 
 use crate::audit::Deed;
 use crate::authn::{Proven, UNKNOWN, basic_credentials, prove};
@@ -34,7 +34,16 @@ pub(super) async fn prove_basic(call: &mut Call, account: &AccountName) -> Resul
     }
 }
 
-/// The record of an attempt to prove who one is. Until that is done the user is unknown.
+/// Names the attempted role as the user of the record, when there is such a role.
+pub(super) fn name_if_known(call: &mut Call, attempted: &str) {
+    let Ok(role) = attempted.parse::<RoleId>() else { return };
+    let known = call.door.state.read(|view| view.state.role(&role).is_some());
+    if let Some(deed) = call.deeds.first_mut().filter(|_| known) {
+        deed.user = Some(attempted.to_owned());
+    }
+}
+
+/// The record of an attempt to prove who one is. Until the role is known to exist the user is not.
 pub(super) fn authn_deed(
     operation: &'static str,
     authenticator: &str,
