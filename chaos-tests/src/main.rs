@@ -82,12 +82,12 @@ fn main() -> ExitCode {
     }
     conclave::install_crypto();
     match Cli::parse().command {
-        Command::Drill(args) => drill_command(args),
+        Command::Drill(args) => drill_command(&args),
         Command::Sim(args) => sim_command(&args),
     }
 }
 
-fn drill_command(args: DrillArgs) -> ExitCode {
+fn drill_command(args: &DrillArgs) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -464,7 +464,10 @@ mod tests {
                 (Call::Write(value), outcome) => {
                     let told = match outcome {
                         Outcome::Written(Some(version)) => Some(*version as usize),
-                        _ => None,
+                        Outcome::Written(None)
+                        | Outcome::Read(_)
+                        | Outcome::Failed
+                        | Outcome::Unknown => None,
                     };
                     versions.push(value.to_string());
                     if told.is_none_or(|told| told == versions.len())
@@ -479,7 +482,7 @@ mod tests {
                         Call::ReadVersion(number) => {
                             versions.get((*number as usize).wrapping_sub(1))
                         }
-                        _ => versions.last(),
+                        Call::Write(_) | Call::ReadLatest => versions.last(),
                     };
                     let wanted = value.as_ref().map(ToString::to_string);
                     if found.or(none) == wanted.as_ref()

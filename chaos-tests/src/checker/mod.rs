@@ -123,10 +123,11 @@ pub fn judge(history: &History, finals: &BTreeMap<Arc<str>, FinalVersions>) -> J
 /// is too hard that way, many writes of unknown fate side by side, is searched again with the
 /// final versions as reads at its end, which pin every write. What that proves is no less.
 fn search(operations: &[Operation], found: &FinalVersions) -> Linearizability {
-    match linearizable::check(operations) {
-        Linearizability::Undecided => linearizable::check(&with_final_reads(operations, found)),
-        decided => decided,
+    let first = linearizable::check(operations);
+    if first == Linearizability::Undecided {
+        return linearizable::check(&with_final_reads(operations, found));
     }
+    first
 }
 
 /// The operations, and after them a read of each final version and of the one beyond the last.

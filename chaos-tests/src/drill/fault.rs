@@ -98,10 +98,11 @@ impl Scene<'_> {
         let pids = self.cluster.nodes.iter().map(crate::process::node::Node::pid).collect();
         let everybody = || (0..self.cluster.nodes.len()).collect::<Vec<_>>();
         let hurt = match fault {
-            Fault::LeaderKill | Fault::LeaderPause | Fault::LeaderIsolate => vec![leader],
             Fault::RestartAll => everybody(),
             Fault::PowerCut if self.rng.chance(400) => everybody(),
-            Fault::PowerCut => vec![leader],
+            Fault::LeaderKill | Fault::LeaderPause | Fault::LeaderIsolate | Fault::PowerCut => {
+                vec![leader]
+            }
         };
         let queued = match fault {
             Fault::LeaderPause => Some(Arc::new(self.warm_door(leader).await?)),

@@ -289,7 +289,9 @@ async fn founded(
         })
         .collect();
     if let Some((founder, others)) = machines.split_first_mut() {
-        others.iter_mut().for_each(|machine| machine.introduce(founder));
+        for machine in others {
+            machine.introduce(founder);
+        }
     }
     for machine in &mut machines {
         machine.skew_ms = i64::try_from(shape.below(10_000_000)).unwrap_or(0) - 5_000_000;
@@ -386,7 +388,9 @@ fn load_policy(
     key: impl Fn() -> NewApiKey,
 ) -> Result<Command, String> {
     let root = Id::new(admin.account().clone(), Kind::Policy, "root").map_err(|e| e.to_string())?;
-    let text: String = secrets.iter().map(|(name, _)| format!("- !variable {name}\n")).collect();
+    let lines: Vec<String> =
+        secrets.iter().map(|(name, _)| format!("- !variable {name}\n")).collect();
+    let text = lines.concat();
     let request = LoadRequest { policy: &root, mode: LoadMode::Append, text: &text, actor: admin };
     let plan = state.read(|view| plan(view.state, &request)).map_err(|error| error.to_string())?;
     let based_on = plan.based_on;

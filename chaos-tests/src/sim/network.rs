@@ -246,8 +246,8 @@ impl Transport for Line {
                 network.carry(to.id, from.0, "opened", &[]).await;
                 Ok(target)
             };
-            let late = CallError::Timeout { peer: to.to_string(), waited: PIPE_PATIENCE };
-            let target = timeout(PIPE_PATIENCE, shake).await.unwrap_or(Err(late))?;
+            let too_late = CallError::Timeout { peer: to.to_string(), waited: PIPE_PATIENCE };
+            let target = timeout(PIPE_PATIENCE, shake).await.unwrap_or(Err(too_late))?;
             let ends = [from, (to.id, target.life)];
             let (near, far) = pipe(&network, ends);
             tokio::spawn(async move { target.server.pipe(identity, lane, far).await });
