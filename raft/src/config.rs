@@ -4,7 +4,7 @@
 //! shortest of the standbys' random waits (`election_min..election_max`) plus two round trips and
 //! two fsyncs. The defaults, 50 / 150 / 300 ms, therefore give some 0.55 s, and leave a standby deaf
 //! for 0.45 s at the least before it calls an election: nine missed heartbeats. On two cores with
-//! ten times the work they can do, a leader still heard from its quorum every 70 ms at the latest.
+//! far more work than they can do, a leader still heard from its quorum every 100 ms at the latest.
 
 use std::time::Duration;
 
