@@ -84,7 +84,7 @@ pub async fn init(config: &Config, account: Option<&str>) -> Result<Founded, Fai
             format!("{} holds a node already; choose another node.data", data.display()),
         ));
     }
-    clear_unfinished(data)?;
+    folder.begin_setup()?;
     let datadir = Datadir::open(data, FailPoints::new()).context(Exit::Fault, "data folder")?;
 
     let now = SystemClock.now();
@@ -167,24 +167,4 @@ pub async fn create_account(
             .context(Exit::Fault, "account")?;
     propose(raft, command).await?;
     Ok(Account { account: name.to_string(), login: "admin".to_owned(), api_key: key.to_string() })
-}
-
-/// Removes what an earlier `cluster init` or `cluster join` left that did not come to its end.
-/// Without `node.json` nothing in the folder was ever promised to anybody.
-pub(crate) fn clear_unfinished(data: &std::path::Path) -> Result<(), Failure> {
-    let began = ["node.key", "root.key"].iter().any(|name| data.join(name).exists());
-    if !began {
-        let foreign = std::fs::read_dir(data).is_ok_and(|mut entries| entries.next().is_some());
-        if foreign {
-            return Err(Failure::new(
-                Exit::Configuration,
-                format!(
-                    "{} is not empty and holds no node; choose another node.data",
-                    data.display()
-                ),
-            ));
-        }
-        return Ok(());
-    }
-    std::fs::remove_dir_all(data).context(Exit::Configuration, data.display())
 }

@@ -116,7 +116,7 @@ impl Core {
             }),
         };
         let raft = Handle::start(parts).await.context(Exit::Fault, "raft")?;
-        raft.set_service(PeerService::new(raft.clone(), root_key.clone()));
+        raft.set_service(PeerService::new(raft.clone(), state.clone(), root_key.clone()));
         let vault = Arc::new(ArcSwapOption::empty());
         let core = Self { raft, log, state, root_key, vault, fault };
         core.unseal()?;
@@ -181,6 +181,7 @@ impl Node {
     ) -> Result<Self, Failure> {
         let folder = Folder::new(&config.node.data);
         let identity = folder.read_node()?;
+        folder.forget_setup();
         if identity.name != config.node.name {
             return Err(Failure::new(
                 Exit::Configuration,

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! node.json          who this node is, and the members it knew when it joined
+//! unfinished         only while the folder is being set up: what lies here was promised to nobody
 //! node.key           Ed25519 key, sealed          root.key            the cluster's root key, sealed
 //! tls/root.pem       root of the authority        tls/root.key        its key, sealed (founder only)
 //! tls/cluster.pem    cluster certificate          tls/cluster.key     its key, sealed
@@ -23,6 +24,8 @@ use crate::seed::SeedRole;
 
 /// The version of `node.json` that this program writes; others are refused.
 const NODE_VERSION: u32 = 1;
+/// Lies in a folder that is being set up.
+const UNFINISHED: &str = "unfinished";
 /// What sealed files are sealed for.
 const NODE_KEY_LABEL: &str = "node key";
 const CLUSTER_KEY_LABEL: &str = "cluster certificate key";
@@ -184,7 +187,46 @@ impl Folder {
         sync_folder(&self.root.join("tls"))?;
         sync_folder(&self.root)?;
         create(&self.node_json(), &text)?;
+        sync_folder(&self.root)?;
+        self.forget_setup();
+        Ok(())
+    }
+
+    /// Takes an empty folder, or one whose set-up did not come to its end, for a new node.
+    ///
+    /// # Errors
+    /// When something else lies there, a node that has lost its `node.json` included.
+    pub fn begin_setup(&self) -> Result<(), Failure> {
+        let data = self.root.display();
+        if self.root.join(UNFINISHED).exists() {
+            std::fs::remove_dir_all(&self.root).context(Exit::Configuration, data)?;
+        } else if self.root.join("node.key").exists() {
+            let text = format!(
+                "{data} holds a node whose node.json is missing; restore that file from a backup, \
+                 or choose another node.data"
+            );
+            return Err(Failure::new(Exit::Configuration, text));
+        } else if std::fs::read_dir(&self.root).is_ok_and(|mut found| found.next().is_some()) {
+            let text = format!("{data} is not empty and holds no node; choose another node.data");
+            return Err(Failure::new(Exit::Configuration, text));
+        }
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.root)
+            .context(Exit::Configuration, self.root.display())?;
+        create(&self.root.join(UNFINISHED), b"")?;
         sync_folder(&self.root)
+    }
+
+    /// Forgets that the folder was being set up; a crash may have come between that and its end.
+    pub fn forget_setup(&self) {
+        match std::fs::remove_file(self.root.join(UNFINISHED)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(%error, "node.setup: the mark of an unfinished set-up stays");
+            }
+            Ok(()) | Err(_) => {}
+        }
     }
 
     /// Keeps the keys and certificates of a new node.

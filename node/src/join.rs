@@ -14,11 +14,11 @@ use conclave_domain::records::{Digest, Member};
 use conclave_domain::time::Clock;
 use conclave_raft::{Handle, Identity, NodeKey, ServiceError, join_call};
 use conclave_storage::seal::{MasterKey, RootKey, Secret};
-use conclave_storage::{Datadir, FailPoints};
+use conclave_storage::{Datadir, FailPoints, StateStore};
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::bootstrap::clear_unfinished;
 use crate::certificates::{Issued, check};
 use crate::clock::SystemClock;
 use crate::compose::{known_members, peer_tls, propose};
@@ -29,6 +29,10 @@ use crate::seed::{Seed, SeedRole};
 
 /// Version of the join messages.
 const VERSION: u32 = 1;
+/// Longest name or address that a joining node may say.
+const FIELD_BYTES_MAX: usize = 255;
+/// How many joining nodes are answered at a time; the others wait, and give up by themselves.
+const ANSWERED_MAX: usize = 4;
 /// How long one attempt to join may take.
 const DEADLINE: Duration = Duration::from_secs(15);
 
@@ -96,7 +100,7 @@ pub async fn join(config: &Config, seed: &Seed) -> Result<Joined, Failure> {
     }
     check::cluster_certificate(&seed.root_pem, &seed.certificate_pem, &[], SystemClock.now())
         .context(Exit::Configuration, "seed")?;
-    clear_unfinished(data)?;
+    folder.begin_setup()?;
     let _datadir = Datadir::open(data, FailPoints::new()).context(Exit::Fault, "data folder")?;
     let master: MasterKey = master_key(&config.node.master_key_file, true)?;
 
@@ -169,15 +173,20 @@ pub fn new_token() -> Result<Zeroizing<String>, Failure> {
 }
 
 /// Admits joining nodes, on behalf of [`crate::peer_service`].
+///
+/// A node that is not let in costs the cluster no log entry: tokens are looked up here before
+/// anything is proposed.
 pub struct JoinDesk {
     raft: Handle,
+    state: StateStore,
     root_key: Arc<RootKey>,
+    answered: Semaphore,
 }
 
 impl JoinDesk {
     /// A desk that hands out this root key.
-    pub fn new(raft: Handle, root_key: Arc<RootKey>) -> Self {
-        Self { raft, root_key }
+    pub fn new(raft: Handle, state: StateStore, root_key: Arc<RootKey>) -> Self {
+        Self { raft, state, root_key, answered: Semaphore::new(ANSWERED_MAX) }
     }
 
     /// Answers one joining node, whose node key the connection has proven.
@@ -197,6 +206,33 @@ impl JoinDesk {
         }
         let digest = token_digest(&request.token);
         request.token.zeroize();
+        let fields = [
+            ("name", &request.name),
+            ("peer_address", &request.peer_address),
+            ("api_url", &request.api_url),
+        ];
+        for (field, text) in fields {
+            if text.len() > FIELD_BYTES_MAX {
+                let found = text.len();
+                return Err(refuse(format!(
+                    "{field} has {found} bytes, {FIELD_BYTES_MAX} are allowed"
+                )));
+            }
+        }
+        let _turn = self.answered.acquire().await.map_err(|error| refuse(error.to_string()))?;
+        let may_come = || {
+            self.state.read(|view| {
+                view.state.join_token(&digest).is_some()
+                    || view.state.member_nodes().values().any(|member| member.node_key == node_key)
+            })
+        };
+        if !may_come() {
+            // Perhaps the token is so new that this node has not heard of it.
+            self.raft.read_barrier().await.map_err(|error| refuse(error.to_string()))?;
+            if !may_come() {
+                return Err(refuse("join token refused: unknown or already used".to_owned()));
+            }
+        }
         let member = Member {
             name: request.name.clone(),
             role: request.role.into(),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use conclave_raft::{Handle, PeerIdentity, SERVICE_JOIN, Service, ServiceError, Who};
+use conclave_storage::StateStore;
 use conclave_storage::seal::RootKey;
 use futures::future::BoxFuture;
 
@@ -22,9 +23,9 @@ pub struct PeerService {
 }
 
 impl PeerService {
-    /// A service that admits with this root key.
-    pub fn new(raft: Handle, root_key: Arc<RootKey>) -> Arc<Self> {
-        Arc::new(Self { desk: JoinDesk::new(raft.clone(), root_key), raft })
+    /// A service that admits with this root key whom the state's join tokens allow.
+    pub fn new(raft: Handle, state: StateStore, root_key: Arc<RootKey>) -> Arc<Self> {
+        Arc::new(Self { desk: JoinDesk::new(raft.clone(), state, root_key), raft })
     }
 
     async fn transfer(&self, body: &[u8]) -> Result<Vec<u8>, ServiceError> {
@@ -45,6 +46,9 @@ impl Service for PeerService {
         Box::pin(async move {
             match (kind, from.who) {
                 (SERVICE_JOIN, Who::Joiner(node_key)) => self.desk.admit(node_key, body).await,
+                (SERVICE_TRANSFER, Who::Member(_)) if from.follower_certificate => {
+                    Err(ServiceError("a follower may not move leadership: ask a voter".to_owned()))
+                }
                 (SERVICE_TRANSFER, Who::Member(_)) => self.transfer(&body).await,
                 (kind, _) => Err(ServiceError(format!("no service {kind} for this caller"))),
             }
