@@ -9,6 +9,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use axum::body::Body;
@@ -151,6 +152,8 @@ impl Door {
         let started = Instant::now();
         let (parts, body) = request.into_parts();
         let is_head = parts.method == Method::HEAD;
+        // Both share what they are cloned from.
+        let (method, uri) = (parts.method.clone(), parts.uri.clone());
         let request_id = request_id(&parts.headers);
         let peer = parts.extensions.get::<Peer>();
         let peer_ip = peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |peer| peer.address.ip());
@@ -185,6 +188,7 @@ impl Door {
         let index = visit.index.max(self.state.applied_index());
         stamp(&mut response, &visit.request_id, index, is_head);
         self.meters.request(visit.route, response.status(), started.elapsed());
+        log(&visit, &method, uri.path(), response.status(), started.elapsed());
         response
     }
 
@@ -296,6 +300,18 @@ impl Door {
                 self.tokens.check(header, visit.now, visit.client_ip, keys).map(Some)
             }
         }
+    }
+}
+
+/// A line for each request: what failed always, what went well when asked for. Without the query,
+/// which clients put more into than ids.
+fn log(visit: &Visit, method: &Method, path: &str, status: StatusCode, took: Duration) {
+    let (request_id, ip, status) = (&visit.request_id, visit.client_ip, status.as_u16());
+    let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+    if status >= 400 {
+        tracing::info!(%request_id, %ip, %method, path, status, ms, "http.request");
+    } else {
+        tracing::debug!(%request_id, %ip, %method, path, status, ms, "http.request");
     }
 }
 

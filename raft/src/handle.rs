@@ -26,7 +26,7 @@ use crate::adapter::{
 };
 use crate::config::{Config, ConfigError, KnownMember};
 use crate::error::{CallError, ChangeError, Fault, ProposeError, ReadError};
-use crate::level::Level;
+use crate::level::{self, Level};
 use crate::members::{MemberList, Members};
 use crate::read::Barriers;
 use crate::server::{Server, refused};
@@ -168,7 +168,7 @@ impl Handle {
             transport: Arc::clone(&transport),
             quorum_age: Arc::clone(&quorum_age),
             snapshot_stall: config.snapshot_stall,
-            acknowledged: note_acknowledged(Arc::clone(&log)),
+            acknowledged: note_acknowledged(Arc::clone(&log), Arc::clone(&on_fault)),
             #[cfg(feature = "simulation")]
             phantom: tweaks.phantom,
         };
@@ -187,7 +187,7 @@ impl Handle {
         let standing = standing::of(&log).map_err(|error| StartError::Engine(error.to_string()))?;
 
         let node = Arc::new(Node {
-            members: Members::new(MemberList::from_known(&config.known_members)),
+            members: Members::new(config.node_id, MemberList::from_known(&config.known_members)),
             budget: Arc::new(Semaphore::new(config.bytes_in_flight)),
             config,
             log,
@@ -215,6 +215,7 @@ impl Handle {
         node.spawn(watch_members(Arc::downgrade(&node), raft.clone()));
         node.spawn(watch_health(Arc::downgrade(&node), raft.clone()));
         node.spawn(watch_applied(Arc::downgrade(&node)));
+        node.spawn(watch_pauses(Arc::downgrade(&node)));
         node.spawn(refresh_members(Arc::downgrade(&node)));
         node.spawn(Arc::clone(&node.barriers).run(Arc::downgrade(&node)));
         transport.serve(Server::new(&node), Arc::clone(&node.members), standing);
@@ -1015,25 +1016,40 @@ fn bridge_hole(log: &LogStore, state: &StateStore) -> Result<(), Fault> {
 }
 
 /// Remembers what peers have acknowledged, to know an old disk when one comes back.
-fn note_acknowledged(log: Arc<LogStore>) -> Arc<dyn Fn(u64, u64, EngineLogId) + Send + Sync> {
+fn note_acknowledged(
+    log: Arc<LogStore>,
+    hook: FaultHook,
+) -> Arc<dyn Fn(u64, u64, EngineLogId) + Send + Sync> {
     Arc::new(move |peer, vote_term, matched| {
         if let Err(fault) = log.note_peer(peer, standing::progress(vote_term, Some(matched))) {
-            tracing::warn!(%fault, peer, "what the peer acknowledged was not noted");
+            tracing::error!(%fault, peer, "what the peer acknowledged was not noted");
+            hook(&fault.to_string());
         }
     })
 }
 
 async fn watch_members(node: Weak<Node>, raft: Engine) {
     let mut metrics = raft.server_metrics();
+    let mut led_by = None;
     while metrics.changed().await.is_ok() {
         let Some(node) = node.upgrade() else { return };
-        drop(metrics.borrow_and_update());
+        let (leader, term) = {
+            let now = metrics.borrow_and_update();
+            (now.current_leader, convert::term(&now.vote))
+        };
+        if let Some(leader) = leader
+            && led_by != Some((leader, term))
+        {
+            led_by = Some((leader, term));
+            let here = leader == node.config.node_id;
+            tracing::info!(node = node.config.node_id, leader, term, here, "leader.elected");
+        }
         let before = node.members.list();
         node.take_own_members(&raft);
         let after = node.members.list();
         for id in before.members.keys().filter(|id| !after.members.contains_key(id)) {
             if let Err(fault) = node.log.forget_peer(*id) {
-                tracing::warn!(%fault, id, "a removed member was not forgotten");
+                node.fail(&fault.to_string());
             }
         }
     }
@@ -1070,6 +1086,15 @@ async fn watch_applied(node: Weak<Node>) {
         let Some(node) = node.upgrade() else { return };
         let index = *applied.borrow_and_update();
         node.level.applied(index);
+    }
+}
+
+/// Shows [`Level`] that this process runs.
+async fn watch_pauses(node: Weak<Node>) {
+    while let Some(strong) = node.upgrade() {
+        strong.level.tick();
+        drop(strong);
+        tokio::time::sleep(level::TICK).await;
     }
 }
 

@@ -3,11 +3,21 @@
 //!
 //! Each append names the leader's commit index and how long ago the leader had a majority. Once
 //! this node has applied that index, it is as old as the moment the append came, plus that time.
+//!
+//! The moment it came is when this process saw it. A process that was stopped for a while finds
+//! appends in its buffers that came long before, so what it sees just after a pause does not count.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+/// How often the process shows that it runs.
+pub(crate) const TICK: Duration = Duration::from_millis(100);
+/// Without a sign of life for this long the process was stopped.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How long after a pause appends are held to be old ones. Buffers empty in a fraction of it.
+const BUFFERS_EMPTY: Duration = Duration::from_secs(1);
 
 /// One promise by the leader: whoever has applied `commit` was level at `at`.
 #[derive(Debug, Clone, Copy)]
@@ -20,6 +30,18 @@ struct Promise {
 struct Inner {
     level_at: Option<Instant>,
     pending: Option<Promise>,
+    ticked_at: Option<Instant>,
+    doubted_until: Option<Instant>,
+}
+
+impl Inner {
+    /// Whether what comes now may have waited through a pause.
+    fn doubts(&mut self, now: Instant) -> bool {
+        if self.ticked_at.is_some_and(|ticked_at| now - ticked_at > PAUSE) {
+            self.doubted_until = Some(now + BUFFERS_EMPTY);
+        }
+        self.doubted_until.is_some_and(|until| now < until)
+    }
 }
 
 /// See the module.
@@ -32,12 +54,23 @@ impl Level {
     pub(crate) fn note(&self, commit: u64, at: Instant, quorum_age: Duration, applied: u64) {
         let Some(at) = at.checked_sub(quorum_age) else { return };
         let mut inner = self.inner();
+        if inner.doubts(Instant::now()) {
+            return;
+        }
         if applied >= commit {
             inner.level_at = inner.level_at.max(Some(at));
         } else if inner.pending.is_none() {
             // Keep the oldest: it is the first that can come true.
             inner.pending = Some(Promise { commit, at });
         }
+    }
+
+    /// Notes that the process runs; to be called every [`TICK`].
+    pub(crate) fn tick(&self) {
+        let mut inner = self.inner();
+        let now = Instant::now();
+        inner.doubts(now);
+        inner.ticked_at = Some(now);
     }
 
     /// Notes that the state has moved.
@@ -80,5 +113,23 @@ mod tests {
         assert_eq!(level.age(), Some(Duration::from_secs(6)));
         level.applied(9);
         assert_eq!(level.age(), Some(Duration::from_secs(1)), "level when the append came");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waited_through_a_pause_makes_nobody_young() {
+        let level = Level::default();
+        level.tick();
+        level.note(5, Instant::now(), Duration::ZERO, 5);
+        tokio::time::advance(Duration::from_secs(60)).await;
+        level.note(5, Instant::now(), Duration::ZERO, 5);
+        level.tick();
+        level.note(5, Instant::now(), Duration::ZERO, 5);
+        assert_eq!(level.age(), Some(Duration::from_secs(60)));
+        for _ in 0..11 {
+            tokio::time::advance(TICK).await;
+            level.tick();
+        }
+        level.note(5, Instant::now(), Duration::ZERO, 5);
+        assert_eq!(level.age(), Some(Duration::ZERO));
     }
 }

@@ -62,17 +62,23 @@ pub struct Members {
 
 #[derive(Debug)]
 struct Sources {
+    me: u64,
+    /// Whether this node's own log has ever named it as a member.
+    is_named: bool,
     joined_with: MemberList,
     own: MemberList,
     vouched: MemberList,
 }
 
 impl Sources {
-    /// The newest list; at the same place in the log the node's own.
+    /// The newest list; at the same place in the log the node's own. A log that does not reach the
+    /// entry that admitted this node is older than what the join answered.
     fn in_force(&self) -> &MemberList {
         if self.vouched.log_index > self.own.log_index {
             &self.vouched
-        } else if self.own.log_index.is_some() {
+        } else if self.own.log_index.is_some()
+            && (self.is_named || self.joined_with.members.is_empty())
+        {
             &self.own
         } else {
             &self.joined_with
@@ -81,10 +87,13 @@ impl Sources {
 }
 
 impl Members {
-    pub(crate) fn new(joined_with: MemberList) -> Arc<Self> {
+    /// The list of the node `me`, which knows from its joining, or from an earlier start, of these.
+    pub(crate) fn new(me: u64, joined_with: MemberList) -> Arc<Self> {
         Arc::new(Self {
             list: ArcSwap::from_pointee(joined_with.clone()),
             sources: Mutex::new(Sources {
+                me,
+                is_named: false,
                 joined_with,
                 own: MemberList::default(),
                 vouched: MemberList::default(),
@@ -112,7 +121,10 @@ impl Members {
     /// Takes over the list in this node's own log. It may be older than the last one, when an
     /// uncommitted change was truncated.
     pub(crate) fn set_own(&self, list: MemberList) {
-        self.update(|sources| sources.own = list);
+        self.update(|sources| {
+            sources.is_named |= list.members.contains_key(&sources.me);
+            sources.own = list;
+        });
     }
 
     /// Takes over a list that a known voter vouched for, unless an equally new one is known.
@@ -173,7 +185,7 @@ mod tests {
 
     #[test]
     fn the_newest_list_counts_and_a_truncated_one_is_given_up() {
-        let members = Members::new(list(None, &[1, 2]));
+        let members = Members::new(1, list(None, &[1, 2]));
         assert!(members.get(2).is_some());
         members.set_own(list(Some(0), &[1]));
         assert!(members.get(2).is_none(), "the log's list replaces the join answer's");
@@ -187,5 +199,16 @@ mod tests {
         assert!(members.get(5).is_none(), "older than what is vouched for already");
         members.set_own(list(Some(12), &[1, 6]));
         assert!(members.get(6).is_some(), "as new: the node's own log decides");
+    }
+
+    #[test]
+    fn a_joiner_trusts_its_join_answer_until_its_log_names_it() {
+        let members = Members::new(7, list(None, &[1, 2, 7]));
+        members.set_own(list(Some(0), &[1]));
+        assert!(members.get(2).is_some(), "the founder's list is from before node 2 was there");
+        members.set_own(list(Some(30), &[1, 7]));
+        assert!(members.get(2).is_none(), "node 2 has left since");
+        members.set_own(list(Some(40), &[1]));
+        assert!(members.get(7).is_none(), "and now this node has, too");
     }
 }

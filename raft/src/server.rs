@@ -41,11 +41,17 @@ impl PeerServer for Server {
     fn admit(&self, id: u64, shown: Bytes) -> BoxFuture<'_, Result<(), Unfit>> {
         let node = self.0.upgrade();
         Box::pin(async move {
-            let stopping = || Unfit::Unjudged("the node is stopping".to_owned());
-            let log = Arc::clone(&node.ok_or_else(stopping)?.log);
-            blocking(move || standing::judge(&log, id, &shown))
-                .await
-                .map_err(|error| Unfit::Unjudged(error.to_string()))?
+            let unjudged = |text: String| Err(Unfit::Unjudged(text));
+            let Some(node) = node else { return unjudged("the node is stopping".to_owned()) };
+            let log = Arc::clone(&node.log);
+            match blocking(move || standing::judge(&log, id, &shown)).await {
+                Ok(Ok(judgement)) => judgement,
+                Ok(Err(fault)) => {
+                    node.fail(&fault.to_string());
+                    unjudged(fault.to_string())
+                }
+                Err(error) => unjudged(error.to_string()),
+            }
         })
     }
 

@@ -8,7 +8,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::handle::{Handle, Parts, StartError};
+use crate::wire::latest::{Append, AppendReply, Request, Response};
 
 /// What is different from production, bugs included.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -37,4 +40,39 @@ pub async fn start(parts: Parts, tweaks: Tweaks) -> Result<Handle, StartError> {
     let fsync: crate::adapter::FsyncDelay = Arc::new(move || delay);
     let tweaks = crate::handle::Tweaks { fsync: Some(fsync), phantom, stale_reads };
     Handle::start_with(parts, tweaks).await
+}
+
+/// What a call is about, for a network that treats kinds differently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallKind {
+    /// A call for votes in that term.
+    Vote(u64),
+    /// A proposal on its way to the leader: the transport delivers it once or not at all.
+    Proposal,
+    /// Anything else.
+    Other,
+}
+
+/// Looks into a call.
+pub fn call_kind(request: &Bytes) -> CallKind {
+    match Request::decode(request.clone()) {
+        Ok(Request::Vote(ballot)) => CallKind::Vote(ballot.vote.term),
+        Ok(Request::Forward { .. }) => CallKind::Proposal,
+        Ok(_) | Err(_) => CallKind::Other,
+    }
+}
+
+/// Whether an answer to a call for votes grants it.
+pub fn grants(answer: &Bytes) -> bool {
+    matches!(Response::decode(answer.clone()), Ok(Response::Vote { granted: true, .. }))
+}
+
+/// The term of the leadership under which a frame of a leader was sent.
+pub fn leader_term(frame: &Bytes) -> Option<u64> {
+    Append::decode(frame.clone()).ok().map(|append| append.vote.term)
+}
+
+/// Whether a frame says that a leader's entries were taken.
+pub fn takes_entries(frame: &Bytes) -> bool {
+    matches!(AppendReply::decode(frame.clone()), Ok(AppendReply::Matched(_)))
 }

@@ -2,8 +2,8 @@
 //! must not vote. The judgement is storage's; here are only the bytes in between.
 
 use bytes::Bytes;
-use conclave_storage::LogStore;
 use conclave_storage::marker::{Progress, Standing, StorageId, Verdict};
+use conclave_storage::{Fault, LogStore};
 
 use crate::adapter::convert;
 use crate::transport::Unfit;
@@ -55,9 +55,15 @@ fn decode(bytes: Bytes) -> Result<Standing, DecodeError> {
 }
 
 /// Judges what a peer shows, and remembers it. May wait for the disk.
-pub(crate) fn judge(log: &LogStore, id: u64, shown: &Bytes) -> Result<(), Unfit> {
-    let shown = decode(shown.clone()).map_err(|error| Unfit::Unjudged(error.to_string()))?;
-    match log.meet_peer(id, shown).map_err(|fault| Unfit::Unjudged(fault.to_string()))? {
+///
+/// # Errors
+/// When this node's own log has failed; the node must then end.
+pub(crate) fn judge(log: &LogStore, id: u64, shown: &Bytes) -> Result<Result<(), Unfit>, Fault> {
+    let shown = match decode(shown.clone()) {
+        Ok(shown) => shown,
+        Err(error) => return Ok(Err(Unfit::Unjudged(error.to_string()))),
+    };
+    Ok(match log.meet_peer(id, shown)? {
         Verdict::Current => Ok(()),
         Verdict::OldDisk { .. } => Err(Unfit::Disk(format!(
             "node {id} came back with an older disk than it had; remove it from the cluster, empty \
@@ -67,5 +73,5 @@ pub(crate) fn judge(log: &LogStore, id: u64, shown: &Bytes) -> Result<(), Unfit>
             "another data folder uses the id of node {id}; remove it from the cluster, empty its \
              data folder and join it again"
         ))),
-    }
+    })
 }
