@@ -69,6 +69,10 @@ struct SimArgs {
     /// Put a known bug in; the run is then expected to find it.
     #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(sim::bug::NAMES))]
     bug: Option<String>,
+    /// Print what the simulated nodes log, to standard error; for one seed. A filter as RUST_LOG
+    /// takes it: `debug`, or `conclave_raft=debug,openraft=info`.
+    #[arg(long, value_name = "FILTER")]
+    log: Option<String>,
     /// Print the report as JSON.
     #[arg(long)]
     json: bool,
@@ -148,6 +152,10 @@ async fn interrupted() {
 }
 
 fn sim_command(args: &SimArgs) -> ExitCode {
+    if let Some(filter) = &args.log {
+        let filter = tracing_subscriber::EnvFilter::new(filter);
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    }
     let report = match sim::run(args.from, args.seeds, args.bug.as_deref()) {
         Ok(report) => report,
         Err(error) => {

@@ -1,5 +1,6 @@
 //! A simulated disk for deterministic tests: files and databases in memory, whose writes are pending
-//! until synced. A crash keeps a random beginning of what was pending and may tear the last write.
+//! until synced. A crash keeps, of each file and database by itself, a random beginning of what was
+//! pending, and may tear the first write that is lost.
 //!
 //! A [`SimDisk`] survives the crash of its user: handles opened before the crash fail from then on,
 //! and a store opened on the disk afterwards finds what the crash left. Everything is drawn from the
@@ -9,7 +10,7 @@
 //! with the sync of any file or folder after them, as on a journalling file system. Databases keep
 //! a list of pending batches; a torn batch counts as absent, as a write-ahead log's checksum makes it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Bound, ControlFlow};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -82,16 +83,40 @@ impl SimDisk {
         let mut disk = self.lock();
         disk.seed ^= seed;
         let pending = std::mem::take(&mut disk.pending);
-        let keep = below(&mut disk.seed, pending.len() as u64 + 1);
-        let keep = usize::try_from(keep).unwrap_or(pending.len());
-        let torn = pending.get(keep).cloned();
-        for change in &pending[..keep] {
-            disk.durable.change(change);
+        let mut draw = |bound: usize| {
+            let drawn = below(&mut disk.seed, bound as u64 + 1);
+            usize::try_from(drawn).unwrap_or(bound)
+        };
+        let names_kept = draw(pending.len());
+        let mut kept: BTreeMap<&Path, usize> = BTreeMap::new();
+        for change in pending.iter().filter(|change| !change.is_name()) {
+            kept.entry(change.path()).or_insert_with(|| draw(pending.len()));
         }
-        if let Some(Change::Write(path, offset, mut bytes)) = torn {
-            let len = below(&mut disk.seed, bytes.len() as u64 + 1);
-            bytes.truncate(usize::try_from(len).unwrap_or(0));
-            disk.durable.change(&Change::Write(path, offset, bytes));
+        // The system writes pages of different files back in any order, and names in theirs.
+        let mut survives = Vec::new();
+        let mut lost_names: Vec<&Change> = Vec::new();
+        let mut torn: BTreeSet<&Path> = BTreeSet::new();
+        for (at, change) in pending.iter().enumerate() {
+            let path = change.path();
+            if change.is_name() {
+                if at < names_kept {
+                    survives.push(change.clone());
+                } else {
+                    lost_names.push(change);
+                }
+            } else if lost_names.iter().any(|name| name.concerns(path)) {
+                // It was written to what that name stood for only afterwards.
+            } else if at < kept.get(path).copied().unwrap_or(0) {
+                survives.push(change.clone());
+            } else if let Change::Write(_, offset, bytes) = change
+                && torn.insert(path)
+            {
+                let bytes = bytes[..draw(bytes.len())].to_vec();
+                survives.push(Change::Write(path.to_owned(), *offset, bytes));
+            }
+        }
+        for change in &survives {
+            disk.durable.change(change);
         }
         disk.live = disk.durable.clone();
         disk.epoch += 1;
@@ -456,6 +481,14 @@ impl Change {
             | Self::Remove(path)
             | Self::OpenDatabase(path, _)
             | Self::Batch(path, _) => path,
+        }
+    }
+
+    /// Whether a change of names touches what lies at a path.
+    fn concerns(&self, path: &Path) -> bool {
+        match self {
+            Self::Rename(from, to) => path.starts_with(from) || path.starts_with(to),
+            _ => path.starts_with(self.path()),
         }
     }
 

@@ -1,4 +1,8 @@
-//! I6: one leader a term; a node's term and applied index never go back while it runs.
+//! I6: one leader a term; a node's term and applied index never go back while it runs, and its term
+//! never goes behind one that it has promised to others.
+//!
+//! A node may show a term that it has not yet saved, and lose it with its power. It has promised a
+//! term once it has granted a vote in it, led it, or taken a leader's entries under it.
 //!
 //! Source: `fault-model` G9 and I6.
 
@@ -15,6 +19,8 @@ pub struct Sample {
     pub life: u64,
     /// Its term.
     pub term: u64,
+    /// The highest term that it is known to have promised, in this life or an earlier one.
+    pub promised: u64,
     /// Whether it held itself to be the leader of that term.
     pub leads: bool,
     /// Up to which log index it had applied.
@@ -32,7 +38,7 @@ pub struct Terms {
 impl Terms {
     /// Takes in one sample.
     pub fn observe(&mut self, sample: Sample) {
-        let Sample { node, term, applied, .. } = sample;
+        let Sample { node, term, promised, applied, .. } = sample;
         if sample.leads {
             let leader = *self.leaders.entry(term).or_insert(node);
             if leader != node {
@@ -40,8 +46,12 @@ impl Terms {
                 self.violations.push(Violation { invariant: "I6 one leader a term", detail });
             }
         }
+        if term < promised {
+            let detail = format!("node {node} promised term {promised} and is back at {term}");
+            self.violations.push(Violation { invariant: "I6 terms", detail });
+        }
         if let Some(earlier) = self.latest.insert(node, sample) {
-            if term < earlier.term {
+            if earlier.life == sample.life && term < earlier.term {
                 let detail = format!("node {node} went back from term {} to {term}", earlier.term);
                 self.violations.push(Violation { invariant: "I6 terms", detail });
             }
@@ -76,7 +86,7 @@ mod tests {
     fn violations(samples: &[(u64, u64, u64, bool, u64)]) -> usize {
         let mut terms = Terms::default();
         for &(node, life, term, leads, applied) in samples {
-            terms.observe(Sample { node, life, term, leads, applied });
+            terms.observe(Sample { node, life, term, promised: 0, leads, applied });
         }
         terms.into_violations().len()
     }
@@ -87,8 +97,18 @@ mod tests {
         assert_eq!(violations(&[(1, 1, 1, true, 5), (2, 1, 1, true, 5)]), 1);
         assert_eq!(violations(&[(1, 1, 2, false, 5), (1, 1, 1, false, 5)]), 1);
         assert_eq!(violations(&[(1, 1, 2, false, 5), (1, 1, 2, false, 4)]), 1);
-        // A restarted node may have to apply again; its term still may not go back.
-        assert_eq!(violations(&[(1, 1, 2, false, 5), (1, 2, 2, false, 4)]), 0);
-        assert_eq!(violations(&[(1, 1, 2, false, 5), (1, 2, 1, false, 5)]), 1);
+        // A restarted node may have to apply again, and may have lost a term that it promised nobody.
+        assert_eq!(violations(&[(1, 1, 2, false, 5), (1, 2, 1, false, 4)]), 0);
+    }
+
+    #[test]
+    fn a_promised_term_is_kept_from_life_to_life() {
+        let mut terms = Terms::default();
+        let sample = Sample { node: 1, life: 1, term: 3, promised: 2, leads: false, applied: 5 };
+        terms.observe(sample);
+        terms.observe(Sample { life: 2, term: 2, ..sample });
+        assert_eq!(terms.violations, []);
+        terms.observe(Sample { life: 3, term: 1, ..sample });
+        assert_eq!(terms.into_violations().len(), 1);
     }
 }

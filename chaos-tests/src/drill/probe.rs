@@ -118,6 +118,8 @@ fn sample(status: &Status) -> Sample {
         node: status.node_id,
         life: u64::from(status.pid),
         term: status.term,
+        // What it promised to its peers cannot be seen from outside.
+        promised: 0,
         leads: status.part == "leader",
         applied: status.applied,
     }

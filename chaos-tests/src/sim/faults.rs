@@ -77,7 +77,7 @@ impl Faults {
         while Instant::now() < end {
             let pause = self.rng.between(20, mood.pause_max_ms);
             sleep(Duration::from_millis(pause)).await;
-            observe(&self.world, terms);
+            observe(&self.world, &self.network, terms);
             self.bury_the_failed();
             match self.rng.below(10) {
                 0..=2 if mood.crashes => self.crash_some(),
@@ -88,7 +88,7 @@ impl Faults {
                 _ if mood.crash_points => self.arm_a_crash_point(),
                 _ => {}
             }
-            observe(&self.world, terms);
+            observe(&self.world, &self.network, terms);
         }
         violations
     }

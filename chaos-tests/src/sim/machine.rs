@@ -154,8 +154,8 @@ impl Machine {
         }
     }
 
-    /// What the process says of its term.
-    pub fn sample(&self) -> Option<Sample> {
+    /// What the process says of its term, beside what it has promised on the network.
+    pub fn sample(&self, network: &Network) -> Option<Sample> {
         let running = self.running.as_ref()?;
         let status = running.handle.status();
         if running.had_voted && status.term == 0 {
@@ -166,6 +166,7 @@ impl Machine {
             node: self.id,
             life: self.life,
             term: status.term,
+            promised: network.promised(self.id),
             leads: status.leader == Some(self.id),
             applied: status.applied.unwrap_or(0),
         })

@@ -416,9 +416,10 @@ async fn phases(world: Rc<World>, rng: Rng, network: Network) -> Simulated {
         tasks.push(tokio::task::spawn_local(client));
     }
     let (watched, seen, over) = (Rc::clone(&world), Rc::clone(&terms), Rc::clone(&stop));
+    let line = network.clone();
     tasks.push(tokio::task::spawn_local(async move {
         while !*over.borrow() {
-            observe(&watched, &seen);
+            observe(&watched, &line, &seen);
             sleep(SAMPLE_EVERY).await;
         }
     }));
@@ -445,7 +446,7 @@ async fn phases(world: Rc<World>, rng: Rng, network: Network) -> Simulated {
         violations.push(Violation { invariant: "I11 service", detail });
     }
     violations.extend(converge(&world).await);
-    observe(&world, &terms);
+    observe(&world, &network, &terms);
     violations.extend(terms.take().into_violations());
     let history = world.history.take();
     violations.extend(judge(&world, &history));
@@ -464,13 +465,13 @@ async fn phases(world: Rc<World>, rng: Rng, network: Network) -> Simulated {
 }
 
 /// Looks at the terms of all machines.
-pub(crate) fn observe(world: &World, terms: &RefCell<Terms>) {
+pub(crate) fn observe(world: &World, network: &Network, terms: &RefCell<Terms>) {
     let mut terms = terms.borrow_mut();
     world
         .machines
         .borrow()
         .iter()
-        .filter_map(Machine::sample)
+        .filter_map(|machine| machine.sample(network))
         .for_each(|sample| terms.observe(sample));
 }
 

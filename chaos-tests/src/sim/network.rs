@@ -3,15 +3,20 @@
 //!
 //! It carries what QUIC carries: requests with an answer, and ordered pipes. On a pipe loss is a
 //! late retransmission; a pipe whose peer stays out of reach breaks at both ends. A request may
-//! arrive twice, as when its sender tried again.
+//! arrive twice, as when its sender tried again; a proposal never does, for QUIC delivers what is
+//! sent once at most and nobody passes a proposal on twice.
+//!
+//! What a node promises to others shows on the wire: see [`Network::promised`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use conclave_raft::sim::CallKind;
 use conclave_raft::{
     CallError, Lane, Members, Peer, PeerIdentity, PeerServer, Pipe, Transport, Unfit, Urgency, Who,
+    sim as raft_sim,
 };
 use futures::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
@@ -55,6 +60,8 @@ struct Inner {
     attached: BTreeMap<u64, Attached>,
     /// Pairs of lives that have shown each other their disks.
     greeted: BTreeSet<[(u64, u64); 2]>,
+    /// The highest term that each node has promised.
+    promised: BTreeMap<u64, u64>,
     start: Instant,
     trace: Trace,
 }
@@ -76,6 +83,7 @@ impl Network {
             cut: BTreeSet::new(),
             attached: BTreeMap::new(),
             greeted: BTreeSet::new(),
+            promised: BTreeMap::new(),
             start: Instant::now(),
             trace,
         })))
@@ -104,6 +112,18 @@ impl Network {
     /// Takes a node off the network: its process is gone.
     pub fn detach(&self, node: u64) {
         self.lock().attached.remove(&node);
+    }
+
+    /// The highest term in which a node has granted a vote, led, or taken a leader's entries. It
+    /// must know of that term whatever happens to it.
+    pub fn promised(&self, node: u64) -> u64 {
+        self.lock().promised.get(&node).copied().unwrap_or(0)
+    }
+
+    fn note_promise(&self, node: u64, term: u64) {
+        let mut inner = self.lock();
+        let promised = inner.promised.entry(node).or_default();
+        *promised = term.max(*promised);
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -200,12 +220,13 @@ impl Transport for Line {
         let exchange = async move {
             network.carry(from.0, to.id, "ask", &request).await;
             let target = network.greet(from, &to).await?;
+            let kind = raft_sim::call_kind(&request);
             let again = {
                 let mut inner = network.lock();
                 let duplicates = inner.weather.duplicates;
                 inner.rng.chance(duplicates)
             };
-            if again {
+            if again && kind != CallKind::Proposal {
                 let (server, request) = (Arc::clone(&target.server), request.clone());
                 let (network, to) = (network.clone(), to.id);
                 tokio::spawn(async move {
@@ -222,6 +243,11 @@ impl Transport for Line {
                 reason: reason.to_owned(),
             };
             let answer = answering.await.map_err(|error| broken(&error.to_string()))?;
+            if let CallKind::Vote(term) = kind
+                && raft_sim::grants(&answer)
+            {
+                network.note_promise(to.id, term);
+            }
             network.carry(to.id, from.0, "answer", &answer).await;
             if network.live([from, (to.id, target.life)]) {
                 Ok(answer)
@@ -249,7 +275,7 @@ impl Transport for Line {
             let too_late = CallError::Timeout { peer: to.to_string(), waited: PIPE_PATIENCE };
             let target = timeout(PIPE_PATIENCE, shake).await.unwrap_or(Err(too_late))?;
             let ends = [from, (to.id, target.life)];
-            let (near, far) = pipe(&network, ends);
+            let (near, far) = pipe(&network, ends, lane);
             tokio::spawn(async move { target.server.pipe(identity, lane, far).await });
             Ok(near)
         })
@@ -268,19 +294,49 @@ impl Transport for Line {
     }
 }
 
+/// What the frames of one pipe promise.
+#[derive(Clone)]
+struct Promises {
+    lane: Lane,
+    /// Who opened the pipe: a leader, where it carries appends.
+    leader: u64,
+    /// Terms of the appends that are not yet answered, in order.
+    asked: Arc<Mutex<VecDeque<u64>>>,
+}
+
+impl Promises {
+    fn note(&self, network: &Network, from: u64, frame: &Bytes) {
+        if !matches!(self.lane, Lane::Control | Lane::Append) {
+            return;
+        }
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        if from == self.leader {
+            let Some(term) = raft_sim::leader_term(frame) else { return };
+            network.note_promise(from, term);
+            asked.push_back(term);
+        } else if let Some(term) = asked.pop_front()
+            && raft_sim::takes_entries(frame)
+        {
+            network.note_promise(from, term);
+        }
+    }
+}
+
 /// Two ends of one pipe, and the tasks that carry frames between them.
-fn pipe(network: &Network, ends: [(u64, u64); 2]) -> (Pipe, Pipe) {
+fn pipe(network: &Network, ends: [(u64, u64); 2], lane: Lane) -> (Pipe, Pipe) {
     let (near_out, from_near) = mpsc::channel(Pipe::DEPTH);
     let (far_out, from_far) = mpsc::channel(Pipe::DEPTH);
     let (to_near, near_in) = mpsc::channel(Pipe::DEPTH);
     let (to_far, far_in) = mpsc::channel(Pipe::DEPTH);
     let broken = Arc::new(watch::Sender::new(false));
     let [near, far] = ends;
+    let promises = Promises { lane, leader: near.0, asked: Arc::default() };
     for (frames, deliver, ends) in
         [(from_near, to_far, [near, far]), (from_far, to_near, [far, near])]
     {
         let (stamped, arriving) = mpsc::channel(Pipe::DEPTH);
-        tokio::spawn(send_frames(network.clone(), ends, frames, stamped, Arc::clone(&broken)));
+        let sent = (frames, promises.clone());
+        tokio::spawn(send_frames(network.clone(), ends, sent, stamped, Arc::clone(&broken)));
         tokio::spawn(deliver_frames(network.clone(), ends, arriving, deliver, Arc::clone(&broken)));
     }
     (Pipe { outgoing: near_out, incoming: near_in }, Pipe { outgoing: far_out, incoming: far_in })
@@ -290,13 +346,14 @@ fn pipe(network: &Network, ends: [(u64, u64); 2]) -> (Pipe, Pipe) {
 async fn send_frames(
     network: Network,
     ends: [(u64, u64); 2],
-    mut frames: mpsc::Receiver<Bytes>,
+    (mut frames, promises): (mpsc::Receiver<Bytes>, Promises),
     stamped: mpsc::Sender<(Instant, Bytes)>,
     broken: Arc<watch::Sender<bool>>,
 ) {
     let [from, to] = ends;
     let mut last = Instant::now();
     while let Some(frame) = frames.recv().await {
+        promises.note(&network, from.0, &frame);
         let first_try = Instant::now();
         let delay = loop {
             if let Some(delay) = network.way(from.0, to.0) {
