@@ -12,6 +12,7 @@ pub mod disk_faults;
 pub mod fault;
 pub mod garbage;
 pub mod probe;
+pub mod processors;
 pub mod report;
 
 use std::collections::BTreeMap;
@@ -36,6 +37,7 @@ use crate::workload::{
 };
 use fault::{Fault, Scene};
 use probe::{FollowerProbe, TermWatch};
+use processors::Processors;
 use report::{Milliseconds, Report};
 
 /// I11: writes must succeed again within this after a fault.
@@ -295,6 +297,7 @@ async fn calm(options: &Options, report: &mut Report) -> Result<(), HarnessError
         Cluster::found(Shape { footing: Footing::Loopback, ..Shape::default() }).await?;
     let clock = RunClock::start();
     let _busy = options.busy.then(Busy::start);
+    let processors = Processors::now();
     let watch = TermWatch::start(&cluster);
     let first_term = highest_term(&cluster.wait_healthy().await?);
     let end = Instant::now() + Duration::from_secs(options.seconds);
@@ -318,6 +321,8 @@ async fn calm(options: &Options, report: &mut Report) -> Result<(), HarnessError
     }
     let terms = watch.stop().await;
     report.elections = terms.last_term().saturating_sub(first_term);
+    report.processors_busy =
+        processors.and_then(|earlier| Processors::now().map(|later| later.busy_since(earlier)));
     report.broken(terms.into_violations());
     if report.elections > 0 {
         let detail = format!("{} elections although nothing was wrong", report.elections);

@@ -86,6 +86,10 @@ pub struct Report {
     pub elections: u64,
     /// Operations left out because too many were in flight.
     pub skipped: u64,
+    /// Share of the time in which the machine's processors had something to run, 0 to 1; of a calm
+    /// drill.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub processors_busy: Option<f64>,
     /// Seconds that the drill took.
     pub seconds: u64,
     /// The commit that was tried.
@@ -116,6 +120,7 @@ impl Report {
             old_leader_probes: 0,
             elections: 0,
             skipped: 0,
+            processors_busy: None,
             seconds: 0,
             commit: commit(),
             verdict: Verdict::Valid,
