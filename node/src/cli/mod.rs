@@ -94,14 +94,79 @@ Examples:
 Example:
   curl --cacert root.pem -H \"$(conclave authenticate -H)\" https://localhost:8443/whoami")]
     Authenticate(client::AuthenticateArgs),
-    /// Load policies.
+    /// Load and show policies.
     #[command(subcommand)]
     Policy(client::PolicyCommand),
     /// Read and write secret values.
     #[command(subcommand)]
     Variable(client::VariableCommand),
     /// List what the caller may see.
+    #[command(after_help = "\
+Examples:
+  conclave list -k variable                       ids of one kind
+  conclave list -s db -l 50 -o 100                found by words, a page of them
+  conclave list -k host --count
+  conclave list -r group:app/operators -i         whole documents, as a role sees them")]
     List(client::ListArgs),
+    /// What is known of one resource.
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  conclave resource show variable:app/db/password
+  conclave resource exists host:app/web-01
+  conclave resource permitted-roles variable:app/db/password execute"
+    )]
+    Resource(client::ResourceCommand),
+    /// Whether a privilege is held: prints true or false.
+    #[command(after_help = "\
+Examples:
+  conclave check variable:app/db/password execute
+  conclave check variable:app/db/password execute -r host:app/web-01
+  conclave check -e webservice:ci authenticate && ...      exit code 6 for false")]
+    Check(client::CheckArgs),
+    /// Who holds which role.
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  conclave role members group:ops
+  conclave role memberships host:app/web-01       all that it holds, itself too
+  conclave role exists user:alice"
+    )]
+    Role(client::RoleCommand),
+    /// API keys and passwords of users.
+    #[command(subcommand)]
+    User(client::UserCommand),
+    /// API keys of hosts.
+    #[command(subcommand)]
+    Host(client::HostCommand),
+    /// Machines that enrol themselves.
+    #[command(subcommand)]
+    Hostfactory(client::HostfactoryCommand),
+    /// Public keys of users.
+    #[command(subcommand)]
+    Pubkeys(client::PubkeysCommand),
+    /// Which authenticators let people and machines in.
+    #[command(subcommand)]
+    Authenticator(client::AuthenticatorCommand),
+    /// Bring in a tree of policies and a file of values; goes on where it was when run again.
+    #[command(after_help = "\
+Folders are branches: policies/base.yml goes into root, policies/app/hosts.yml into app. Or a manifest
+says so, policies/conclave-import.yml:
+  policies:
+  - {branch: root, file: base.yml}
+  - {branch: app, file: app/hosts.yml, mode: replace}
+
+Values are pairs of id and value; what is no text stands as base64:
+  app/db/password: correct horse
+  app/tls/key: {base64: LS0tLS1CRUdJTg==}
+
+Examples:
+  conclave import -d policies --check                      read and check everything, send nothing
+  conclave import -d policies -v values.yml
+  conclave import -v values.json")]
+    Import(client::ImportArgs),
 }
 
 /// Arguments of `server`.
@@ -167,6 +232,15 @@ pub async fn run(cli: Cli) -> Result<std::process::ExitCode, Failure> {
         Command::Policy(command) => client::policy(command, output).await?,
         Command::Variable(command) => client::variable(command, output).await?,
         Command::List(args) => client::list(args, output).await?,
+        Command::Resource(command) => client::resource(command, output).await?,
+        Command::Check(args) => client::check(args, output).await?,
+        Command::Role(command) => client::role(command, output).await?,
+        Command::User(command) => client::user(command, output).await?,
+        Command::Host(command) => client::host(command, output).await?,
+        Command::Hostfactory(command) => client::hostfactory(command, output).await?,
+        Command::Pubkeys(command) => client::pubkeys(command, output).await?,
+        Command::Authenticator(command) => client::authenticator(command, output).await?,
+        Command::Import(args) => client::import(args, output).await?,
     }
     Ok(std::process::ExitCode::SUCCESS)
 }

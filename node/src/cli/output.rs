@@ -4,6 +4,7 @@
 use std::io::Write;
 
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::exit::{Context, Exit, Failure};
 
@@ -68,6 +69,33 @@ pub fn raw(bytes: &[u8]) -> Result<(), Failure> {
 pub fn note(text: impl std::fmt::Display) {
     let mut err = std::io::stderr().lock();
     drop(writeln!(err, "{text}"));
+}
+
+/// Shows a document that a server sent: `text` for people, itself for programs.
+///
+/// # Errors
+/// When it is no JSON, or standard output is closed.
+pub fn document(
+    bytes: &[u8],
+    output: Output,
+    text: impl FnOnce(&Value) -> String,
+) -> Result<(), Failure> {
+    let document: Value =
+        serde_json::from_slice(bytes).context(Exit::Failed, "the server's answer")?;
+    output.show(&document, || text(&document))
+}
+
+/// A document as indented JSON, for people.
+pub fn pretty(document: &Value) -> String {
+    serde_json::to_string_pretty(document).unwrap_or_default()
+}
+
+/// A list of texts, one a line and in order, for people.
+pub fn lines(document: &Value) -> String {
+    let mut lines: Vec<&str> =
+        document.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    lines.sort_unstable();
+    lines.join("\n")
 }
 
 /// Columns padded to the widest cell, for people.

@@ -7,7 +7,8 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE};
+use reqwest::{Method, StatusCode};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use zeroize::Zeroizing;
@@ -48,6 +49,114 @@ impl Token {
     }
 }
 
+/// Who a request says it is from.
+#[derive(Clone, Copy)]
+pub enum Caller<'a> {
+    /// Nobody: the route takes no token.
+    Nobody,
+    /// The holder of an access token.
+    Token(&'a Token),
+    /// A role, by HTTP Basic with its password or API key.
+    Basic(&'a str, &'a str),
+    /// The holder of a host factory token, which goes into the header as it is.
+    HostFactory(&'a str),
+}
+
+/// One request, as a verb puts it together.
+pub struct Ask {
+    method: Method,
+    /// Path and query, escaped.
+    target: String,
+    body: Option<(&'static str, Zeroizing<Vec<u8>>)>,
+    media_type: Option<&'static str>,
+}
+
+impl Ask {
+    /// A request of a path whose pieces are escaped already; see [`segment`].
+    pub fn new(method: Method, path: impl Into<String>) -> Self {
+        Self { method, target: path.into(), body: None, media_type: None }
+    }
+
+    /// Adds a query parameter.
+    #[must_use]
+    pub fn query(mut self, name: &str, value: &str) -> Self {
+        self.target.push(if self.target.contains('?') { '&' } else { '?' });
+        self.target.extend([&segment(name), "=", &segment(value)]);
+        self
+    }
+
+    /// Adds a query parameter where there is a value.
+    #[must_use]
+    pub fn query_opt(self, name: &str, value: Option<impl ToString>) -> Self {
+        match value {
+            Some(value) => self.query(name, &value.to_string()),
+            None => self,
+        }
+    }
+
+    /// Sends these bytes as they are.
+    #[must_use]
+    pub fn bytes(mut self, bytes: Zeroizing<Vec<u8>>) -> Self {
+        self.body = Some(("text/plain", bytes));
+        self
+    }
+
+    /// Sends these fields as a form.
+    #[must_use]
+    pub fn form(mut self, fields: &[(&str, &str)]) -> Self {
+        let mut text = Zeroizing::new(Vec::new());
+        for (name, value) in fields {
+            if !text.is_empty() {
+                text.push(b'&');
+            }
+            for part in [segment(name).as_str(), "=", segment(value).as_str()] {
+                text.extend_from_slice(part.as_bytes());
+            }
+        }
+        self.body = Some(("application/x-www-form-urlencoded", text));
+        self
+    }
+
+    /// Names a media type though there is no body, where the server answers by it.
+    #[must_use]
+    pub fn media_type(mut self, media_type: &'static str) -> Self {
+        self.media_type = Some(media_type);
+        self
+    }
+}
+
+/// What a server answered, whatever the status.
+pub struct Answer {
+    /// The status.
+    pub status: StatusCode,
+    /// The body.
+    pub body: Zeroizing<Vec<u8>>,
+}
+
+impl Answer {
+    /// The body of a success.
+    ///
+    /// # Errors
+    /// Any other status as a [`Failure`], in the server's words.
+    pub fn success(self) -> Result<Zeroizing<Vec<u8>>, Failure> {
+        if self.status.is_success() {
+            return Ok(self.body);
+        }
+        Err(self.refusal())
+    }
+
+    /// This answer as a failure, in the server's words.
+    pub fn refusal(&self) -> Failure {
+        refusal(self.status, &String::from_utf8_lossy(&self.body))
+    }
+
+    /// Line and column that a refused policy names.
+    pub fn place(&self) -> Option<(u64, u64)> {
+        let document: serde_json::Value = serde_json::from_slice(&self.body).ok()?;
+        place(&document["error"])
+    }
+}
+
 impl Api {
     /// A client that trusts the roots in `cert_file`, or those of the system's bundle when there
     /// is none.
@@ -73,15 +182,19 @@ impl Api {
         &self.account
     }
 
+    /// The server's URL, without a slash at the end.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
     /// Exchanges a password (or API key) for the role's API key.
     ///
     /// # Errors
     /// As every call: see [`Failure`].
     pub async fn login(&self, login: &str, password: &str) -> Result<Zeroizing<String>, Failure> {
         let path = format!("/authn/{}/login", segment(&self.account));
-        let request = self.request(Method::GET, &path).basic_auth(login, Some(password));
-        let response = send(request).await?;
-        Ok(Zeroizing::new(response.text().await.context(Exit::Unavailable, "login")?))
+        let answer = self.ask(Caller::Basic(login, password), Ask::new(Method::GET, path)).await?;
+        text(&answer.success().map_err(credentials_refused)?)
     }
 
     /// Exchanges an API key for an access token.
@@ -90,9 +203,9 @@ impl Api {
     /// As every call: see [`Failure`].
     pub async fn authenticate(&self, login: &str, api_key: &str) -> Result<Token, Failure> {
         let path = format!("/authn/{}/{}/authenticate", segment(&self.account), segment(login));
-        let response = send(self.request(Method::POST, &path).body(api_key.to_owned())).await?;
-        let json = response.text().await.context(Exit::Unavailable, "authenticate")?;
-        Ok(Token { json: Zeroizing::new(json) })
+        let key = Zeroizing::new(api_key.as_bytes().to_vec());
+        let answer = self.ask(Caller::Nobody, Ask::new(Method::POST, path).bytes(key)).await?;
+        Ok(Token { json: text(&answer.success().map_err(credentials_refused)?)? })
     }
 
     /// Sends one request with a token and gives the body of a 2xx answer.
@@ -107,36 +220,60 @@ impl Api {
         query: &[(&str, String)],
         body: Option<Vec<u8>>,
     ) -> Result<Zeroizing<Vec<u8>>, Failure> {
-        let mut path = path.to_owned();
-        for (position, (name, value)) in query.iter().enumerate() {
-            path.push(if position == 0 { '?' } else { '&' });
-            path.extend([name, "=", &segment(value)]);
+        let mut ask = Ask::new(method, path);
+        for (name, value) in query {
+            ask = ask.query(name, value);
         }
-        let mut request =
-            self.request(method, &path).header("authorization", token.header().as_str());
         if let Some(body) = body {
-            request = request.body(body);
+            ask = ask.bytes(Zeroizing::new(body));
         }
-        let response = send(request).await?;
-        let body = response.bytes().await.context(Exit::Unavailable, "reading the answer")?;
-        Ok(Zeroizing::new(body.to_vec()))
+        self.ask(Caller::Token(token), ask).await?.success()
+    }
+
+    /// Sends one request and gives the answer, whatever its status.
+    ///
+    /// # Errors
+    /// When no server answered.
+    pub async fn ask(&self, caller: Caller<'_>, ask: Ask) -> Result<Answer, Failure> {
+        let mut request = self.http.request(ask.method, format!("{}{}", self.url, ask.target));
+        request = match caller {
+            Caller::Nobody => request,
+            Caller::Token(token) => request.header(AUTHORIZATION, token.header().as_str()),
+            Caller::Basic(login, password) => request.basic_auth(login, Some(password)),
+            Caller::HostFactory(token) => {
+                let header = Zeroizing::new(format!("Token token=\"{token}\""));
+                request.header(AUTHORIZATION, header.as_str())
+            }
+        };
+        if let Some((media_type, mut body)) = ask.body {
+            request = request.header(CONTENT_TYPE, media_type).body(std::mem::take(&mut *body));
+        } else if let Some(media_type) = ask.media_type {
+            request = request.header(CONTENT_TYPE, media_type);
+        }
+        let unanswered =
+            |error: reqwest::Error| Failure::new(Exit::Unavailable, chain(&error.without_url()));
+        let response = request.send().await.map_err(unanswered)?;
+        let status = response.status();
+        let body = response.bytes().await.map_err(unanswered)?;
+        Ok(Answer { status, body: Zeroizing::new(body.to_vec()) })
     }
 
     /// Loads a policy text; `method` says how: POST appends, PATCH updates, PUT replaces.
     ///
     /// # Errors
-    /// As every call: see [`Failure`].
+    /// When no server answered.
     pub async fn load_policy(
         &self,
         token: &Token,
         method: Method,
         branch: &str,
-        text: Vec<u8>,
+        text: Zeroizing<Vec<u8>>,
         dry_run: bool,
-    ) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    ) -> Result<Answer, Failure> {
         let path = format!("/policies/{}/policy/{}", segment(&self.account), segment(branch));
-        let query: &[(&str, String)] = if dry_run { &[("dryRun", "true".to_owned())] } else { &[] };
-        self.call(token, method, &path, query, Some(text)).await
+        let ask = Ask::new(method, path).bytes(text);
+        let ask = ask.query_opt("dryRun", dry_run.then_some("true"));
+        self.ask(Caller::Token(token), ask).await
     }
 
     /// Sets a variable's value.
@@ -166,10 +303,25 @@ impl Api {
     fn secret_path(&self, id: &str) -> String {
         format!("/secrets/{}/variable/{}", segment(&self.account), segment(id))
     }
+}
 
-    fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.http.request(method, format!("{}{path}", self.url))
+/// A body as text.
+fn text(body: &[u8]) -> Result<Zeroizing<String>, Failure> {
+    match std::str::from_utf8(body) {
+        Ok(text) => Ok(Zeroizing::new(text.to_owned())),
+        Err(_) => Err(Failure::new(Exit::Failed, "the server's answer is not text")),
     }
+}
+
+/// A 401 to credentials, in words of its own: there is no login to renew.
+fn credentials_refused(failure: Failure) -> Failure {
+    if failure.exit == Exit::Unauthenticated {
+        return Failure::new(
+            Exit::Unauthenticated,
+            "401 Unauthorized. Unable to authenticate: check the login and its password or API key",
+        );
+    }
+    failure
 }
 
 fn tls_config(cert_file: Option<&Path>) -> Result<rustls::ClientConfig, Failure> {
@@ -201,19 +353,6 @@ fn tls_config(cert_file: Option<&Path>) -> Result<rustls::ClientConfig, Failure>
     Ok(rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())
 }
 
-async fn send(request: RequestBuilder) -> Result<Response, Failure> {
-    let response = request
-        .send()
-        .await
-        .map_err(|error| Failure::new(Exit::Unavailable, chain(&error.without_url())))?;
-    let status = response.status();
-    if status.is_success() {
-        return Ok(response);
-    }
-    let body = response.text().await.unwrap_or_default();
-    Err(refusal(status, &body))
-}
-
 /// Turns an answer that is no success into an exit code and a line, as other clients print it.
 fn refusal(status: StatusCode, body: &str) -> Failure {
     let exit = match status {
@@ -235,16 +374,19 @@ fn refusal(status: StatusCode, body: &str) -> Failure {
         None if !body.trim().is_empty() => text.extend([". ", body.trim()]),
         None => {}
     }
-    let place = error.and_then(|error| error.get("innererror"));
-    if let Some((line, column)) =
-        place.and_then(|place| Some((place.get("line")?.as_u64()?, place.get("column")?.as_u64()?)))
-    {
+    if let Some((line, column)) = error.and_then(place) {
         text.extend([" (line ", &line.to_string(), ", column ", &column.to_string(), ")"]);
     }
     if exit == Exit::Unauthenticated {
         text.push_str("; run `conclave login`");
     }
     Failure::new(exit, text)
+}
+
+/// Line and column in the `error` of a refused policy.
+fn place(error: &serde_json::Value) -> Option<(u64, u64)> {
+    let place = error.get("innererror")?;
+    Some((place.get("line")?.as_u64()?, place.get("column")?.as_u64()?))
 }
 
 #[cfg(test)]

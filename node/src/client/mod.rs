@@ -3,12 +3,33 @@
 //! environment and `.netrc` ([`netrc`]); [`api`] speaks HTTPS.
 
 pub mod api;
-mod commands;
+mod authenticators;
+mod credentials;
+mod host_factories;
+mod ids;
+mod import;
+mod input;
+mod login;
 pub mod netrc;
+mod policies;
+mod resources;
+mod roles;
+mod session;
 pub mod settings;
+mod variables;
 
-pub use commands::{
-    AuthenticateArgs, InitArgs, ListArgs, LoginArgs, PolicyCommand, PolicyLoadArgs,
-    VariableCommand, VariableGetArgs, VariableSetArgs, authenticate, init, list, login, logout,
-    policy, variable, whoami,
+pub use authenticators::{AuthenticatorArgs, AuthenticatorCommand, authenticator};
+pub use credentials::{ChangePasswordArgs, HostCommand, RotateArgs, UserCommand, host, user};
+pub use host_factories::{
+    HostCreateArgs, HostfactoryCommand, HostsCommand, TokenArg, TokenCreateArgs, TokenRevokeArgs,
+    TokensCommand, hostfactory,
 };
+pub use import::{ImportArgs, import};
+pub use login::{AuthenticateArgs, InitArgs, LoginArgs, authenticate, init, login, logout, whoami};
+pub use policies::{PolicyCommand, PolicyLoadArgs, PolicyShowArgs, policy};
+pub use resources::{
+    CheckArgs, ExistsArgs, IdArg, ListArgs, PermittedRolesArgs, PubkeysCommand, ResourceCommand,
+    VerdictArgs, check, list, pubkeys, resource,
+};
+pub use roles::{GrantsArgs, MembershipsArgs, RoleCommand, role};
+pub use variables::{VariableCommand, VariableGetArgs, VariableSetArgs, variable};

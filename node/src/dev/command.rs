@@ -13,6 +13,7 @@ use reqwest::Method;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep};
+use zeroize::Zeroizing;
 
 use super::cluster::{ClusterOptions, DevCluster, NodeSnapshot, Reexec};
 use crate::cli::output::{Output, line, note, table};
@@ -147,8 +148,9 @@ async fn try_load_sample(cluster: &DevCluster) -> Result<(), Failure> {
     let leader = cluster.leader().await.unwrap_or(0);
     let api = Api::new(&cluster.url(leader), cluster.account(), Some(&cluster.cert_file()))?;
     let token = api.authenticate("admin", cluster.admin_key()).await?;
-    let text = SAMPLE_POLICY.as_bytes().to_vec();
-    let created = api.load_policy(&token, Method::POST, "root", text, false).await?;
+    let text = Zeroizing::new(SAMPLE_POLICY.as_bytes().to_vec());
+    let loaded = api.load_policy(&token, Method::POST, "root", text, false).await?;
+    let created = loaded.success()?;
     // The answer is the only place where the keys of the new users and hosts are ever shown.
     let path = cluster.folder().join("created_roles.json");
     if !path.exists() || created.len() > 64 {

@@ -1,0 +1,116 @@
+# The client verbs against a live cluster: results, texts, exit codes. Run by node/tests/clients.rs with
+# the program as $1; every line is an assertion.
+conclave=$1
+export HOME=$(mktemp -d)
+trap 'rm -rf "$HOME"' EXIT
+cd "$HOME"
+code() { set +e; "$@" >out 2>err; echo $?; set -e; }
+
+key=$CONJUR_AUTHN_API_KEY url=$CONJUR_APPLIANCE_URL cert=$CONJUR_CERT_FILE
+unset CONJUR_AUTHN_LOGIN CONJUR_AUTHN_API_KEY CONJUR_APPLIANCE_URL CONJUR_ACCOUNT CONJUR_CERT_FILE
+$conclave init -u "$url" -a dev -c "$cert"
+echo "$key" | $conclave login -i admin | grep -qx 'Logged in'
+
+# Policies: what is said and where; a dry run changes nothing.
+cat > policy.yml <<'YAML'
+- !user carol
+- !policy
+  id: shop
+  body:
+  - !group clerks
+  - !host till
+  - !host scale
+  - &vars
+    - !variable pin
+    - !variable note
+    - !variable "with space:and colon"
+  - !permit
+    role: !group clerks
+    privileges: [read, execute]
+    resource: *vars
+  - !grant
+    role: !group clerks
+    member: !host till
+YAML
+$conclave policy load -b root -f policy.yml --dry-run | grep -q 'Valid YAML'
+test "$(code $conclave resource show policy:shop)" = 6
+$conclave policy load -b root -f policy.yml >loaded 2>err
+grep -q "Loaded policy 'root'" err
+grep -q '"version": 2' loaded
+till=$(sed -n '/"dev:host:shop\/till": {/,/}/s/.*"api_key": "\(.*\)",*/\1/p' loaded)
+carol=$(sed -n '/"dev:user:carol": {/,/}/s/.*"api_key": "\(.*\)",*/\1/p' loaded)
+test ${#till} -ge 45
+echo '- !nonsense x' > bad.yml
+test "$(code $conclave policy update -b root -f bad.yml --dry-run)" = 7
+grep -q '"line": 1' out
+test "$(code $conclave policy replace -b shop -f nothing.yml)" = 3
+
+# Values: by file, by standard input, in bulk, by version.
+printf 1234 | $conclave variable set -i shop/pin -f - | grep -qx 'Value added'
+printf 5678 > pin && $conclave variable set -i shop/pin -f pin
+printf x | $conclave variable set -i 'shop/with space:and colon'
+test "$($conclave variable get -i shop/pin)" = 5678
+test "$($conclave variable get -i shop/pin --version 1)" = 1234
+test "$($conclave variable get -i 'shop/with space:and colon')" = x
+$conclave variable get -i shop/pin,app/db/password | grep -q '"dev:variable:shop/pin": "5678"'
+$conclave variable get -i shop/pin -i app/db/password | grep -q 'dev:variable:app/db/password'
+test "$(code $conclave variable get -i shop/note)" = 6
+grep -q 'CONJ00076E Variable dev:variable:shop/note is empty or not found' err
+
+# Lists.
+test "$($conclave list -k variable -s shop --count)" = 3
+test "$($conclave list -k variable -s shop -l 1 -o 1 | wc -l)" = 1
+$conclave list -k host -i | grep -q '"restricted_to"'
+test "$($conclave list -k variable -r host:shop/till | wc -l)" = 3
+$conclave list -k variable --output json | grep -q '"dev:variable:shop/pin"'
+
+# Who may do what.
+test "$($conclave check variable:shop/pin execute)" = true
+test "$($conclave check variable:shop/pin update -r host:shop/till)" = false
+test "$($conclave check dev:variable:shop/pin execute -r host:shop/till)" = true
+test "$($conclave check variable:nowhere execute)" = false
+test "$(code $conclave check -e variable:nowhere execute)" = 6
+test "$($conclave resource exists variable:shop/pin)" = true
+test "$($conclave resource exists variable:nowhere)" = false
+$conclave resource show variable:shop/pin | grep -q '"version": 2'
+$conclave resource permitted-roles variable:shop/pin execute | grep -qx dev:host:shop/till
+test "$($conclave role exists host:shop/till)" = true
+test "$($conclave role members group:shop/clerks)" = "dev:host:shop/till
+dev:policy:shop"
+$conclave role members -v group:shop/clerks | grep -q '"ownership": true'
+$conclave role memberships host:shop/till | grep -qx dev:group:shop/clerks
+test "$($conclave role memberships --direct host:shop/till)" = dev:group:shop/clerks
+$conclave role show host:shop/till | grep -q created_at
+test "$(code $conclave resource show shop/pin)" = 2 && grep -q KIND:ID err
+
+# Keys of others, one's own, and a password; nothing is echoed, files are private.
+$conclave host rotate-api-key -i shop/till --key-file till.key
+test "$(stat -c %a till.key)" = 600 && test "$(cat till.key)" != "$till"
+new=$($conclave user rotate-api-key -i carol) && test "$new" != "$carol" && test ${#new} -ge 45
+test "$(code $conclave host rotate-api-key)" = 2
+test "$(code $conclave user rotate-api-key -i nobody)" = 6 && grep -q CONJ00123E err
+echo "$carol" > stale && test "$(code $conclave login -i carol --password-file stale)" = 4
+grep -q 'Unable to authenticate' err
+echo "$new" | $conclave login -i carol
+echo weak > weak && test "$(code $conclave user change-password --password-file weak)" = 7
+grep -q CONJ00046E err
+printf 'Correct-Horse-9!\n' > strong
+$conclave user change-password --password-file strong | grep -qx 'Password changed'
+$conclave login -i carol --password-file strong
+own=$($conclave user rotate-api-key) && test "$own" != "$new"
+$conclave whoami | grep -q 'carol in account dev'
+test "$(code $conclave variable get -i shop/pin)" = 6
+$conclave login -i host/shop/till --password-file till.key
+test "$($conclave variable get -i shop/pin)" = 5678
+test "$(code $conclave variable set -i shop/pin -v 1)" = 5
+$conclave host rotate-api-key --key-file till.key && $conclave whoami | grep -q host/shop/till
+$conclave authenticate | grep -q '"protected"'
+curl -sf --cacert "$cert" -H "$($conclave authenticate -H)" "$url/whoami" | grep -q host/shop/till
+$conclave logout | grep -qx 'Logged out'
+test "$(code $conclave whoami)" = 4 && grep -q 'conclave login' err
+
+# Help teaches.
+for verb in 'policy load' 'variable get' list check role 'user rotate-api-key' 'hostfactory tokens create' import login; do
+  $conclave $verb --help | grep -qi example
+done
+echo "all verbs hold"
