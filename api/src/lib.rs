@@ -5,7 +5,7 @@
 //! asks), `authz` (whether it may), `read` (which view it gets), `command` (how it becomes a change),
 //! [`audit`] (what is recorded of it), [`error`] (the one table from refusals to statuses).
 //! [`ports`] is what the door needs from outside, [`settings`] what can be set, [`server`] the
-//! listener, [`limits`] and [`metrics`] what they say.
+//! listener, [`limits`] and [`metrics`] what they say, [`openapi`] the interface for tools.
 //!
 //! Invariants: no answer leaves before its audit record is written; token, permission and value of a
 //! read come from one view; a value is plain only between the vault and the body that carries it,
@@ -23,6 +23,7 @@ pub mod door;
 pub mod error;
 pub mod limits;
 pub mod metrics;
+pub mod openapi;
 pub mod ports;
 mod read;
 pub mod router;

@@ -110,6 +110,8 @@ pub static ROUTES: &[Route] = &[
     route!(GET "/health/leader", Open Read, "status" "show", "health.leader" => routes::status::health::leader),
     route!(GET "/info", Open Read, "status" "show", "info.show" => routes::status::info::show),
     route!(GET "/metrics", Open Read, "status" "show", "metrics.show" => routes::status::metrics::show),
+    route!(GET "/openapi.json", Open Read, "status" "show", "openapi.show"
+        => routes::status::openapi::show),
     route!(GET "/authenticators", Open Read, "status" "show", "authenticators.list"
         => routes::status::authenticators::list),
     route!(GET "/whoami", Token Read, "identity-check" "check", "whoami.show"
@@ -197,6 +199,7 @@ impl PathClass {
                 | "/health/leader"
                 | "/info"
                 | "/metrics"
+                | "/openapi.json"
         ) || path.starts_with("/assets/")
             || is_authn && path.ends_with("/authenticate")
             || path.starts_with("/authn-oidc/") && path.ends_with("/providers");
@@ -310,6 +313,11 @@ fn match_path(pattern: &[Segment], route: &Route, raw: &[&str]) -> Option<Params
         }
     }
     Some(params)
+}
+
+/// The name of the route that a request finds; nothing when there is none.
+pub fn named(method: &Method, path: &str, query: &str) -> Option<&'static str> {
+    RouteTable::new().find(method, path, query).map(|(_, route, _)| route.name)
 }
 
 /// The router that a listener serves. Everything goes to the door: axum's own matching decodes

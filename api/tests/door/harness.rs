@@ -12,6 +12,7 @@ use axum::Router;
 use axum::body::Body;
 use base64::Engine;
 use conclave_api::credentials::new_account;
+use conclave_api::openapi;
 use conclave_api::ports::{
     Clock, ClusterStatus, Committed, Part, ProposeError, Proposer, ReadError, StateStore, Vault,
 };
@@ -292,7 +293,13 @@ impl House {
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let body = body.collect().await.unwrap().to_bytes().to_vec();
-        Reply { status: parts.status, headers: parts.headers, body }
+        let reply = Reply { status: parts.status, headers: parts.headers, body };
+        let uri: http::Uri = uri.parse().unwrap();
+        let (path, query) = (uri.path(), uri.query().unwrap_or_default());
+        let media = reply.headers.get("content-type").map(|value| value.to_str().unwrap());
+        let problem = openapi::undocumented(method, path, query, reply.status, media);
+        assert_eq!(problem, None, "{method} {uri}: correct it, or api/src/openapi.rs");
+        reply
     }
 
     pub(crate) async fn send(

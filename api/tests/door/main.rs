@@ -3,8 +3,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
 
+mod compatibility;
+mod fuzz;
 mod harness;
 mod load;
+mod matrix;
+mod negative;
+mod openapi;
 mod properties;
 mod scenario;
 mod server;

@@ -16,7 +16,8 @@ use http::Method;
 
 use super::harness::{House, Reply, basic};
 
-const SCENARIOS: &[&str] = &["errors", "secrets", "credentials", "policies", "roles"];
+const SCENARIOS: &[&str] =
+    &["errors", "secrets", "credentials", "policies", "roles", "quirks", "worked"];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn scenarios_hold() {

@@ -16,6 +16,7 @@ const REQUESTS: &[(&str, &str)] = &[
     ("health.leader", "/health/leader"),
     ("info.show", "/info"),
     ("metrics.show", "/metrics"),
+    ("openapi.show", "/openapi.json"),
     ("authenticators.list", "/authenticators"),
     ("whoami.show", "/whoami"),
     ("authn.login", "/authn/demo/login"),
