@@ -70,6 +70,10 @@ fn a_folder_keeps_its_secrets_ports_and_keys() {
     let second = dev("$1 variable get -i app/db/url; echo; echo $CONJUR_AUTHN_API_KEY
                       grep '\"url\"' $CONCLAVE_DEV_DIR/nodes.json");
     assert_eq!(first, second, "the second run is another cluster");
+    let refused = dev(
+        "$1 dev --voters 1 --followers 1 --data $CONCLAVE_DEV_DIR --run true 2>&1 || echo exit $?",
+    );
+    assert!(refused.contains("in use by another") && refused.ends_with("exit 3\n"), "{refused}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! I12: no secret in the clear. A thousand secrets with random values are set, rewritten, read and
+//! I12: no secret in the clear. A thousand secrets with random values are set, read and
 //! snapshotted; then every file and every metric of every node is searched for them, raw, in hex
 //! and in base64.
 //!

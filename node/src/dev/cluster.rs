@@ -146,6 +146,8 @@ struct Node {
 /// A running cluster. Dropping it kills the nodes; [`DevCluster::stop`] ends them in good order.
 pub struct DevCluster {
     folder: PathBuf,
+    /// Keeps a second cluster off the folder for as long as it is open.
+    _lock: std::fs::File,
     temporary: Option<TempDir>,
     nodes: Vec<Arc<Node>>,
     reexec: Reexec,
@@ -174,6 +176,7 @@ impl DevCluster {
                 .context(Exit::Failed, "no temporary folder")?;
             (temporary.path().to_owned(), Some(temporary))
         };
+        let lock = lock(&folder)?;
         let layout = match Layout::read(&folder)? {
             Some(layout) => same_nodes(layout, &options)?,
             None => lay_out(&folder, &options)?,
@@ -192,6 +195,7 @@ impl DevCluster {
             .collect();
         let mut cluster = Self {
             folder,
+            _lock: lock,
             temporary,
             nodes,
             reexec: options.reexec,
@@ -620,6 +624,28 @@ impl DevCluster {
 
     fn layout(&self) -> std::sync::MutexGuard<'_, Layout> {
         self.layout.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes the folder for this process.
+fn lock(folder: &Path) -> Result<std::fs::File, Failure> {
+    let path = folder.join("dev.lock");
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .context(Exit::Configuration, path.display())?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(Failure::new(
+            Exit::Configuration,
+            format!(
+                "{} is in use by another `conclave dev`; stop that one, or choose another --data",
+                folder.display()
+            ),
+        )),
+        Err(std::fs::TryLockError::Error(error)) => Err(error).context(Exit::Fault, path.display()),
     }
 }
 

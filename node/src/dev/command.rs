@@ -235,6 +235,18 @@ fn exit_code(status: ExitStatus) -> ExitCode {
     ExitCode::from(u8::try_from(code).unwrap_or(1))
 }
 
+/// How a shell calls this program: by its name where that finds it, else by its path.
+fn program() -> String {
+    const NAME: &str = "conclave";
+    let Ok(me) = std::env::current_exe().and_then(std::fs::canonicalize) else {
+        return NAME.to_owned();
+    };
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|folder| folder.join(NAME));
+    let first = found.filter_map(|found| std::fs::canonicalize(found).ok()).next();
+    if first.as_ref() == Some(&me) { NAME.to_owned() } else { me.display().to_string() }
+}
+
 fn welcome(
     cluster: &DevCluster,
     nodes: &[NodeSnapshot],
@@ -265,6 +277,7 @@ fn welcome(
     let key = cluster.admin_key();
     let (secret, value) = SAMPLE_SECRET;
     let escaped = crate::client::api::segment(secret);
+    let program = program();
 
     let mut text = format!(
         "{} and {} are up ({:.1} s). Ctrl-C stops them{}.\n\n",
@@ -292,9 +305,9 @@ Log in (paste this; the command line and every Conjur client then know where to 
 
 Try:
 
-  conclave whoami
-  conclave list -k variable
-  conclave variable get -i {secret}
+  {program} whoami
+  {program} list -k variable
+  {program} variable get -i {secret}
 
 The same with curl, first a token, then a write and a read:
 
