@@ -488,7 +488,12 @@ impl Change {
     fn concerns(&self, path: &Path) -> bool {
         match self {
             Self::Rename(from, to) => path.starts_with(from) || path.starts_with(to),
-            _ => path.starts_with(self.path()),
+            Self::Create(_)
+            | Self::Write(..)
+            | Self::Resize(..)
+            | Self::Remove(_)
+            | Self::OpenDatabase(..)
+            | Self::Batch(..) => path.starts_with(self.path()),
         }
     }
 
