@@ -570,7 +570,7 @@ fn add_answer(answers: &mut Value, status: u16, shape: Shape, about: &str) {
     let wanted = shape.schema();
     if schema.is_null() {
         *schema = wanted;
-    } else if let Some(known) = schema["anyOf"].as_array_mut() {
+    } else if let Some(Value::Array(known)) = schema.get_mut("anyOf") {
         if !known.contains(&wanted) {
             known.push(wanted);
         }

@@ -84,7 +84,7 @@ fn try_all(
     words: &[&str],
     mut property: impl FnMut(&[u8]),
 ) {
-    let number = |variable: &str| std::env::var(variable).ok()?.parse::<u64>().ok();
+    let number = |variable: &str| std::env::var_os(variable)?.to_str()?.parse::<u64>().ok();
     let seed = number("FUZZ_SEED").unwrap_or(0x5eed);
     let runs = number("FUZZ_RUNS").map_or(runs, |runs| usize::try_from(runs).unwrap());
     let mut dice = Dice(seed);
@@ -110,7 +110,7 @@ fn lines(text: &str) -> Vec<Vec<u8>> {
 /// The policy texts of the rules' own tests, and some more.
 fn policies() -> Vec<Vec<u8>> {
     let own = std::fs::read_to_string(folder().join("corpus/policies.txt")).unwrap();
-    let mut corpus: Vec<Vec<u8>> = own.split("\n====\n").map(|text| text.into()).collect();
+    let mut corpus: Vec<Vec<u8>> = own.split("\n====\n").map(Into::into).collect();
     let rules = folder().join("../../../storage/domain/tests/policy");
     let mut files: Vec<_> =
         std::fs::read_dir(rules).unwrap().map(|entry| entry.unwrap().path()).collect();

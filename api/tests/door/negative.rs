@@ -238,8 +238,10 @@ async fn what_must_be_refused_is_refused_changes_nothing_and_is_recorded() {
     assert!(problems.is_empty(), "{} of {count}:\n{}", problems.len(), problems.join("\n"));
 }
 
-/// A reply without what differs from request to request.
-fn essence(reply: &Reply) -> (u16, Vec<(String, Vec<u8>)>, Vec<u8>) {
+/// A reply without what differs from request to request: status, headers and body.
+type Essence = (u16, Vec<(String, Vec<u8>)>, Vec<u8>);
+
+fn essence(reply: &Reply) -> Essence {
     let mut headers: Vec<_> = reply
         .headers
         .iter()
