@@ -11,7 +11,7 @@ use conclave_domain::records::{Digest, JoinToken, MemberRole, RequestId};
 use conclave_domain::time::Timestamp;
 use conclave_raft::{
     Committed, Config, Handle, Identity, KnownMember, NodeInfo, NodeKey, NodeRole, Parts,
-    ProposeError, Quic, QuicSettings, Tls, TlsMaterial,
+    ProposeError, Quic, QuicError, QuicSettings, Tls, TlsMaterial,
 };
 use conclave_storage::{Datadir, FailPoints, LogStore, StateStore};
 use rcgen::{
@@ -122,8 +122,7 @@ impl Node {
         let datadir = Datadir::open(self.folder.path(), FailPoints::default()).unwrap();
         let (log, _) = LogStore::open(&datadir).unwrap();
         let state = StateStore::open(&datadir).unwrap();
-        let settings = QuicSettings::new(self.address, [self.id as u8; 32]);
-        let quic = Quic::bind(settings, &tls, self.identity()).unwrap();
+        let quic = self.bind(&tls).await;
         let failed = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&failed);
         let parts = Parts {
@@ -138,6 +137,22 @@ impl Node {
         };
         let handle = Handle::start(parts).await.unwrap();
         self.running = Some(Running { handle, state, tls, failed });
+    }
+
+    /// The endpoint of an earlier life is closed by a task of its own, a little after that life.
+    async fn bind(&self, tls: &Tls) -> Quic {
+        for _ in 0..500 {
+            let settings = QuicSettings::new(self.address, [self.id as u8; 32]);
+            match Quic::bind(settings, tls, self.identity()) {
+                Err(QuicError::Bind { source, .. })
+                    if source.kind() == std::io::ErrorKind::AddrInUse =>
+                {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                bound => return bound.unwrap(),
+            }
+        }
+        panic!("{} stays in use", self.address);
     }
 
     pub(crate) async fn stop(&mut self) {
