@@ -279,9 +279,14 @@ impl Login {
         if answer.status != StatusCode::OK {
             return Err(format!("authenticate: {} {}", answer.status, answer.text()));
         }
+        self.keep(&answer);
+        Ok(())
+    }
+
+    /// Keeps the access token of an answer to [`Self::authenticate`] for [`Self::signed`].
+    pub fn keep(&self, answer: &Answer) {
         let token = format!("Token token=\"{}\"", STANDARD.encode(&answer.body));
         self.token.store(Some(Arc::new(token)));
-        Ok(())
     }
 
     /// The request with the access token.

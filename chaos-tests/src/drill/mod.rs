@@ -1,7 +1,8 @@
 //! Drills: a cluster of real processes is founded once, hurt in trial after trial under a recorded
 //! load, and judged.
 //!
-//! - [`fault`]: the faults; [`probe`]: what is watched beside the load; [`report`]: the verdict
+//! - [`fault`]: the faults; [`probe`]: what is watched beside the load; [`turnover`]: what is
+//!   changed beside it; [`report`]: the verdict
 //! - [`canary`], [`disk_faults`], [`garbage`]: drills of another shape
 //!
 //! A trial: health → fresh secrets → load → fault → recovery → healing → health → final scan of
@@ -14,6 +15,7 @@ pub mod garbage;
 pub mod probe;
 pub mod processors;
 pub mod report;
+pub mod turnover;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -39,6 +41,7 @@ use fault::{Fault, Scene};
 use probe::{FollowerProbe, TermWatch};
 use processors::Processors;
 use report::{Milliseconds, Report};
+use turnover::Turnover;
 
 /// I11: writes must succeed again within this after a fault.
 const RECOVERY_PATIENCE: Duration = Duration::from_secs(15);
@@ -50,6 +53,8 @@ const WARM_WRITES_MIN: u64 = 20;
 const SCAN_CONCURRENCY: usize = 16;
 /// Seconds between fresh secrets in a calm drill.
 const CALM_SLICE_SECONDS: u64 = 20;
+/// A connected follower must have heard of a revocation within this, in 99 of 100 cases.
+const REVOKED_WITHIN_MS: f64 = 500.0;
 /// Under this all secrets of drills are declared.
 const SECRET_PREFIX: &str = "chaos";
 
@@ -71,13 +76,14 @@ pub struct Options {
 }
 
 /// Every drill by its name.
-pub const NAMES: [&str; 9] = [
+pub const NAMES: [&str; 10] = [
     "leader-kill",
     "leader-pause",
     "leader-isolate",
     "restart-all",
     "power-cut",
     "calm",
+    "revocation",
     "canary",
     "disk-faults",
     "garbage",
@@ -97,6 +103,7 @@ pub async fn run(name: &str, options: Options) -> Result<Report, HarnessError> {
         "restart-all" => trials(Fault::RestartAll, &options, &mut report).await,
         "power-cut" => trials(Fault::PowerCut, &options, &mut report).await,
         "calm" => calm(&options, &mut report).await,
+        "revocation" => revocation(&options, &mut report).await,
         "canary" => canary::run(&options, &mut report).await,
         "disk-faults" => disk_faults::run(&options, &mut report).await,
         "garbage" => garbage::run(&options, &mut report).await,
@@ -175,6 +182,7 @@ async fn trial(
     let login = Arc::clone(&cluster.login);
     let loaded = secrets[..secrets.len() - 1].to_vec();
     let load = Load::start(cluster.targets()?, login, loaded, rates, clock, rng.fork("load"));
+    let turnover = Turnover::start(cluster, false, rng.fork("turnover")).await?;
     sleep(Duration::from_millis(rng.between(700, 1500))).await;
     if load.acknowledged() < WARM_WRITES_MIN {
         report.unclear(format!("trial {number}: hardly any write succeeded before the fault"));
@@ -218,6 +226,7 @@ async fn trial(
         report.broken([Violation { invariant: "I11 liveness", detail }]);
     }
     sleep(Duration::from_millis(rng.between(200, 600))).await;
+    report.turned(turnover.stop().await);
     let (history, skipped) = load.stop().await;
     report.skipped += skipped;
     let recovery = first_acknowledged_after(&history, at).map(|back| back.saturating_sub(began));
@@ -331,6 +340,42 @@ async fn calm(options: &Options, report: &mut Report) -> Result<(), HarnessError
     if report.unknown > 0 {
         let detail = format!("{} writes had no clear answer", report.unknown);
         report.broken([Violation { invariant: "I11 liveness", detail }]);
+    }
+    finish(cluster, options, report);
+    Ok(())
+}
+
+/// Nothing is broken; roles are revoked, and the follower must follow. A trial is a revocation.
+async fn revocation(options: &Options, report: &mut Report) -> Result<(), HarnessError> {
+    let mut cluster = Cluster::found(Shape::default()).await?;
+    let clock = RunClock::start();
+    let rates = Rates { writes: 40, reads: 40, ..Rates::default() };
+    let end = Instant::now() + Duration::from_secs(u64::from(options.trials).max(20) * 3);
+    let secrets = fresh_secrets("r", secrets_needed(rates, u64::from(options.trials).max(20) * 3));
+    cluster.declare(&secrets).await?;
+    let rng = Rng::new(options.seed);
+    let (targets, login) = (cluster.targets()?, Arc::clone(&cluster.login));
+    let load = Load::start(targets, login, secrets, rates, clock, rng.fork("load"));
+    let turnover = Turnover::start(&cluster, true, rng.fork("turnover")).await?;
+    while turnover.revocations() < u64::from(options.trials) && Instant::now() < end {
+        sleep(Duration::from_millis(50)).await;
+    }
+    let lags = report.turned(turnover.stop().await);
+    report.trials = u32::try_from(lags.len()).unwrap_or(u32::MAX);
+    report.revocation_on_follower_ms = Milliseconds::of(lags);
+    let (history, skipped) = load.stop().await;
+    report.skipped += skipped;
+    judge(&mut cluster, &history, report).await?;
+    match report.revocation_on_follower_ms {
+        Some(lag) if lag.p99 > REVOKED_WITHIN_MS => {
+            let detail = format!("p99 {:.0} ms, {REVOKED_WITHIN_MS} are promised", lag.p99);
+            report.broken([Violation { invariant: "revocation on a follower", detail }]);
+        }
+        Some(_) if report.trials >= options.trials => {}
+        Some(_) | None => {
+            let found = report.trials;
+            report.unclear(format!("{found} revocations, {} were wanted", options.trials));
+        }
     }
     finish(cluster, options, report);
     Ok(())

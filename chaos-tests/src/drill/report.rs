@@ -4,6 +4,7 @@
 
 use serde::Serialize;
 
+use super::turnover::Turned;
 use crate::checker::{Judgement, Violation};
 
 /// What a run proves.
@@ -82,6 +83,15 @@ pub struct Report {
     pub follower_read_failures: u64,
     /// Reads of the latest sent straight to the node that had been leader.
     pub old_leader_probes: u64,
+    /// Policies loaded beside the recorded load.
+    pub policy_loads: u64,
+    /// Revocations among them; every later request of the role revoked had to fail on all voters.
+    pub revocations: u64,
+    /// API keys replaced; the old ones had to be worth nothing.
+    pub rotations: u64,
+    /// From a revocation's acknowledgement until the follower refused; of the drill `revocation`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub revocation_on_follower_ms: Option<Milliseconds>,
     /// How many terms the cluster went through.
     pub elections: u64,
     /// Operations left out because too many were in flight.
@@ -118,6 +128,10 @@ impl Report {
             follower_probes: 0,
             follower_read_failures: 0,
             old_leader_probes: 0,
+            policy_loads: 0,
+            revocations: 0,
+            rotations: 0,
+            revocation_on_follower_ms: None,
             elections: 0,
             skipped: 0,
             processors_busy: None,
@@ -140,6 +154,15 @@ impl Report {
             self.unclear(format!("{} histories were too hard to judge", judgement.undecided));
         }
         self.broken(judgement.violations);
+    }
+
+    /// Takes in what came of changes beside the load; gives the follower's lags, in nanoseconds.
+    pub fn turned(&mut self, turned: Turned) -> Vec<u64> {
+        self.policy_loads += turned.loads;
+        self.revocations += turned.revocations;
+        self.rotations += turned.rotations;
+        self.broken(turned.violations);
+        turned.follower
     }
 
     /// Takes in broken promises: the verdict becomes invalid.
@@ -187,6 +210,16 @@ impl Report {
             self.elections,
             self.old_leader_probes
         );
+        text += &format!(
+            "changes     {} policies loaded, {} revocations, {} API keys replaced\n",
+            self.policy_loads, self.revocations, self.rotations
+        );
+        if let Some(lag) = self.revocation_on_follower_ms {
+            text += &format!(
+                "revoked     on the follower p50 {:.0} ms, p99 {:.0} ms, max {:.0} ms later\n",
+                lag.p50, lag.p99, lag.max
+            );
+        }
         for reason in self.reasons.iter().take(20) {
             text += &format!("  - {reason}\n");
         }

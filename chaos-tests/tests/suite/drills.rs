@@ -55,6 +55,7 @@ fn assert_nothing_lost(report: &Value) {
 fn a_killed_leader_loses_nothing() {
     let report = drill("leader-kill", &["--trials", "2", "--seed", "7"]);
     assert_nothing_lost(&report);
+    assert!(report["revocations"].as_u64() > Some(0), "{report:#}");
     assert_eq!(report["follower_read_failures"], 0);
 }
 

@@ -242,8 +242,8 @@ fn program() -> String {
         return NAME.to_owned();
     };
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).map(|folder| folder.join(NAME));
-    let first = found.filter_map(|found| std::fs::canonicalize(found).ok()).next();
+    let first = std::env::split_paths(&path)
+        .find_map(|folder| std::fs::canonicalize(folder.join(NAME)).ok());
     if first.as_ref() == Some(&me) { NAME.to_owned() } else { me.display().to_string() }
 }
 
