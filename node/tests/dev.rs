@@ -9,15 +9,18 @@ use std::process::{Command, Stdio};
 /// The public client that must work unchanged.
 const CLIENT: &str = "conjur-api==0.2.0";
 
-/// A Python with the public client, made once and kept beside the build.
-fn python() -> PathBuf {
-    let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).join("conjur-api-0.2.0");
+/// What makes requests up from the OpenAPI document.
+const GENERATOR: &str = "schemathesis==4.32.5";
+
+/// A Python with a package from PyPI, made once and kept beside the build.
+fn python(package: &str) -> PathBuf {
+    let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).join(package.replace("==", "-"));
     let python = venv.join("bin/python");
     let ready = venv.join("ready");
     if !ready.exists() {
         run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv));
-        run(Command::new(&python).args(["-m", "pip", "install", "--quiet", CLIENT]));
-        std::fs::write(ready, CLIENT).unwrap();
+        run(Command::new(&python).args(["-m", "pip", "install", "--quiet", package]));
+        std::fs::write(ready, package).unwrap();
     }
     python
 }
@@ -36,7 +39,14 @@ fn conclave() -> Command {
 #[test]
 fn public_clients_work_and_survive_the_leaders_death() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/dev/first_day.py");
-    run(conclave().args(["dev", "--run"]).arg(python()).arg(script));
+    run(conclave().args(["dev", "--run"]).arg(python(CLIENT)).arg(script));
+}
+
+#[test]
+fn generated_requests_get_documented_answers_and_no_fault() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/dev/generated_requests.py");
+    let size = ["dev", "--voters", "1", "--followers", "0", "--run"];
+    run(conclave().args(size).arg(python(GENERATOR)).arg(script));
 }
 
 #[test]
