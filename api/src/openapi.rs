@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 
-use crate::router::{Access, Auth, ROUTES, Route, RouteTable};
+use crate::router::{Access, Auth, ROUTES, Route, route_of};
 
 /// What a body holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -447,7 +447,7 @@ pub fn undocumented(
     media: Option<&str>,
 ) -> Option<String> {
     static DOCUMENT: OnceLock<Value> = OnceLock::new();
-    let (_, route, _) = RouteTable::new().find(method, path, query)?;
+    let route = route_of(method, path, query)?;
     let document = DOCUMENT.get_or_init(document);
     let key = route.method.as_str().to_ascii_lowercase();
     let operation = &document["paths"][template(route.pattern)][key];

@@ -6,7 +6,7 @@
 //! each, and `*id` everything that is left.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::body::Body;
@@ -315,9 +315,15 @@ fn match_path(pattern: &[Segment], route: &Route, raw: &[&str]) -> Option<Params
     Some(params)
 }
 
+/// The route that a request finds, for those who describe routes; nothing when there is none.
+pub(crate) fn route_of(method: &Method, path: &str, query: &str) -> Option<&'static Route> {
+    static TABLE: OnceLock<RouteTable> = OnceLock::new();
+    TABLE.get_or_init(RouteTable::new).find(method, path, query).map(|(_, route, _)| route)
+}
+
 /// The name of the route that a request finds; nothing when there is none.
 pub fn named(method: &Method, path: &str, query: &str) -> Option<&'static str> {
-    RouteTable::new().find(method, path, query).map(|(_, route, _)| route.name)
+    route_of(method, path, query).map(|route| route.name)
 }
 
 /// The router that a listener serves. Everything goes to the door: axum's own matching decodes

@@ -183,7 +183,7 @@ async fn policy_texts_are_planned_or_refused_and_always_alike() {
     let root: Id = "demo:policy:root".parse().unwrap();
     let app: Id = "demo:policy:app".parse().unwrap();
     let admin: Id = "demo:user:admin".parse().unwrap();
-    try_all("policies", 1500, &policies(), &words, |input| {
+    try_all("policies", 600, &policies(), &words, |input| {
         let text = String::from_utf8_lossy(input);
         house.state.read(|view| {
             for (policy, mode) in
