@@ -11,7 +11,7 @@ use crate::contest::{self, Timing};
 use crate::report::{Provenance, Report, Subjectline};
 use crate::scratch::Scratch;
 use crate::subject::{Entrant, Peer, Setting, Workload};
-use crate::{Fault, layers};
+use crate::{Fault, layers, scale};
 
 /// Measures Conclave, alone or against a peer, with both on this machine.
 #[derive(Debug, Parser)]
@@ -39,6 +39,18 @@ enum What {
     Calibrate,
     /// Single layers in this process: decide, seal, apply.
     Layers,
+    /// Growth of cost over three decades of secrets and roles, in this process and in a cluster.
+    Scale(Growth),
+}
+
+#[derive(Debug, clap::Args)]
+struct Growth {
+    /// Most secrets in this process.
+    #[arg(long, default_value_t = 1_000_000)]
+    secrets: usize,
+    /// Most resources in the cluster; 0 leaves the cluster out.
+    #[arg(long, default_value_t = 1_000_000)]
+    cluster_resources: usize,
 }
 
 #[derive(Debug, clap::Args)]
@@ -136,6 +148,12 @@ async fn run(arguments: &Arguments) -> Result<String, Fault> {
         What::Layers => {
             let rows = layers::run(scratch.path())?;
             if arguments.json { json(&rows) } else { Ok(layers::text(&rows)) }
+        }
+        What::Scale(growth) => {
+            let limits =
+                scale::Limits { in_process: growth.secrets, in_cluster: growth.cluster_resources };
+            let report = scale::run(limits, &scratch, |line| eprintln!("{line}")).await?;
+            if arguments.json { json(&report) } else { Ok(report.text()) }
         }
         What::Write(contest) => compete(Workload::Write, contest, arguments.json, &scratch).await,
         What::Read(contest) => compete(Workload::Read, contest, arguments.json, &scratch).await,

@@ -44,7 +44,8 @@ pub struct Row {
 /// Measures all of them, with data in `folder`.
 pub fn run(folder: &Path) -> Result<Vec<Row>, Fault> {
     let mut bench = Bench::new()?;
-    let mut rows = bench.rules()?;
+    let mut rows = bench.bombs()?;
+    rows.extend(bench.rules()?);
     rows.extend(bench.sealing()?);
     rows.extend(bench.keeping(&folder.join("layers"))?);
     Ok(rows)
@@ -210,6 +211,37 @@ impl Bench {
             let done = execute(&mut state, LogIndex(1000 + call), &envelope);
             done.reply.map(drop).map_err(|rejection| broken(format!("{rejection:?}")))
         })?);
+        Ok(rows)
+    }
+
+    /// Policy texts that want to become much more than they are: how long it takes to refuse them.
+    fn bombs(&self) -> Result<Vec<Row>, Fault> {
+        let policy = rbac::root_policy(&self.account);
+        let admin = rbac::admin_role(&self.account);
+        let mut aliases = String::from("- &a0 [!variable x]\n");
+        for level in 1..12 {
+            let before = format!("*a{}, ", level - 1).repeat(9);
+            aliases.extend(["- &a", &level.to_string(), " [", &before, "]\n"]);
+        }
+        let mut permits = String::from("- !permit\n  privileges: [");
+        permits.push_str(&"p, ".repeat(1_000));
+        permits.push_str("]\n  role: !user admin\n  resources:\n");
+        permits.extend((0..5_000).map(|at| format!("  - !variable v{at}\n")));
+        let texts = [
+            ("refuse aliases of aliases", aliases),
+            ("refuse 1 MiB of brackets", "[".repeat(1 << 20)),
+            ("refuse 1 MiB of one word", format!("- !variable {}", "a".repeat(1 << 20))),
+            ("refuse 5 M permits", permits),
+        ];
+        let mut rows = Vec::new();
+        for (layer, text) in texts {
+            let request =
+                LoadRequest { policy: &policy, mode: LoadMode::Append, text: &text, actor: &admin };
+            rows.push(timed(layer, 1, |_| match plan(&self.state, &request) {
+                Ok(_) => Err(broken(format!("{layer}: it was planned"))),
+                Err(_refused) => Ok(()),
+            })?);
+        }
         Ok(rows)
     }
 

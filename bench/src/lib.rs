@@ -15,6 +15,7 @@
 //! | [`usage`] | processor time and bytes written of server processes, and of the machine as a whole |
 //! | [`report`] | medians, ratios and limits, as text and as JSON |
 //! | [`layers`] | single layers without network |
+//! | [`scale`] | growth over three decades of secrets and roles |
 //! | [`histogram`] | latencies in buckets of under one per cent |
 //! | [`process`], [`tls`], [`install`], [`scratch`] | child processes, certificates, packages, folders |
 //!
@@ -35,6 +36,7 @@ pub mod layers;
 pub mod load;
 pub mod process;
 pub mod report;
+pub mod scale;
 pub mod scratch;
 pub mod subject;
 pub mod tls;

@@ -25,7 +25,8 @@ const VOTERS: u8 = 3;
 /// Hosts in one policy load.
 const HOSTS_PER_LOAD: usize = 512;
 
-pub(super) async fn start(setting: Setting, scratch: &Scratch) -> Result<Subject, Fault> {
+/// Starts a cluster and finds the way to its leader.
+pub(crate) async fn begin(scratch: &Scratch) -> Result<(DevCluster, Door), Fault> {
     let mut options = ClusterOptions::loopback(VOTERS, 0, Reexec::current(vec!["conclave".into()]));
     options.folder = Some(scratch.folder(NAME)?);
     let cluster = DevCluster::start(options).await.map_err(|failure| failed(&failure))?;
@@ -38,6 +39,11 @@ pub(super) async fn start(setting: Setting, scratch: &Scratch) -> Result<Subject
         .map_err(|_error| failed(&format!("{url} is not an address")))?;
     let endpoint = Endpoint { address, name: SERVER_NAME.to_owned(), tls: trust };
     let door = Door { endpoint, account: cluster.account().to_owned() };
+    Ok((cluster, door))
+}
+
+pub(super) async fn start(setting: Setting, scratch: &Scratch) -> Result<Subject, Fault> {
+    let (cluster, door) = begin(scratch).await?;
     let admin = door.log_in("admin", cluster.admin_key()).await?;
     let clients = match setting.workload {
         Workload::Authn => door.log_ins(&admin, setting).await?,
@@ -59,16 +65,16 @@ fn failed(what: &impl std::fmt::Display) -> Fault {
 }
 
 /// The API of one node, as its clients use it.
-struct Door {
+pub(crate) struct Door {
     endpoint: Endpoint,
     account: String,
 }
 
 /// An `Authorization` header.
-struct Token(String);
+pub(crate) struct Token(String);
 
 impl Token {
-    fn header(&self) -> (&'static str, &str) {
+    pub(crate) fn header(&self) -> (&'static str, &str) {
         ("Authorization", &self.0)
     }
 }
@@ -78,18 +84,43 @@ fn escaped(id: &str) -> String {
 }
 
 impl Door {
+    /// Where it is.
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// The account that everything is in.
+    pub(crate) fn account(&self) -> &str {
+        &self.account
+    }
+
+    /// One request that must succeed.
+    pub(crate) async fn call(
+        &self,
+        method: &str,
+        path: &str,
+        token: &Token,
+        body: &[u8],
+    ) -> Result<Vec<u8>, Fault> {
+        must(NAME, &self.endpoint, method, path, &[token.header()], body).await
+    }
+
     fn authenticate_path(&self, login: &str) -> String {
         format!("/authn/{}/{}/authenticate", self.account, escaped(login))
     }
 
-    async fn log_in(&self, login: &str, key: &str) -> Result<Token, Fault> {
+    pub(crate) async fn log_in(&self, login: &str, key: &str) -> Result<Token, Fault> {
         let path = self.authenticate_path(login);
         let token = must(NAME, &self.endpoint, "POST", &path, &[], key.as_bytes()).await?;
         Ok(Token(format!("Token token=\"{}\"", STANDARD.encode(token))))
     }
 
     /// Appends to the root policy; the API keys of the hosts that it made, by login.
-    async fn load(&self, admin: &Token, policy: &str) -> Result<Vec<(String, String)>, Fault> {
+    pub(crate) async fn load(
+        &self,
+        admin: &Token,
+        policy: &str,
+    ) -> Result<Vec<(String, String)>, Fault> {
         let path = format!("/policies/{}/policy/root", self.account);
         let headers = [admin.header(), ("Content-Type", "application/x-yaml")];
         let answer = must(NAME, &self.endpoint, "POST", &path, &headers, policy.as_bytes()).await?;

@@ -1,7 +1,7 @@
 //! What is measured. A subject is started for one round, fresh, and gone at its end, so that what stands idle
 //! costs the other nothing and both work on stores of the same age.
 
-mod conclave;
+pub(crate) mod conclave;
 mod etcd;
 mod nginx;
 mod openbao;
