@@ -28,7 +28,7 @@ pub(super) async fn run(
         texts(&door, &admin, &mut lines).await?;
         door.load(&admin, &super::users()).await?;
         let host = reader(&door, &admin).await?;
-        let empty = resident(&pids);
+        let mut before = (0, resident(&pids));
         let mut policies = 0;
         for size in SIZES.into_iter().filter(|size| *size <= most) {
             let began = Instant::now();
@@ -43,8 +43,11 @@ pub(super) async fn run(
             say(format!("{size} in the cluster after {:.0} s more", began.elapsed().as_secs_f64()));
             let roles = policies * (HOSTS + 2) + USERS;
             let point = |value| Point { secrets: size, roles, value };
-            let held = resident(&pids).saturating_sub(empty) as f64 / pids.len() as f64;
-            lines.add("memory of a node for each resource", "bytes", point(held / size as f64));
+            let held = resident(&pids);
+            let more = held.saturating_sub(before.1) as f64 / pids.len() as f64;
+            let more = more / (size - before.0) as f64;
+            lines.add("memory of a node for each resource more", "bytes", point(more));
+            before = (size, held);
             measure(&door, &admin, &host, &mut lines, &point).await?;
         }
         Ok(lines.finish())

@@ -261,6 +261,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let lines = store::run(1_000, folder.path(), &|_| {}).unwrap();
         assert!(lines.len() >= 8, "{lines:?}");
-        assert!(lines.iter().all(|line| line.points.iter().all(|point| point.value > 0.0)));
+        // What the process holds may not grow at all when others have let go of as much.
+        let timed = lines.iter().filter(|line| line.unit != "bytes");
+        assert!(timed.flat_map(|line| &line.points).all(|point| point.value > 0.0));
     }
 }

@@ -32,7 +32,7 @@ pub(super) fn run(most: usize, folder: &Path, say: &impl Fn(String)) -> Result<V
     let mut policies = 0;
     house.load("root", &super::users())?;
     house.load("root", &super::chain(DEPTH))?;
-    let empty = resident(&[std::process::id()]);
+    let mut before = (0, resident(&[std::process::id()]));
     for size in SIZES.into_iter().filter(|size| *size <= most) {
         let began = Instant::now();
         while policies * VARIABLES < size {
@@ -42,9 +42,11 @@ pub(super) fn run(most: usize, folder: &Path, say: &impl Fn(String)) -> Result<V
         }
         say(format!("{size} secrets after {:.0} s more", began.elapsed().as_secs_f64()));
         let roles = policies * (HOSTS + 2) + USERS;
-        let held = resident(&[std::process::id()]).saturating_sub(empty);
+        let held = resident(&[std::process::id()]);
         let point = |value| Point { secrets: size, roles, value };
-        lines.add("memory for each secret", "bytes", point(held as f64 / size as f64));
+        let more = held.saturating_sub(before.1) as f64 / (size - before.0) as f64;
+        lines.add("memory for each secret more", "bytes", point(more));
+        before = (size, held);
         house.measure(policies, &mut lines, &point)?;
     }
     Ok(lines.finish())
