@@ -137,6 +137,8 @@ pub static ROUTES: &[Route] = &[
         Token Write, "update" "update", "secrets.expire" => routes::secrets::expire::create),
     route!(POST "/secrets/:account/:kind/*id" [&[Kind::Variable, Kind::PublicKey]], Token Write,
         "update" "update", "secrets.set" => routes::secrets::set::create),
+    route!(GET "/policies/:account/:kind/*id" [&[Kind::Policy]], Token Read, "policy" "read",
+        "policies.show" => routes::policies::show::show),
     route!(POST "/policies/:account/:kind/*id" [&[Kind::Policy]], Token Write, "policy" "create",
         "policies.append" => routes::policies::load::append),
     route!(PATCH "/policies/:account/:kind/*id" [&[Kind::Policy]], Token Write, "policy" "update",

@@ -16,8 +16,16 @@ use http::Method;
 
 use super::harness::{House, Reply, basic};
 
-const SCENARIOS: &[&str] =
-    &["errors", "secrets", "credentials", "policies", "roles", "quirks", "worked"];
+const SCENARIOS: &[&str] = &[
+    "errors",
+    "secrets",
+    "credentials",
+    "policies",
+    "roles",
+    "quirks",
+    "worked",
+    "effective_policy",
+];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn scenarios_hold() {

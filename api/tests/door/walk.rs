@@ -30,6 +30,7 @@ const REQUESTS: &[(&str, &str)] = &[
     ("secrets.get", "/secrets/demo/variable/x"),
     ("secrets.expire", "/secrets/demo/variable/x?expirations"),
     ("secrets.set", "/secrets/demo/variable/x"),
+    ("policies.show", "/policies/demo/policy/root"),
     ("policies.append", "/policies/demo/policy/root"),
     ("policies.update", "/policies/demo/policy/root"),
     ("policies.replace", "/policies/demo/policy/root"),

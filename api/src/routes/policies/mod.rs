@@ -3,3 +3,4 @@
 mod dry_run;
 pub(crate) mod load;
 mod records;
+pub(crate) mod show;

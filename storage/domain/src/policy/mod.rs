@@ -6,6 +6,7 @@
 //! deciding refuses it when the account has moved on.
 
 mod cidr;
+pub mod effective;
 mod error;
 pub mod limits;
 mod parse;

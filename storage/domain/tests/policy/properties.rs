@@ -6,7 +6,8 @@ use std::fmt::Write as _;
 use conclave_domain::command::LoadMode;
 use conclave_domain::effect::Row;
 use conclave_domain::id::Id;
-use conclave_domain::policy::{ParseRejection, PolicyError, limits};
+use conclave_domain::policy::effective::{Bounds, effective, to_yaml};
+use conclave_domain::policy::{ParseRejection, PolicyError, ResolveRejection, limits};
 use conclave_domain::state::State;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -272,6 +273,71 @@ proptest! {
             let again = world.plan(&id(&format!("policy:{policy}")), mode, &text).unwrap();
             prop_assert_eq!(&again.changes, &[], "{}", text);
             prop_assert_eq!(&again.credentials, &[]);
+        }
+    }
+
+    #[test]
+    fn the_policy_in_force_loads_again_and_changes_nothing(
+        loads in vec((select(POLICIES.as_slice()), select(MODES.as_slice()), text(true)), 1..6),
+    ) {
+        let mut world = two_policies();
+        for (policy, mode, text) in loads {
+            load_what_fits(&mut world, policy, mode, &text);
+        }
+        for (policy, parent, modes) in [
+            ("root", "root", &MODES[..]),
+            // A replace would take away what stands beside it.
+            ("a", "root", &MODES[..2]),
+            ("a/b", "a", &MODES[..2]),
+        ] {
+            let (policy, parent) =
+                (id(&format!("policy:{policy}")), id(&format!("policy:{parent}")));
+            if world.state.resource(&policy).is_none() || world.state.resource(&parent).is_none() {
+                continue;
+            }
+            let nodes = effective(&world.state, &policy, Bounds::default()).unwrap();
+            let text = to_yaml(&nodes);
+            for mode in modes {
+                let plan = match world.plan(&parent, *mode, &text) {
+                    // Two loads can make roles own each other, which no one text can say.
+                    Err(PolicyError::Resolve { rejection: ResolveRejection::Cycle(..), .. }) => {
+                        continue;
+                    }
+                    plan => plan,
+                };
+                let plan = plan.map_err(|error| {
+                    TestCaseError::fail(format!("{error} {:?}\n{text}", error.place()))
+                })?;
+                prop_assert_eq!(&plan.changes, &[], "{:?} {}\n{}", mode, policy, text);
+                prop_assert_eq!(&plan.credentials, &[], "{:?} {}\n{}", mode, policy, text);
+            }
+            if policy == parent {
+                let mut fresh = World::new();
+                if fresh.load(&parent, LoadMode::Append, &text).is_ok() {
+                    let again = effective(&fresh.state, &policy, Bounds::default()).unwrap();
+                    prop_assert_eq!(to_yaml(&again), text);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn any_words_survive_the_policy_in_force(words in vec("\\PC{1,12}|[ -~]{1,12}|.{1,12}", 1..4)) {
+        let mut text = String::new();
+        for (at, word) in words.iter().enumerate() {
+            let word = word.replace(['\\', '"', '\n', '\r', '\0'], "~").replace("..", "--");
+            let word: String = word.chars().filter(|c| !c.is_control()).collect();
+            writeln!(text, "- !variable {{ id: \"v{at}{word}\", annotations: {{ \"{word}-\": \"{word}\" }} }}")
+                .unwrap();
+        }
+        let mut world = World::new();
+        let root = id("policy:root");
+        if world.load(&root, LoadMode::Append, &text).is_ok() {
+            let nodes = effective(&world.state, &root, Bounds::default()).unwrap();
+            let again = to_yaml(&nodes);
+            let plan = world.plan(&root, LoadMode::Replace, &again);
+            let plan = plan.map_err(|error| TestCaseError::fail(format!("{error}\n{again}")))?;
+            prop_assert_eq!(plan.changes, vec![], "{}", again);
         }
     }
 

@@ -6,6 +6,7 @@
 //!   `parser` before the place says that a real load answers it too;
 //! - `> member ROLE MEMBER`: adds a member through the API;
 //! - `> value VARIABLE TEXT`: sets a secret;
+//! - `> effective POLICY`, then `----`, then the policy in force; `depth N` or `limit N` bound it;
 //! - `> rows`, then `----`, then the rows of the state.
 //!
 //! Escapes in texts: `\t` a tab, `\e` nothing (to end a line in spaces), `\-` at the start of a line
@@ -17,6 +18,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use conclave_domain::command::{Actor, Command};
+use conclave_domain::id::Id;
+use conclave_domain::policy::effective::{Bounds, effective, to_yaml};
 use conclave_domain::records::Sealed;
 
 use super::world::{World, event_line, fingerprint, id, mode};
@@ -51,6 +54,13 @@ fn replayed(file: &str) -> String {
                     assert!(line.is_empty(), "text after '> rows': {line:?}");
                 }
                 world.rows()
+            }
+            ["effective", policy, ref bounds @ ..] => {
+                while let Some(line) = lines.next_if(|line| *line != "----") {
+                    assert!(line.is_empty(), "text after '> effective': {line:?}");
+                }
+                let policy = id(&format!("policy:{policy}"));
+                rendered(&world, &policy, bounds)
             }
             ["member", role, member] => {
                 let command = Command::AddMember { role: id(role), member: id(member) };
@@ -94,6 +104,21 @@ fn replayed(file: &str) -> String {
         }
     }
     out
+}
+
+/// A policy in force as YAML, within `depth N` or `limit N`.
+fn rendered(world: &World, policy: &Id, words: &[&str]) -> Vec<String> {
+    let mut bounds = Bounds::default();
+    match words {
+        [] => {}
+        ["depth", depth] => bounds.depth = depth.parse().unwrap(),
+        ["limit", rows] => bounds.rows = rows.parse().unwrap(),
+        other => panic!("no such bounds: {other:?}"),
+    }
+    match effective(&world.state, policy, bounds) {
+        Ok(nodes) => to_yaml(&nodes).lines().map(str::to_owned).collect(),
+        Err(exceeded) => vec![format!("refused: {exceeded}")],
+    }
 }
 
 fn load(world: &mut World, how: &str, policy: &str, text: &str) -> Vec<String> {
