@@ -55,6 +55,16 @@ pub enum Refusal {
     Unauthorized(&'static str),
     /// Something is wrong with a parameter.
     Argument(String),
+    /// A parameter that has to be there is not.
+    ParameterMissing {
+        /// Which.
+        name: &'static str,
+    },
+    /// There is no such account.
+    AccountMissing {
+        /// Its name.
+        account: String,
+    },
     /// A value that the rules refuse.
     Unprocessable(String),
     /// A field of the request fails its check.
@@ -156,9 +166,11 @@ impl Refusal {
             Self::Empty(status) | Self::Text(status, _) => *status,
             Self::RecordMissing { .. }
             | Self::SecretMissing { .. }
-            | Self::CredentialMissing { .. } => StatusCode::NOT_FOUND,
+            | Self::CredentialMissing { .. }
+            | Self::AccountMissing { .. } => StatusCode::NOT_FOUND,
             Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
             Self::Argument(_)
+            | Self::ParameterMissing { .. }
             | Self::Unprocessable(_)
             | Self::Invalid { .. }
             | Self::Policy { .. } => StatusCode::UNPROCESSABLE_ENTITY,
@@ -185,6 +197,10 @@ impl Refusal {
             Self::Argument(text) | Self::Unprocessable(text) | Self::MethodNotAllowed(text) => {
                 text.into()
             }
+            Self::ParameterMissing { name } => {
+                format!("param is missing or the value is empty: {name}").into()
+            }
+            Self::AccountMissing { account } => format!("Account '{account}' not found").into(),
             Self::Invalid { field, message } => format!("{field} {message}").into(),
             Self::Policy { message, .. } => message.into(),
             Self::PolicyConflict { .. } => POLICY_CONFLICT.into(),
@@ -220,6 +236,12 @@ impl Refusal {
             Self::SecretMissing { .. } | Self::CredentialMissing { .. } => plain("not_found"),
             Self::Unauthorized(_) => plain("unauthorized"),
             Self::Argument(_) => plain("argument_error"),
+            Self::ParameterMissing { .. } => plain("parameter_missing"),
+            Self::AccountMissing { .. } => json!({"error": {
+                "code": "not_found",
+                "message": self.reason(),
+                "target": "accounts",
+            }}),
             Self::Unprocessable(_) => plain("unprocessable_entity"),
             Self::Invalid { field, message } => json!({"error": {
                 "code": "validation_failed",

@@ -116,6 +116,14 @@ pub static ROUTES: &[Route] = &[
         => routes::status::authenticators::list),
     route!(GET "/whoami", Token Read, "identity-check" "check", "whoami.show"
         => routes::status::whoami::show),
+    route!(GET "/accounts", Token Read, "account" "list", "accounts.list"
+        => routes::accounts::list::show),
+    route!(POST "/accounts", Token Write, "account" "add", "accounts.create"
+        => routes::accounts::create::create),
+    route!(DELETE "/accounts/:account", Token Write, "account" "remove", "accounts.delete"
+        => routes::accounts::delete::delete),
+    route!(GET "/public_keys/:account/:kind/*id" [&[Kind::User, Kind::PublicKey]], Optional Read,
+        "public-keys" "fetch", "public_keys.show" => routes::public_keys::show::show),
     route!(GET "/:authn/:account/login", Optional Read, "authn" "login", "authn.login"
         => routes::authn::login::show),
     route!(GET "/:authn/:service/:account/login", Optional Read, "authn" "login", "authn.login_service"

@@ -1,8 +1,10 @@
 //! What each route does: a folder for each resource, a file for each verb. The table that leads here
 //! is in [`crate::router`].
 
+pub(crate) mod accounts;
 pub(crate) mod authn;
 pub(crate) mod policies;
+pub(crate) mod public_keys;
 pub(crate) mod resources;
 pub(crate) mod roles;
 pub(crate) mod secrets;

@@ -22,6 +22,16 @@ impl Query {
         )
     }
 
+    /// Adds parameters; of those sent more than once the last ones count.
+    pub(crate) fn extend(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+
+    /// Adds one parameter.
+    pub(crate) fn set(&mut self, name: String, value: String) {
+        self.0.push((name, value));
+    }
+
     /// Whether the parameter is there, with whatever value.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.0.iter().any(|(key, _)| key == name)

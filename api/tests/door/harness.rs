@@ -155,7 +155,7 @@ fn founding() -> &'static Founding {
     FOUNDING.get_or_init(|| {
         let root = RootKey::generate().unwrap();
         let vault = Arc::new(Vault::new(&root, &Keyring::generate().unwrap()));
-        let accounts = ["demo", "other"].map(|name| {
+        let accounts = ["demo", "other", "!"].map(|name| {
             let account = AccountName::new(name).unwrap();
             let (command, key) = new_account(&vault, &account).unwrap();
             (command, key.to_string())
@@ -249,7 +249,7 @@ impl House {
             keys: Mutex::default(),
         };
         for (at, (command, key)) in founding.accounts.iter().enumerate() {
-            let name = ["demo", "other"][at];
+            let name = ["demo", "other", "!"][at];
             house.keys.lock().unwrap().insert(format!("{name}/admin"), key.clone());
             house.propose(Actor::Node, command.clone());
         }

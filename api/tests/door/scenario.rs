@@ -25,6 +25,8 @@ const SCENARIOS: &[&str] = &[
     "quirks",
     "worked",
     "effective_policy",
+    "accounts",
+    "public_keys",
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

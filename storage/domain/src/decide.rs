@@ -2,7 +2,7 @@
 //! first to say no quickly, but state may have moved since, and the order of the log is the truth.
 //!
 //! One arm a command. A node that acts for itself or its operator is trusted with every privilege,
-//! and only it may touch accounts, members, join tokens and the keyring.
+//! and only it may touch members, join tokens and the keyring.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -12,7 +12,7 @@ use crate::event::Event;
 use crate::id::{AccountName, Kind, ResourceId, RoleId};
 use crate::outcome::{Outcome, Rejection};
 use crate::rbac::{
-    Denial, admin_role, authorize, governing_policy, is_allowed, is_visible, root_policy,
+    Denial, accounts_resource, admin_role, authorize, governing_policy, is_allowed, is_visible, root_policy,
 };
 use crate::records::{
     Credential, Digest, FOUNDER, Fingerprint, JoinToken, Member, MemberRole, MembershipKey,
@@ -56,6 +56,7 @@ pub fn decide(
         Command::IssueJoinToken { digest, token } => asked.issue_join_token(*digest, token),
         Command::AdmitMember { token, member } => asked.admit_member(*token, member),
         Command::RemoveMemberNode { node } => asked.remove_member_node(*node),
+        Command::DeleteAccount { account } => asked.delete_account(account),
     }
 }
 
@@ -85,18 +86,41 @@ impl Asked<'_> {
         signing_key: &SigningKey,
         admin_key: &NewApiKey,
     ) -> Decision {
-        self.node_only("create an account")?;
+        self.may_on_accounts("execute")?;
         if self.state.account(account).is_some() {
             return Err(exists("account", account));
         }
         if self.state.account_by_key_id(&signing_key.id).is_some() {
             return Err(exists("signing key", &signing_key.id));
         }
-        done(Event::AccountCreated {
+        let mut events = vec![Event::AccountCreated {
             account: account.clone(),
             signing_key: signing_key.clone(),
             admin_key: admin_key.clone(),
-        })
+        }];
+        if let Actor::Role(creator) = self.actor {
+            let (resource, owner) = (admin_role(account), creator.clone());
+            events.push(Event::OwnerChanged { resource, owner });
+        }
+        Ok((events, Outcome::Done))
+    }
+
+    fn delete_account(&self, account: &AccountName) -> Decision {
+        self.may_on_accounts("update")?;
+        // The account that stands above the others stays.
+        if account.is_internal() || self.state.account(account).is_none() {
+            return Err(not_found(&admin_role(account)));
+        }
+        done(Event::AccountDeleted { account: account.clone() })
+    }
+
+    /// The operator may do anything to accounts; a role what it may do to their resource. Who may not
+    /// is told no more than that.
+    fn may_on_accounts(&self, privilege: &str) -> Result<(), Rejection> {
+        let Actor::Role(role) = self.actor else { return Ok(()) };
+        let accounts = accounts_resource();
+        let may = is_allowed(self.state, role, privilege, &accounts);
+        if may { Ok(()) } else { Err(forbidden(role, privilege, &accounts)) }
     }
 }
 
@@ -507,7 +531,8 @@ fn check_change(
         | Event::SecretExpired { .. }
         | Event::JoinTokenIssued { .. }
         | Event::MemberAdmitted { .. }
-        | Event::MemberRemoved { .. } => return Err("not a change that a load makes".to_owned()),
+        | Event::MemberRemoved { .. }
+        | Event::AccountDeleted { .. } => return Err("not a change that a load makes".to_owned()),
     };
     if about.account() != policy.account() {
         return Err(format!("{about} is of another account than {policy}"));

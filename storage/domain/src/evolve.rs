@@ -5,7 +5,8 @@
 //!   that hangs on either: memberships on both sides, permissions on both sides, annotations, the
 //!   secret with all its values, credentials, policy versions (its own, and those it loaded);
 //! - resources owned by a role that goes, go;
-//! - rows whose declaring policy goes, go.
+//! - rows whose declaring policy goes, go;
+//! - but an account stays when the role goes that created it: its `admin` then owns itself.
 //!
 //! Any effect on an account's roles, resources, grants or annotations moves the account's revision.
 
@@ -17,7 +18,7 @@ use crate::effect::{Effect, Row, RowKey};
 use crate::event::Event;
 use crate::id::{AccountName, Kind, ResourceId, RoleId};
 use crate::outcome::{self, Rejection, Reply};
-use crate::rbac::{admin_role, root_policy};
+use crate::rbac::{accounts_resource, admin_role, root_policy};
 use crate::records::{
     Account, Answered, Credential, Fingerprint, Membership, MembershipKey, NewApiKey,
     POLICY_VERSIONS_KEPT, Permission, PolicyVersion, RequestId, Resource, Revision, Role,
@@ -135,6 +136,9 @@ impl Writes<'_> {
                     self.resource_added(id, &admin, None, true);
                 }
                 self.api_key_set(&admin, admin_key, Some(&[]));
+                if account.is_internal() {
+                    self.resource_added(&accounts_resource(), &admin, None, false);
+                }
             }
             Event::RoleAdded { role, policy } => self.role_added(role, policy.as_ref()),
             Event::RoleRemoved { role } => self.removed(role),
@@ -213,6 +217,7 @@ impl Writes<'_> {
                 self.put(Row::Member(*node, member.clone()));
             }
             Event::MemberRemoved { node } => self.delete(RowKey::Member(*node)),
+            Event::AccountDeleted { account } => self.account_deleted(account),
         }
     }
 
@@ -323,8 +328,23 @@ impl Writes<'_> {
     }
 
     fn removed(&mut self, id: &ResourceId) {
-        let keys = Removal::of(self.state, id);
-        self.effects.extend(keys.into_iter().map(Effect::Delete));
+        self.carry_out(Removal::of(self.state, [id.clone()], None));
+    }
+
+    fn account_deleted(&mut self, account: &AccountName) {
+        let within = self.state.resources(Some(account), None).map(|(id, _)| id.clone());
+        self.carry_out(Removal::of(self.state, within, Some(account)));
+        self.delete(RowKey::Account(account.clone()));
+    }
+
+    fn carry_out(&mut self, removal: Removal<'_>) {
+        self.effects.extend(removal.keys.into_iter().map(Effect::Delete));
+        for admin in removal.orphans {
+            if let Some(before) = self.state.resource(&admin) {
+                let record = Resource { owner: admin.clone(), ..before.clone() };
+                self.put(Row::Resource(admin, record));
+            }
+        }
     }
 
     /// Moves the revision of each account whose roles, resources, grants or annotations the effects
@@ -339,9 +359,14 @@ impl Writes<'_> {
             });
         }
         let state = self.state;
+        let is_gone = |name: &AccountName| {
+            let last = self.effects.last();
+            matches!(last, Some(Effect::Delete(RowKey::Account(gone))) if gone == name)
+        };
         let moved: Vec<Row> = touched
             .into_iter()
             .flatten()
+            .filter(|name| !is_gone(name))
             .filter_map(|name| state.account(name).map(|account| (name, account)))
             .filter(|(_, account)| account.revision != Revision(self.index.0))
             .map(|(name, account)| {
@@ -404,19 +429,36 @@ struct Removal<'a> {
     keys: BTreeSet<RowKey>,
     seen: BTreeSet<ResourceId>,
     pending: Vec<ResourceId>,
+    /// The account that goes as a whole.
+    account: Option<&'a AccountName>,
+    /// Administrators of other accounts whose owner goes. An account outlives whoever created it, so
+    /// these own themselves from then on.
+    orphans: BTreeSet<ResourceId>,
 }
 
 impl<'a> Removal<'a> {
-    fn of(state: &'a State, id: &ResourceId) -> BTreeSet<RowKey> {
-        let mut removal =
-            Self { state, keys: BTreeSet::new(), seen: BTreeSet::new(), pending: Vec::new() };
-        removal.goes(id.clone());
+    fn of(
+        state: &'a State,
+        ids: impl IntoIterator<Item = ResourceId>,
+        account: Option<&'a AccountName>,
+    ) -> Self {
+        let mut removal = Self {
+            state,
+            keys: BTreeSet::new(),
+            seen: BTreeSet::new(),
+            pending: Vec::new(),
+            account,
+            orphans: BTreeSet::new(),
+        };
+        for id in ids {
+            removal.goes(id);
+        }
         while let Some(id) = removal.pending.pop() {
             removal.role(&id);
             removal.resource(&id);
             removal.declared(&id);
         }
-        removal.keys
+        removal
     }
 
     fn goes(&mut self, id: ResourceId) {
@@ -440,7 +482,12 @@ impl<'a> Removal<'a> {
         let loaded = state.policy_versions_by(id).into_iter();
         self.keys.extend(loaded.map(|(policy, version)| RowKey::PolicyVersion(policy, version)));
         for owned in state.owned(id) {
-            self.goes(owned);
+            let is_elsewhere = owned.account() != id.account() && Some(owned.account()) != self.account;
+            if is_elsewhere && owned == admin_role(owned.account()) {
+                self.orphans.insert(owned);
+            } else {
+                self.goes(owned);
+            }
         }
     }
 

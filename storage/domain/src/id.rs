@@ -49,6 +49,16 @@ impl AccountName {
         if bad { Err(IdError::Account(text.to_owned())) } else { Ok(Self(text.into())) }
     }
 
+    /// The account `!`, which stands above the others: rights over accounts as such are held in it.
+    pub fn internal() -> Self {
+        Self("!".into())
+    }
+
+    /// Whether this is the account `!`.
+    pub fn is_internal(&self) -> bool {
+        &*self.0 == "!"
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0

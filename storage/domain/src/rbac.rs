@@ -140,6 +140,12 @@ pub fn admin_role(account: &AccountName) -> RoleId {
     RoleId::well_known(account.clone(), Kind::User, "admin")
 }
 
+/// The resource that stands for all accounts: `read` on it lists them, `execute` creates one, `update`
+/// deletes one. It comes with the account `!`, whose `admin` owns it.
+pub fn accounts_resource() -> ResourceId {
+    ResourceId::well_known(AccountName::internal(), Kind::Webservice, "accounts")
+}
+
 /// One role looking at one resource, both of them present.
 struct Sight<'a> {
     held: std::sync::Arc<Closure>,

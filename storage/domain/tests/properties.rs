@@ -586,6 +586,7 @@ fn malformed_plans_are_refused() {
         Event::PasswordChanged { role: id("user:admin"), password_hash: String::new() },
         Event::ApiKeyRotated { role: id("user:admin"), key: api_key(1) },
         Event::MemberRemoved { node: 1 },
+        Event::AccountDeleted { account: account("demo") },
         Event::SecretVersionAdded {
             resource: id("variable:pw"),
             version: Version(1),
@@ -644,13 +645,12 @@ fn join_tokens_admit_once_and_only_whom_they_name() {
 }
 
 #[test]
-fn only_the_operator_touches_accounts_members_and_keys() {
+fn only_the_operator_touches_members_and_keys() {
     let history = History::new();
     for envelope in envelopes() {
         let operator_only = matches!(
             envelope.body,
             Command::InstallKeyring { .. }
-                | Command::CreateAccount { .. }
                 | Command::IssueJoinToken { .. }
                 | Command::AdmitMember { .. }
                 | Command::RemoveMemberNode { .. }
@@ -659,5 +659,13 @@ fn only_the_operator_touches_accounts_members_and_keys() {
         let decision = decide(&history.state, LogIndex(9), &asked);
         let refused = matches!(&decision, Err(Rejection::Invalid(why)) if why.contains("operator"));
         assert_eq!(refused, operator_only, "{decision:?}");
+        let about_accounts = matches!(
+            asked.body,
+            Command::CreateAccount { .. } | Command::DeleteAccount { .. }
+        );
+        if about_accounts {
+            // Only who holds a right over accounts as such.
+            assert!(matches!(decision, Err(Rejection::Forbidden { .. })), "{decision:?}");
+        }
     }
 }

@@ -16,6 +16,9 @@
 //! password ROLE as ROLE by token|credentials
 //! grant ROLE to ROLE as ROLE                     through the API, outside any policy
 //! revoke ROLE from ROLE as ROLE
+//! account NAME as ROLE                           creates an account; `node` is the operator
+//! drop account NAME as ROLE                      deletes one
+//! accounts                                       their names
 //! held by ROLE                                   its closure
 //! permitted PRIVILEGE on RESOURCE                who may
 //! versions RESOURCE                              of a secret or a policy
@@ -156,6 +159,21 @@ impl World {
             }
             ["revoke", held, "from", member, "as", role] => {
                 self.ask(role, Command::RemoveMember { role: id(held), member: id(member) })
+            }
+            ["account", name, "as", role] => self.ask(
+                role,
+                Command::CreateAccount {
+                    account: account(name),
+                    signing_key: signing_key(name),
+                    admin_key: api_key(3),
+                },
+            ),
+            ["drop", "account", name, "as", role] => {
+                self.ask(role, Command::DeleteAccount { account: account(name) })
+            }
+            ["accounts"] => {
+                let names = self.state.accounts().map(|(name, _)| name.as_str());
+                names.collect::<Vec<_>>().join(" ")
             }
             ["see", resource, "as", role] => {
                 let visible = rbac::is_visible(&self.state, &id(role), &id(resource));

@@ -118,6 +118,7 @@ fn touch(change: &Event, touched: &mut BTreeSet<ResourceId>) {
         | Event::SecretExpired { .. }
         | Event::JoinTokenIssued { .. }
         | Event::MemberAdmitted { .. }
-        | Event::MemberRemoved { .. } => {}
+        | Event::MemberRemoved { .. }
+        | Event::AccountDeleted { .. } => {}
     }
 }

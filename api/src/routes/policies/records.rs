@@ -119,6 +119,7 @@ fn deed(user: &str, change: &Event) -> Option<Deed> {
         | Event::SecretExpired { .. }
         | Event::JoinTokenIssued { .. }
         | Event::MemberAdmitted { .. }
-        | Event::MemberRemoved { .. } => return None,
+        | Event::MemberRemoved { .. }
+        | Event::AccountDeleted { .. } => return None,
     })
 }

@@ -157,4 +157,9 @@ pub enum Command {
         /// Its node id.
         node: u64,
     },
+    /// Deletes an account with everything in it, and what its roles own elsewhere.
+    DeleteAccount {
+        /// Its name.
+        account: AccountName,
+    },
 }

@@ -89,6 +89,9 @@ enum CommandV1 {
     RemoveMemberNode {
         node: u64,
     },
+    DeleteAccount {
+        account: AccountName,
+    },
 }
 
 impl From<&Envelope> for EnvelopeV1 {
@@ -171,6 +174,7 @@ impl From<&Command> for CommandV1 {
                 Self::AdmitMember { token: token.map(|digest| digest.0), member: member.into() }
             }
             Command::RemoveMemberNode { node } => Self::RemoveMemberNode { node: *node },
+            Command::DeleteAccount { account } => Self::DeleteAccount { account: account.clone() },
         }
     }
 }
@@ -220,6 +224,7 @@ impl TryFrom<CommandV1> for Command {
                 Self::AdmitMember { token: token.map(Digest), member: member.into() }
             }
             CommandV1::RemoveMemberNode { node } => Self::RemoveMemberNode { node },
+            CommandV1::DeleteAccount { account } => Self::DeleteAccount { account },
         })
     }
 }

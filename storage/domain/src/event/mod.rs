@@ -80,4 +80,7 @@ pub enum Event {
     MemberAdmitted { node: u64, member: Member, token: Option<Digest> },
     /// A node was struck off.
     MemberRemoved { node: u64 },
+    /// An account went, and with it its signing key, all that was in it, and what its roles owned in
+    /// other accounts.
+    AccountDeleted { account: AccountName },
 }

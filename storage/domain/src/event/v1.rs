@@ -130,6 +130,9 @@ pub(crate) enum EventV1 {
     MemberRemoved {
         node: u64,
     },
+    AccountDeleted {
+        account: AccountName,
+    },
 }
 
 impl EventV1 {
@@ -224,6 +227,7 @@ impl EventV1 {
                 token: token.map(|digest| digest.0),
             },
             Event::MemberRemoved { node } => Self::MemberRemoved { node: *node },
+            Event::AccountDeleted { account } => Self::AccountDeleted { account: account.clone() },
         }
     }
 }
@@ -293,6 +297,7 @@ impl TryFrom<EventV1> for Event {
                 Self::MemberAdmitted { node, member: member.into(), token: token.map(Digest) }
             }
             EventV1::MemberRemoved { node } => Self::MemberRemoved { node },
+            EventV1::AccountDeleted { account } => Self::AccountDeleted { account },
         })
     }
 }

@@ -27,13 +27,14 @@ macro_rules! variants {
 variants!(COMMANDS, command_name, Command:
     InstallKeyring, CreateAccount, LoadPolicy, SetSecret, ExpireSecret, RotateApiKey,
     ChangePassword, AddMember, RemoveMember, IssueJoinToken, AdmitMember, RemoveMemberNode,
+    DeleteAccount,
 );
 variants!(EVENTS, event_name, Event:
     KeyringInstalled, AccountCreated, RoleAdded, RoleRemoved, ResourceAdded, OwnerChanged,
     ResourceRemoved, MembershipAdded, MembershipRemoved, PermissionAdded, PermissionRemoved,
     AnnotationSet, AnnotationRemoved, CredentialCreated, RestrictionChanged, ApiKeyRotated,
     PasswordChanged, PolicyLoaded, SecretVersionAdded, SecretExpired, JoinTokenIssued,
-    MemberAdmitted, MemberRemoved,
+    MemberAdmitted, MemberRemoved, AccountDeleted,
 );
 variants!(OUTCOMES, outcome_name, Outcome: Done, SecretSet, PolicyLoaded, MemberAdmitted);
 variants!(REJECTIONS, rejection_name, Rejection:
@@ -167,6 +168,7 @@ pub(crate) fn envelopes() -> Vec<Envelope> {
             member: member("two", MemberRole::Follower),
         },
         Command::RemoveMemberNode { node: 70_000 },
+        Command::DeleteAccount { account: account("demo") },
     ];
     let mut envelopes: Vec<Envelope> = bodies.into_iter().map(envelope).collect();
     for (place, one) in envelopes.iter_mut().enumerate() {
@@ -243,6 +245,7 @@ pub(crate) fn events() -> Vec<Event> {
             token: Some(Digest([3; 32])),
         },
         Event::MemberRemoved { node: 5 },
+        Event::AccountDeleted { account: account("demo") },
     ]
 }
 
@@ -276,7 +279,8 @@ pub(crate) fn as_history(event: &Event) -> Event {
         | Event::SecretExpired { .. }
         | Event::JoinTokenIssued { .. }
         | Event::MemberAdmitted { .. }
-        | Event::MemberRemoved { .. } => {}
+        | Event::MemberRemoved { .. }
+        | Event::AccountDeleted { .. } => {}
     }
     event
 }
