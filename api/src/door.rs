@@ -31,6 +31,7 @@ use crate::limits::{Failures, URI_BYTES_MAX, discard};
 use crate::metrics::Meters;
 use crate::ports::{Clock, Part, Proposer, StateStore, Vault, VaultSource};
 use crate::router::{Access, Auth, PathClass, ROUTES, RouteTable};
+use crate::routes::policies::turns::Turns;
 use crate::server::Peer;
 use crate::settings::{Settings, SettingsError};
 use crate::token::{TokenError, TokenOffice, Verified};
@@ -92,6 +93,7 @@ pub struct Door {
     pub(crate) tokens: TokenOffice,
     pub(crate) passwords: PasswordOffice,
     pub(crate) failures: Failures,
+    pub(crate) policy_turns: Turns,
     pub(crate) registry: Registry,
     pub(crate) meters: Meters,
     /// Set by the node while it leaves service: `/health` then says not ready.
@@ -122,6 +124,7 @@ impl Door {
                 settings.hashing_queue_max,
             )?,
             failures: Failures::new(settings.failures_max, settings.failure_window),
+            policy_turns: Turns::default(),
             registry: Registry::new(&settings.authenticators),
             meters: Meters::new(ROUTES),
             places: Arc::new(Semaphore::new(settings.requests_in_flight_max)),

@@ -1,8 +1,17 @@
 //! The door's settings, with their defaults in one place and one check over all of them.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
+use conclave_domain::id::{Kind, RoleId};
+use conclave_domain::policy::Rules;
+use conclave_domain::policy::effective::Bounds;
 use ipnet::IpNet;
+use zeroize::Zeroizing;
+
+use crate::credentials::is_strong_password;
+use crate::ports::Secret;
 
 /// How the door behaves. Durations and sizes are bounds, inclusive.
 #[derive(Debug, Clone)]
@@ -54,6 +63,47 @@ pub struct Settings {
     pub metrics: bool,
     /// Whether a follower forwards writes to the leader in place of refusing them.
     pub forward_writes: bool,
+    /// What policies may not say.
+    pub policy_rules: Rules,
+    /// How long a policy load waits for another one of the same account before it is answered 409.
+    pub policy_wait_max: Duration,
+    /// Whether the answer to an appended policy lists what the append left alone.
+    pub ignored_changes_header: bool,
+    /// How much of a policy in force is shown at most.
+    pub effective_policy_max: Bounds,
+    /// Passwords that new users get.
+    pub user_passwords: UserPasswords,
+}
+
+/// Passwords for users who are yet to come, by what the environment calls them: the identifier in
+/// upper case, `_` for whatever is neither letter nor digit.
+#[derive(Clone, Default)]
+pub struct UserPasswords(Arc<Vec<(String, Secret)>>);
+
+impl UserPasswords {
+    /// Takes names and passwords.
+    pub fn new(passwords: Vec<(String, Secret)>) -> Self {
+        Self(Arc::new(passwords))
+    }
+
+    /// The password set for a user; nothing for any other role.
+    pub(crate) fn of(&self, role: &RoleId) -> Option<Zeroizing<Vec<u8>>> {
+        if self.0.is_empty() || role.kind() != Kind::User {
+            return None;
+        }
+        let upper = role.identifier().to_uppercase();
+        let name: String =
+            upper.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+        let (_, password) = self.0.iter().find(|(known, _)| *known == name)?;
+        Some(Zeroizing::new(password.expose_secret().to_vec()))
+    }
+}
+
+/// Names only.
+impl fmt::Debug for UserPasswords {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|(name, _)| name)).finish()
+    }
 }
 
 /// The Conjur release whose interface this door keeps.
@@ -88,6 +138,11 @@ impl Default for Settings {
             failure_window: Duration::from_secs(10),
             metrics: true,
             forward_writes: false,
+            policy_rules: Rules::default(),
+            policy_wait_max: Duration::from_secs(5),
+            ignored_changes_header: false,
+            effective_policy_max: Bounds::default(),
+            user_passwords: UserPasswords::default(),
         }
     }
 }
@@ -106,6 +161,20 @@ pub enum SettingsError {
     Zero {
         /// Which.
         name: &'static str,
+    },
+    /// A password for a user to come is too weak to be one.
+    #[error("the password set for {name} does not meet the complexity requirements")]
+    WeakPassword {
+        /// Whose.
+        name: String,
+    },
+    /// More of a policy would be shown than can be.
+    #[error("a policy in force is shown {given} deep or long at most, not over {allowed}")]
+    EffectivePolicy {
+        /// What was asked for.
+        given: usize,
+        /// What is possible.
+        allowed: usize,
     },
     /// A follower would refuse before it warns.
     #[error("staleness_degraded {degraded:?} is over staleness_max {max:?}")]
@@ -138,6 +207,19 @@ impl Settings {
         for (name, value) in positive {
             if value == 0 {
                 return Err(SettingsError::Zero { name });
+            }
+        }
+        for (name, password) in self.user_passwords.0.iter() {
+            let is_strong =
+                std::str::from_utf8(password.expose_secret()).is_ok_and(is_strong_password);
+            if !is_strong {
+                return Err(SettingsError::WeakPassword { name: name.clone() });
+            }
+        }
+        let (asked, most) = (self.effective_policy_max, Bounds::default());
+        for (given, allowed) in [(asked.depth, most.depth), (asked.rows, most.rows)] {
+            if given > allowed {
+                return Err(SettingsError::EffectivePolicy { given, allowed });
             }
         }
         if self.staleness_degraded > self.staleness_max {

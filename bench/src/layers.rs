@@ -11,7 +11,7 @@ use conclave_domain::command::{Actor, Command, Envelope, codec};
 use conclave_domain::decide::decide;
 use conclave_domain::evolve::execute;
 use conclave_domain::id::{AccountName, ResourceId, RoleId};
-use conclave_domain::policy::{LoadMode, LoadRequest, plan};
+use conclave_domain::policy::{LoadMode, LoadRequest, Rules, plan};
 use conclave_domain::rbac;
 use conclave_domain::records::{Digest, NewApiKey, RequestId, Sealed, SigningKey};
 use conclave_domain::state::State;
@@ -119,8 +119,8 @@ impl Bench {
         let admin = rbac::admin_role(&bench.account);
         let policy = rbac::root_policy(&bench.account);
         let text = policy_text();
-        let request =
-            LoadRequest { policy: &policy, mode: LoadMode::Append, text: &text, actor: &admin };
+        let (mode, rules) = (LoadMode::Append, Rules::default());
+        let request = LoadRequest { policy: &policy, mode, text: &text, actor: &admin, rules };
         let plan = plan(&bench.state, &request).map_err(|error| broken(format!("{error:?}")))?;
         let based_on = plan.based_on;
         let mut number = 0_u8;

@@ -118,7 +118,7 @@ async fn a_seen_index_is_waited_for_within_bounds() {
         let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let reply = house.send(&Method::GET, "/whoami", &headers, "").await;
         assert_eq!(reply.status, status);
-        assert_eq!(reply.header("x-conclave-index"), "2");
+        assert_eq!(reply.header("x-conclave-index"), "3");
     }
 }
 

@@ -21,12 +21,14 @@ const SCENARIOS: &[&str] = &[
     "secrets",
     "credentials",
     "policies",
+const SCENARIOS: &[&str] = &[
     "roles",
     "quirks",
     "worked",
     "effective_policy",
     "accounts",
     "public_keys",
+];
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

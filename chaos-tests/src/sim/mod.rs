@@ -27,7 +27,7 @@ use std::time::Duration;
 use conclave_domain::command::{Actor, Command, Envelope, LoadMode, codec as command_codec};
 use conclave_domain::id::{AccountName, Id, Kind, RoleId};
 use conclave_domain::outcome;
-use conclave_domain::policy::{LoadRequest, plan};
+use conclave_domain::policy::{LoadRequest, Rules, plan};
 use conclave_domain::records::{Digest, NewApiKey, RequestId, Sealed, SigningKey};
 use conclave_domain::time::Timestamp;
 use conclave_raft::{ChangeError, NodeRole, sim as raft_sim};
@@ -391,7 +391,9 @@ fn load_policy(
     let lines: Vec<String> =
         secrets.iter().map(|(name, _)| format!("- !variable {name}\n")).collect();
     let text = lines.concat();
-    let request = LoadRequest { policy: &root, mode: LoadMode::Append, text: &text, actor: admin };
+    let rules = Rules::default();
+    let mode = LoadMode::Append;
+    let request = LoadRequest { policy: &root, mode, text: &text, actor: admin, rules };
     let plan = state.read(|view| plan(view.state, &request)).map_err(|error| error.to_string())?;
     let based_on = plan.based_on;
     Ok(Command::LoadPolicy {

@@ -12,7 +12,7 @@ use crate::event::Event;
 use crate::id::{AccountName, Kind, ResourceId, RoleId};
 use crate::outcome::{Outcome, Rejection};
 use crate::rbac::{
-    Denial, accounts_resource, admin_role, authorize, governing_policy, is_allowed, is_visible, root_policy,
+    Denial, accounts_resource, admin_role, authorize, governing_policy, is_allowed, is_visible,
 };
 use crate::records::{
     Credential, Digest, FOUNDER, Fingerprint, JoinToken, Member, MemberRole, MembershipKey,
@@ -150,19 +150,28 @@ impl Asked<'_> {
         if current != based_on {
             return Err(Rejection::Stale { planned: based_on, current });
         }
-        let brought: BTreeSet<&ResourceId> = changes
-            .iter()
-            .filter_map(|change| {
+        let mut brought: BTreeSet<&ResourceId> = BTreeSet::new();
+        let mut made: BTreeSet<&RoleId> = BTreeSet::new();
+        // Few loads have any of what this is asked for.
+        if changes.iter().any(|change| matches!(change, Event::SecretVersionAdded { .. })) {
+            brought.extend(changes.iter().filter_map(|change| {
                 let Event::ResourceAdded { resource, .. } = change else { return None };
                 Some(resource)
-            })
-            .collect();
+            }));
+        }
+        if changes.iter().any(|change| matches!(change, Event::PasswordChanged { .. })) {
+            made.extend(changes.iter().filter_map(|change| {
+                let Event::CredentialCreated { role, .. } = change else { return None };
+                Some(role)
+            }));
+        }
         let mut secrets = BTreeSet::new();
-        let checked =
-            changes.iter().filter_map(|change| match check_change(policy, change, &mut secrets) {
+        let checked = changes.iter().filter_map(|change| {
+            match check_change(policy, change, &mut secrets, &made) {
                 Ok(()) => self.at_its_version(change, &brought).map(Ok),
                 Err(why) => Some(Err(Rejection::Invalid(format!("malformed plan: {why}")))),
-            });
+            }
+        });
         checked.collect()
     }
 
@@ -493,6 +502,7 @@ fn check_change(
     policy: &ResourceId,
     change: &Event,
     secrets: &mut BTreeSet<ResourceId>,
+    made: &BTreeSet<&RoleId>,
 ) -> Result<(), String> {
     let (about, declared_by) = match change {
         Event::RoleAdded { role, policy } => (role, Some(policy.as_ref())),
@@ -514,6 +524,12 @@ fn check_change(
             }
             (role, None)
         }
+        Event::PasswordChanged { role, .. } => {
+            if role.kind() != Kind::User || !made.contains(role) {
+                return Err(format!("no load changes the password of {role}"));
+            }
+            (role, None)
+        }
         Event::SecretVersionAdded { resource, value, .. } => {
             if resource.kind() != Kind::PublicKey || value.is_none() {
                 return Err(format!("no load sets the value of {resource}"));
@@ -526,7 +542,6 @@ fn check_change(
         Event::KeyringInstalled { .. }
         | Event::AccountCreated { .. }
         | Event::ApiKeyRotated { .. }
-        | Event::PasswordChanged { .. }
         | Event::PolicyLoaded { .. }
         | Event::SecretExpired { .. }
         | Event::JoinTokenIssued { .. }
@@ -545,7 +560,10 @@ fn check_change(
     if adds_or_removes_role && !about.kind().is_role() {
         return Err(format!("{about} cannot be a role"));
     }
-    let is_root = *about == root_policy(about.account()) || *about == admin_role(about.account());
+    let is_root = matches!(
+        (about.kind(), about.identifier()),
+        (Kind::Policy, "root") | (Kind::User, "admin")
+    );
     let uproots = matches!(
         change,
         Event::RoleAdded { .. }

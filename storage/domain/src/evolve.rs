@@ -482,7 +482,8 @@ impl<'a> Removal<'a> {
         let loaded = state.policy_versions_by(id).into_iter();
         self.keys.extend(loaded.map(|(policy, version)| RowKey::PolicyVersion(policy, version)));
         for owned in state.owned(id) {
-            let is_elsewhere = owned.account() != id.account() && Some(owned.account()) != self.account;
+            let is_elsewhere =
+                owned.account() != id.account() && Some(owned.account()) != self.account;
             if is_elsewhere && owned == admin_role(owned.account()) {
                 self.orphans.insert(owned);
             } else {

@@ -659,10 +659,8 @@ fn only_the_operator_touches_members_and_keys() {
         let decision = decide(&history.state, LogIndex(9), &asked);
         let refused = matches!(&decision, Err(Rejection::Invalid(why)) if why.contains("operator"));
         assert_eq!(refused, operator_only, "{decision:?}");
-        let about_accounts = matches!(
-            asked.body,
-            Command::CreateAccount { .. } | Command::DeleteAccount { .. }
-        );
+        let about_accounts =
+            matches!(asked.body, Command::CreateAccount { .. } | Command::DeleteAccount { .. });
         if about_accounts {
             // Only who holds a right over accounts as such.
             assert!(matches!(decision, Err(Rejection::Forbidden { .. })), "{decision:?}");

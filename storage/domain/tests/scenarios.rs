@@ -40,7 +40,7 @@ use conclave_domain::effect::Row;
 use conclave_domain::evolve::execute;
 use conclave_domain::id::Id;
 use conclave_domain::outcome::{Outcome, Rejection, Reply};
-use conclave_domain::policy::{LoadRequest, plan};
+use conclave_domain::policy::{LoadRequest, Rules, plan};
 use conclave_domain::rbac::{self, Denial};
 use conclave_domain::records::{Fingerprint, RequestId, Revision, Sealed};
 use conclave_domain::state::State;
@@ -208,7 +208,9 @@ impl World {
             "replace" => LoadMode::Replace,
             _ => panic!("no such mode: {mode}"),
         };
-        let plan = match plan(&self.state, &LoadRequest { policy, mode, text, actor: role }) {
+        let rules = Rules::default();
+        let request = LoadRequest { policy, mode, text, actor: role, rules };
+        let plan = match plan(&self.state, &request) {
             Ok(plan) => plan,
             Err(error) => return format!("refused: {error}"),
         };

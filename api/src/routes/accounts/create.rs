@@ -57,5 +57,6 @@ fn name(text: &str) -> Result<AccountName, Refusal> {
             "account name {text:?} contains invalid characters ({foreign})"
         )));
     }
-    AccountName::new(text).map_err(|_not_a_name| Refusal::Argument(format!("Invalid account: {text}")))
+    AccountName::new(text)
+        .map_err(|_not_a_name| Refusal::Argument(format!("Invalid account: {text}")))
 }

@@ -1,5 +1,6 @@
 //! `POST`, `PATCH` and `PUT /policies/{account}/policy/{id}`: a policy text, planned here on one view
-//! and committed as planned; when the account has moved in between, it is planned again.
+//! and committed as planned; when the account has moved in between, it is planned again. Loads of one
+//! account queue for a while, then are told to come again.
 
 use std::sync::Arc;
 
@@ -7,11 +8,15 @@ use conclave_domain::command::{Actor, Command, LoadMode};
 use conclave_domain::event::Event;
 use conclave_domain::id::{Id, ResourceId, RoleId};
 use conclave_domain::outcome::{Outcome, Rejection};
-use conclave_domain::policy::{self, Code, LoadRequest, Plan, PolicyError};
+use conclave_domain::policy::{
+    self, Code, Comparison, Ignored, LoadRequest, Plan, PolicyError, Prepared, Step,
+};
 use conclave_domain::rbac;
 use conclave_domain::records::{NewApiKey, Version};
 use conclave_domain::state::State;
 use http::StatusCode;
+use http::header::{HeaderName, HeaderValue};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use zeroize::Zeroizing;
 
 use super::{dry_run, records};
@@ -19,6 +24,7 @@ use crate::audit::Deed;
 use crate::authz;
 use crate::context::{Answer, Call, wiped_bytes};
 use crate::credentials::{hex, new_api_key, random, seal_api_key};
+use crate::door::Door;
 use crate::error::Refusal;
 use crate::ports::{Secret, Vault, View};
 use crate::token::{Verified, sha256};
@@ -28,6 +34,14 @@ use crate::wire::json;
 const PLANS_MAX: usize = 8;
 /// A text larger than this is planned off the reactor.
 const LARGE_TEXT_BYTES: usize = 16 << 10;
+/// So many rows are compared with the state before it is let go of for a moment.
+const PIECE_ROWS: usize = 2_000;
+/// The header that lists what an append left alone.
+const IGNORED: HeaderName = HeaderName::from_static("x-conclave-ignored-changes");
+/// Longest value of that header, give or take the count of what did not fit.
+const IGNORED_BYTES_MAX: usize = 4 << 10;
+/// What would end an item of a header, or does not belong into one.
+const NOT_IN_HEADERS: &AsciiSet = &CONTROLS.add(b',').add(b'%');
 
 pub(crate) async fn append(call: &mut Call) -> Result<Answer, Refusal> {
     load(call, LoadMode::Append).await
@@ -72,20 +86,27 @@ async fn load(call: &mut Call, mode: LoadMode) -> Result<Answer, Refusal> {
     let text: Arc<str> = text.into();
     if dry {
         call.barrier().await?;
-        let planned = plan(call, &target, mode, &text, true).await?;
+        let planned = plan(call, &target, mode, &text, true, &mut None).await?;
         return Ok(dry_run::answer(planned, &target));
     }
     let command_id = call.command_id(&sha256(text.as_bytes()))?;
     let text_sha256 = hex(&sha256(text.as_bytes()));
     let vault = call.door.vault()?;
     let actor = Actor::Role(call.caller()?.role.clone());
+    // One load of an account at a time on this node: two would only make each other plan again.
+    let turns = call.door.policy_turns.clone();
+    let wait_max = call.door.settings.policy_wait_max;
+    let Some(_turn) = turns.take(target.account(), wait_max).await else {
+        return Err(conflict()?);
+    };
+    let mut prepared = None;
     for _ in 0..PLANS_MAX {
         call.barrier_in_any_case().await?;
-        let planned = plan(call, &target, mode, &text, false).await?;
+        let planned = plan(call, &target, mode, &text, false, &mut prepared).await?;
         let plan = planned.outcome.map_err(|error| refusal(&error))?;
-        let warnings = plan.warnings.clone();
+        let (warnings, ignored) = (plan.warnings.clone(), plan.ignored.clone());
         let based_on = plan.based_on;
-        let (changes, keys) = complete(&vault, plan)?;
+        let (changes, keys) = complete(&call.door, &vault, plan).await?;
         let deeds = records::of(&user, &target, &changes);
         let command = Command::LoadPolicy {
             policy: target.clone(),
@@ -101,7 +122,13 @@ async fn load(call: &mut Call, mode: LoadMode) -> Result<Answer, Refusal> {
                 for deed in &mut call.deeds {
                     deed.policy = Some((target.to_string(), version));
                 }
-                return Ok(answer(&keys, version, &warnings));
+                let answer = answer(&keys, version, &warnings);
+                let shown = call.door.settings.ignored_changes_header && !ignored.is_empty();
+                return Ok(if shown {
+                    answer.header(IGNORED, ignored_value(&ignored))
+                } else {
+                    answer
+                });
             }
             Ok(other) => {
                 return Err(Refusal::Fault(format!("a policy load was answered {other:?}")));
@@ -115,9 +142,33 @@ async fn load(call: &mut Call, mode: LoadMode) -> Result<Answer, Refusal> {
             Err(rejection) => return Err(rejection.into()),
         }
     }
+    Err(conflict()?)
+}
+
+/// Others load into the same account, again and again; a while that differs from client to client
+/// keeps them from meeting again.
+fn conflict() -> Result<Refusal, Refusal> {
     let mut byte = [0_u8; 1];
     random(&mut byte)?;
-    Err(Refusal::PolicyConflict { retry_after: u64::from(byte[0] % 8) + 1 })
+    Ok(Refusal::PolicyConflict { retry_after: u64::from(byte[0] % 8) + 1 })
+}
+
+/// What an append left alone, as many as fit: in order, separated by commas, foreign characters and
+/// commas percent-encoded.
+fn ignored_value(ignored: &[Ignored]) -> HeaderValue {
+    let mut text = String::new();
+    for (at, one) in ignored.iter().enumerate() {
+        let one = one.to_string();
+        let one = utf8_percent_encode(&one, NOT_IN_HEADERS).to_string();
+        if text.len() + one.len() > IGNORED_BYTES_MAX {
+            text.push_str(&format!(", and {} more", ignored.len() - at));
+            break;
+        }
+        text.push_str(if at == 0 { "" } else { ", " });
+        text.push_str(&one);
+    }
+    // Percent-encoded text is visible ASCII.
+    HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static("some"))
 }
 
 /// The right to load: `create` to append, else `update`; to replace, also on everything below.
@@ -151,45 +202,89 @@ pub(super) struct Planned {
     pub(super) at: conclave_domain::time::Timestamp,
 }
 
-/// Plans on the view that is here now; a large text on the blocking pool.
+/// Plans on the view that is here now; a large text on the blocking pool. The text is read before the
+/// state is looked at, and compared with it a piece at a time: whoever waits to change the state is
+/// never held up for long. `prepared` keeps the text as read from one try to the next.
 async fn plan(
     call: &mut Call,
     target: &ResourceId,
     mode: LoadMode,
     text: &Arc<str>,
     keep_state: bool,
+    prepared: &mut Option<Arc<Prepared>>,
 ) -> Result<Planned, Refusal> {
     let caller = Arc::clone(call.caller()?);
     let (target, text) = (target.clone(), text.clone());
     let large = text.len() > LARGE_TEXT_BYTES || keep_state;
     let state = call.door.state.clone();
     let at = call.now;
+    let rules = call.door.settings.policy_rules;
+    let known = prepared.take();
     let work = move || {
-        state.read(|view| {
-            crate::context::confirm(view.state, &caller)?;
-            check(view, &caller, &target, mode)?;
-            let request = LoadRequest { policy: &target, mode, text: &text, actor: &caller.role };
-            Ok(Planned {
-                outcome: policy::plan(view.state, &request),
-                before: keep_state.then(|| view.state.clone()),
-                actor: caller.role.clone(),
-                at,
-            })
-        })
+        let request =
+            LoadRequest { policy: &target, mode, text: &text, actor: &caller.role, rules };
+        let mut known = known;
+        let planned = |outcome, before| Planned { outcome, before, actor: caller.role.clone(), at };
+        'text: loop {
+            let owner: Result<RoleId, PolicyError> = state.read(|view| {
+                crate::context::confirm(view.state, &caller)?;
+                check(view, &caller, &target, mode)?;
+                Ok::<_, Refusal>(policy::owner_of_target(view.state, &target))
+            })?;
+            let owner = match owner {
+                Ok(owner) => owner,
+                Err(error) => return Ok((planned(Err(error), None), known)),
+            };
+            let ready = match known.take().filter(|ready| *ready.owner() == owner) {
+                Some(ready) => ready,
+                None => match policy::prepare(&request, &owner) {
+                    Ok(ready) => Arc::new(ready),
+                    Err(error) => return Ok((planned(Err(error), None), None)),
+                },
+            };
+            let mut comparison = Comparison::new(&ready);
+            loop {
+                let step: Option<(Result<Step, PolicyError>, Option<State>)> = state.read(|view| {
+                    if policy::owner_of_target(view.state, &target) != Ok(owner.clone()) {
+                        return None;
+                    }
+                    let step = comparison.advance(view.state, PIECE_ROWS);
+                    let before = (keep_state && matches!(step, Ok(Step::Done(_))))
+                        .then(|| view.state.clone());
+                    Some((step, before))
+                });
+                match step {
+                    None => continue 'text,
+                    Some((Ok(Step::Further | Step::Moved), _)) => {}
+                    Some((Ok(Step::Done(plan)), before)) => {
+                        return Ok((planned(Ok(*plan), before), Some(Arc::clone(&ready))));
+                    }
+                    Some((Err(error), _)) => return Ok((planned(Err(error), None), None)),
+                }
+            }
+        }
     };
-    if !large {
-        return work();
-    }
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| Refusal::Fault(format!("planning a policy: {error}")))?
+    let done: Result<(Planned, Option<Arc<Prepared>>), Refusal> = if large {
+        tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|error| Refusal::Fault(format!("planning a policy: {error}")))?
+    } else {
+        work()
+    };
+    let (planned, ready) = done?;
+    *prepared = ready;
+    Ok(planned)
 }
 
 /// A fresh API key in the clear, for its role.
 type FreshKey = (RoleId, Zeroizing<String>);
 
-/// Adds to a plan what only the door can make: API keys, and sealed values of public keys.
-fn complete(vault: &Vault, mut plan: Plan) -> Result<(Vec<Event>, Vec<FreshKey>), Refusal> {
+/// Adds to a plan what only the door can make: API keys, passwords, and sealed values of public keys.
+async fn complete(
+    door: &Door,
+    vault: &Vault,
+    mut plan: Plan,
+) -> Result<(Vec<Event>, Vec<FreshKey>), Refusal> {
     let mut fresh = Vec::with_capacity(plan.credentials.len());
     let mut sealed = Vec::<NewApiKey>::with_capacity(plan.credentials.len());
     for (role, _) in &plan.credentials {
@@ -212,6 +307,13 @@ fn complete(vault: &Vault, mut plan: Plan) -> Result<(Vec<Event>, Vec<FreshKey>)
     });
     if short {
         return Err(Refusal::Fault("a plan asked for more keys than it names".to_owned()));
+    }
+    for (role, _) in &fresh {
+        // What the operator has set for a user of this name becomes its password.
+        if let Some(password) = door.settings.user_passwords.of(role) {
+            let password_hash = door.passwords.hash(password).await?;
+            changes.push(Event::PasswordChanged { role: role.clone(), password_hash });
+        }
     }
     for (resource, value) in public_keys {
         let secret = Secret::new(value.into_bytes());

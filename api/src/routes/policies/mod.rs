@@ -4,3 +4,4 @@ mod dry_run;
 pub(crate) mod load;
 mod records;
 pub(crate) mod show;
+pub(crate) mod turns;

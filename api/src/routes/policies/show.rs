@@ -40,6 +40,7 @@ pub(crate) async fn show(call: &mut Call) -> Result<Answer, Refusal> {
     );
     let wants_json = call.header(CONTENT_TYPE.as_str()) == Some("application/json");
     let query = call.query.clone();
+    let most = call.door.settings.effective_policy_max;
     let nodes = call
         .view(|view, caller| {
             let state = view.state;
@@ -48,7 +49,7 @@ pub(crate) async fn show(call: &mut Call) -> Result<Answer, Refusal> {
             if !owner.is_some_and(|owner| rbac::holds(state, &caller.role, owner)) {
                 return Err(Refusal::FORBIDDEN);
             }
-            let bounds = bounds(&query)?;
+            let bounds = bounds(&query, most)?;
             effective(state, &target, bounds)
                 .map_err(|exceeded| Refusal::Unprocessable(exceeded.to_string()))
         })
@@ -61,8 +62,7 @@ pub(crate) async fn show(call: &mut Call) -> Result<Answer, Refusal> {
 }
 
 /// `depth` and `limit`, within what is allowed at most.
-fn bounds(query: &Query) -> Result<Bounds, Refusal> {
-    let most = Bounds::default();
+fn bounds(query: &Query, most: Bounds) -> Result<Bounds, Refusal> {
     let number = |name: &str, most: usize| match query.value(name) {
         None => Ok(most),
         Some(text) => (text.trim().parse::<usize>().ok())
@@ -78,9 +78,9 @@ fn json(node: &Node) -> Value {
         Node::Flag(flag) => Value::Bool(*flag),
         Node::Words(words) => Value::Array(words.iter().cloned().map(Value::String).collect()),
         Node::List(items) => Value::Array(items.iter().map(json).collect()),
-        Node::Fields(fields) => {
-            Value::Object(fields.iter().map(|(name, field)| (name.to_string(), json(field))).collect())
-        }
+        Node::Fields(fields) => Value::Object(
+            fields.iter().map(|(name, field)| (name.to_string(), json(field))).collect(),
+        ),
         Node::Tagged(tag, inner) => {
             Value::Object(Map::from_iter([((*tag).to_owned(), json(inner))]))
         }

@@ -183,9 +183,9 @@ impl<'a> Renderer<'a> {
             let is_below = match (self.top, parent) {
                 (None, _) => true,
                 (Some(_), None) => false,
-                (Some(top), Some(parent)) => {
-                    parent.strip_prefix(top).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-                }
+                (Some(top), Some(parent)) => parent
+                    .strip_prefix(top)
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
             };
             if is_below {
                 self.bodies.entry(parent).or_default().push(id);
@@ -208,9 +208,7 @@ impl<'a> Renderer<'a> {
             return Err(Exceeded { parameter: "depth", allowed: bounds.depth, found: depth });
         }
         let top = self.top.map(|_| self.policy);
-        let rows = |id| {
-            1 + self.state.annotations(id).count() + self.state.permissions(id).len()
-        };
+        let rows = |id| 1 + self.state.annotations(id).count() + self.state.permissions(id).len();
         let found: usize = top.into_iter().chain(self.shown()).map(rows).sum();
         if found > bounds.rows {
             return Err(Exceeded { parameter: "limit", allowed: bounds.rows, found });
@@ -494,13 +492,17 @@ fn value(text: &mut String, node: &Node, indent: usize) {
         Node::Tagged(tag, inner) => {
             text.push_str(" !");
             text.push_str(tag);
-            match &**inner {
+            let mut inner: &Node = inner;
+            if let Node::Fields(named) = inner
+                && let [(name, only @ Node::Text(_))] = named.as_slice()
+                && name == "id"
+            {
+                inner = only;
+            }
+            match inner {
+                // A tag alone: the id is that of the policy around it.
                 Node::Text(word) if word.is_empty() => text.push('\n'),
-                Node::Fields(named) => match named.as_slice() {
-                    [(name, only @ Node::Text(_))] if name == "id" => value(text, only, indent),
-                    _ => value(text, inner, indent),
-                },
-                _ => value(text, inner, indent),
+                inner => value(text, inner, indent),
             }
         }
     }

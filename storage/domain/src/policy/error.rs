@@ -242,6 +242,12 @@ pub enum InvalidObject {
     /// The policy to load into is not there.
     #[error("Policy '{0}' does not exist")]
     NoSuchPolicy(String),
+    /// Users may come to be in the root policy only.
+    #[error("User creation is disabled.")]
+    UserOutsideRoot,
+    /// Hosts must ask for their API key.
+    #[error("Host '{0}' cannot be created without the annotation 'authn/api-key: true'")]
+    HostWithoutApiKey(String),
 }
 
 fn capitalised(id: &Id) -> String {

@@ -3,7 +3,8 @@
 //! [`plan()`] compares those rows with the state and lists what has to change.
 //!
 //! Planning is pure and may be done at the door: a [`Plan`] names the revision it was made from, and
-//! deciding refuses it when the account has moved on.
+//! deciding refuses it when the account has moved on. Most of the work needs no state ([`prepare`]);
+//! what does ([`Comparison`]) can be done in small pieces, so that nobody waits long for the state.
 
 mod cidr;
 pub mod effective;
@@ -24,7 +25,7 @@ use crate::event::Event;
 use crate::id::{ResourceId, RoleId};
 use crate::records::{Fingerprint, NewApiKey, Revision, Sealed, Version};
 pub use error::{Code, InvalidObject, ParseRejection, Place, PolicyError, ResolveRejection};
-pub use plan::plan;
+pub use plan::{Comparison, Prepared, Step, owner_of_target, plan, prepare};
 
 /// A wish to load one policy text.
 #[derive(Debug, Clone, Copy)]
@@ -37,10 +38,21 @@ pub struct LoadRequest<'a> {
     pub text: &'a str,
     /// Who asks. What a load changes does not depend on it; deciding checks what it may.
     pub actor: &'a RoleId,
+    /// What the operator allows.
+    pub rules: Rules,
+}
+
+/// What the operator allows in policies, beyond what everybody is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Rules {
+    /// Users come to be at the top of the root policy only.
+    pub users_in_root_only: bool,
+    /// A host comes to be only when its annotation `authn/api-key` says `true`.
+    pub hosts_ask_for_api_keys: bool,
 }
 
 /// What a load would change.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Plan {
     /// The changes in order, without [`Event::PolicyLoaded`] and [`Event::CredentialCreated`].
     pub changes: Vec<Event>,
@@ -54,6 +66,32 @@ pub struct Plan {
     pub based_on: Revision,
     /// Remarks for the author of the text.
     pub warnings: Vec<String>,
+    /// What the text says otherwise than it is and an append leaves alone.
+    pub ignored: Vec<Ignored>,
+}
+
+/// A change that an append leaves alone without a word.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ignored {
+    /// Another owner.
+    Owner(ResourceId),
+    /// Another value of an annotation.
+    Annotation(ResourceId, String),
+    /// Another admin option of a membership: the role and the member.
+    AdminOption(RoleId, RoleId),
+    /// Addresses of a role that another load declared.
+    Restriction(RoleId),
+}
+
+impl std::fmt::Display for Ignored {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Owner(id) => write!(f, "owner of {id}"),
+            Self::Annotation(id, name) => write!(f, "annotation {name} of {id}"),
+            Self::AdminOption(role, member) => write!(f, "admin option of {member} in {role}"),
+            Self::Restriction(role) => write!(f, "restricted_to of {role}"),
+        }
+    }
 }
 
 impl Plan {

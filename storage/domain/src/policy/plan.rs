@@ -10,6 +10,7 @@
 //! never takes away what a later event has brought.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 
 use ipnet::IpNet;
 
@@ -17,7 +18,7 @@ use super::error::{InvalidObject, Place, PolicyError};
 use super::parse;
 use super::resolve::{Deletion, Desired, DesiredRecord, resolve};
 use super::tree::Tree;
-use super::{LoadMode, LoadRequest, Plan};
+use super::{Ignored, LoadMode, LoadRequest, Plan, Rules};
 use crate::event::Event;
 use crate::id::{Id, Kind, ResourceId, RoleId};
 use crate::records::{
@@ -59,6 +60,39 @@ const KNOWN_ATTRIBUTES: [&str; 25] = [
 /// # Errors
 /// Why the text cannot be loaded, as [`PolicyError`]; nothing is wrong with the state then.
 pub fn plan(state: &State, request: &LoadRequest<'_>) -> Result<Plan, PolicyError> {
+    let prepared = prepare(request, &owner_of_target(state, request.policy)?)?;
+    let mut comparison = Comparison::new(&prepared);
+    loop {
+        match comparison.advance(state, usize::MAX)? {
+            Step::Done(plan) => return Ok(*plan),
+            Step::Further | Step::Moved => {}
+        }
+    }
+}
+
+/// A text that has been read, its ids whole: all of planning that needs no state.
+#[derive(Debug)]
+pub struct Prepared {
+    target: ResourceId,
+    owner: RoleId,
+    mode: LoadMode,
+    rules: Rules,
+    desired: Desired,
+}
+
+impl Prepared {
+    /// The owner of the policy loaded into that the text was read with. When that is another by now,
+    /// the text has to be prepared again.
+    pub fn owner(&self) -> &RoleId {
+        &self.owner
+    }
+}
+
+/// Reads a text that is to be loaded into a policy owned by `owner` (see [`owner_of_target`]).
+///
+/// # Errors
+/// Why the text cannot be loaded, as [`PolicyError`].
+pub fn prepare(request: &LoadRequest<'_>, owner: &RoleId) -> Result<Prepared, PolicyError> {
     let target = request.policy;
     if request.text.trim().is_empty() {
         return Err(PolicyError::EmptyText);
@@ -68,25 +102,148 @@ pub fn plan(state: &State, request: &LoadRequest<'_>) -> Result<Plan, PolicyErro
     if request.mode == LoadMode::Append && statements.iter().any(parse::Statement::deletes) {
         return Err(PolicyError::DeletionInAppend);
     }
-    let owner = owner_of_target(state, target)?;
-    let desired = resolve(statements, target, &owner, tree.has_aliases())?;
-    let mut planner = Planner::new(state, target, request.mode, &desired);
-    if request.mode == LoadMode::Replace {
-        planner.remove_undeclared()?;
+    Ok(Prepared {
+        target: target.clone(),
+        owner: owner.clone(),
+        mode: request.mode,
+        rules: request.rules,
+        desired: resolve(statements, target, owner, tree.has_aliases())?,
+    })
+}
+
+/// How far a [`Comparison`] has come.
+#[derive(Debug)]
+pub enum Step {
+    /// There is more to compare.
+    Further,
+    /// The account has changed since the first step; the comparison begins again with the next.
+    Moved,
+    /// All has been compared.
+    Done(Box<Plan>),
+}
+
+/// What is compared, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Undeclared,
+    KnownRecords,
+    KnownGrants,
+    KnownPermits,
+    Records,
+    Grants,
+    Permits,
+    Deletions,
+}
+
+impl Stage {
+    const fn next(self) -> Option<Self> {
+        Some(match self {
+            Self::Undeclared => Self::KnownRecords,
+            Self::KnownRecords => Self::KnownGrants,
+            Self::KnownGrants => Self::KnownPermits,
+            Self::KnownPermits => Self::Records,
+            Self::Records => Self::Grants,
+            Self::Grants => Self::Permits,
+            Self::Permits => Self::Deletions,
+            Self::Deletions => return None,
+        })
     }
-    planner.check_references()?;
-    planner.records();
-    planner.grants();
-    planner.permits();
-    planner.deletions()?;
-    let mut plan = planner.plan;
-    plan.based_on = state.account(target.account()).map_or(Revision(0), |account| account.revision);
-    plan.warnings = warnings(&desired);
-    Ok(plan)
+}
+
+/// Compares a prepared text with the state, a piece at a time. Between two steps the state may be let
+/// go of: when the account has changed meanwhile, the comparison notices and begins again.
+#[derive(Debug)]
+pub struct Comparison<'p> {
+    prepared: &'p Prepared,
+    progress: Progress,
+    stage: Stage,
+    at: usize,
+    based_on: Option<Revision>,
+}
+
+impl<'p> Comparison<'p> {
+    /// A comparison that has not begun.
+    pub fn new(prepared: &'p Prepared) -> Self {
+        Self {
+            prepared,
+            progress: Progress::default(),
+            stage: Stage::Undeclared,
+            at: 0,
+            based_on: None,
+        }
+    }
+
+    /// Compares some `rows` more. What is there and not declared, and what the text deletes, is
+    /// looked at in one step each.
+    ///
+    /// # Errors
+    /// Why the text cannot be loaded, as [`PolicyError`].
+    pub fn advance(&mut self, state: &State, rows: usize) -> Result<Step, PolicyError> {
+        let prepared = self.prepared;
+        let account = state.account(prepared.target.account());
+        let revision = account.map_or(Revision(0), |account| account.revision);
+        if *self.based_on.get_or_insert(revision) != revision {
+            *self = Self::new(prepared);
+            return Ok(Step::Moved);
+        }
+        let mut planner = Planner::new(state, prepared, std::mem::take(&mut self.progress));
+        let mut left = rows.max(1);
+        loop {
+            let from = self.at;
+            let to = |length: usize| length.min(from.saturating_add(left));
+            let desired = &prepared.desired;
+            let (end, length) = match self.stage {
+                Stage::KnownRecords | Stage::Records => {
+                    (to(desired.records.len()), desired.records.len())
+                }
+                Stage::KnownGrants | Stage::Grants => {
+                    (to(desired.grants.len()), desired.grants.len())
+                }
+                Stage::KnownPermits | Stage::Permits => {
+                    (to(desired.permits.len()), desired.permits.len())
+                }
+                Stage::Undeclared | Stage::Deletions => (0, 0),
+            };
+            match self.stage {
+                Stage::Undeclared if prepared.mode == LoadMode::Replace => {
+                    planner.remove_undeclared()?;
+                }
+                Stage::Undeclared => {}
+                Stage::KnownRecords => planner.check_records(from..end)?,
+                Stage::KnownGrants => planner.check_grants(from..end)?,
+                Stage::KnownPermits => planner.check_permits(from..end)?,
+                Stage::Records => planner.records(from..end),
+                Stage::Grants => planner.grants(from..end),
+                Stage::Permits => planner.permits(from..end),
+                Stage::Deletions => planner.deletions()?,
+            }
+            left -= end - from;
+            self.at = end;
+            if end == length {
+                self.at = 0;
+                match self.stage.next() {
+                    Some(stage) => self.stage = stage,
+                    None => {
+                        let mut plan = planner.progress.plan;
+                        plan.based_on = revision;
+                        plan.warnings = warnings(desired);
+                        return Ok(Step::Done(Box::new(plan)));
+                    }
+                }
+            }
+            if left == 0 {
+                self.progress = planner.progress;
+                return Ok(Step::Further);
+            }
+        }
+    }
 }
 
 /// The owner of the policy loaded into. The root policy may not be there yet: it comes on first touch.
-fn owner_of_target(state: &State, target: &ResourceId) -> Result<RoleId, PolicyError> {
+///
+/// # Errors
+/// When the policy is not there, and is not the root policy.
+pub fn owner_of_target(state: &State, target: &ResourceId) -> Result<RoleId, PolicyError> {
     let absent = || PolicyError::Invalid {
         object: InvalidObject::NoSuchPolicy(target.identifier().to_owned()),
         place: None,
@@ -119,8 +276,20 @@ fn warnings(desired: &Desired) -> Vec<String> {
         .collect()
 }
 
+/// What a comparison has found so far.
+#[derive(Debug, Default)]
+struct Progress {
+    plan: Plan,
+    gone: Gone,
+    /// Resources that this load brings or hands over, with their owners.
+    owners: HashMap<Id, RoleId>,
+    /// Memberships and permissions that this load brings.
+    added_memberships: HashSet<MembershipKey>,
+    added_permissions: HashSet<PermissionKey>,
+}
+
 /// Rows that are in the state and go before anything is added.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Gone {
     ids: HashSet<Id>,
     memberships: HashSet<MembershipKey>,
@@ -152,60 +321,46 @@ struct Planner<'a> {
     /// What rows that this load brings are marked with: the target.
     mark: Option<ResourceId>,
     mode: LoadMode,
+    rules: Rules,
     desired: &'a Desired,
-    plan: Plan,
-    gone: Gone,
-    /// Resources that this load brings or hands over, with their owners.
-    owners: HashMap<Id, RoleId>,
-    /// Memberships and permissions that this load brings.
-    added_memberships: HashSet<MembershipKey>,
-    added_permissions: HashSet<PermissionKey>,
+    progress: Progress,
 }
 
 impl<'a> Planner<'a> {
-    fn new(state: &'a State, target: &'a ResourceId, mode: LoadMode, desired: &'a Desired) -> Self {
+    fn new(state: &'a State, prepared: &'a Prepared, progress: Progress) -> Self {
         Self {
             state,
-            target,
-            mark: Some(target.clone()),
-            mode,
-            desired,
-            plan: Plan {
-                changes: Vec::with_capacity(4 * desired.records.len()),
-                credentials: Vec::new(),
-                public_keys: Vec::new(),
-                based_on: Revision(0),
-                warnings: Vec::new(),
-            },
-            gone: Gone::default(),
-            owners: HashMap::new(),
-            added_memberships: HashSet::new(),
-            added_permissions: HashSet::new(),
+            target: &prepared.target,
+            mark: Some(prepared.target.clone()),
+            mode: prepared.mode,
+            rules: prepared.rules,
+            desired: &prepared.desired,
+            progress,
         }
     }
 
     // What is there once the removals of a replace are done.
 
     fn role(&self, id: &RoleId) -> Option<&'a Role> {
-        if self.gone.ids.contains(id) { None } else { self.state.role(id) }
+        if self.progress.gone.ids.contains(id) { None } else { self.state.role(id) }
     }
 
     fn resource(&self, id: &ResourceId) -> Option<&'a Resource> {
-        if self.gone.ids.contains(id) { None } else { self.state.resource(id) }
+        if self.progress.gone.ids.contains(id) { None } else { self.state.resource(id) }
     }
 
     fn membership(&self, key: &MembershipKey) -> Option<Membership> {
-        let gone = self.gone.ids.contains(&key.role)
-            || self.gone.ids.contains(&key.member)
-            || self.gone.memberships.contains(key);
+        let gone = self.progress.gone.ids.contains(&key.role)
+            || self.progress.gone.ids.contains(&key.member)
+            || self.progress.gone.memberships.contains(key);
         if gone { None } else { self.state.membership(key) }
     }
 
     /// Whether a permission is there, and whether this policy declared it.
     fn permission(&self, key: &PermissionKey) -> Option<bool> {
-        let gone = self.gone.ids.contains(&key.resource)
-            || self.gone.ids.contains(&key.role)
-            || self.gone.permissions.contains(key);
+        let gone = self.progress.gone.ids.contains(&key.resource)
+            || self.progress.gone.ids.contains(&key.role)
+            || self.progress.gone.permissions.contains(key);
         if gone {
             return None;
         }
@@ -312,24 +467,25 @@ impl<'a> Planner<'a> {
         if removal.seen.contains(self.target) {
             return Err(self.deletes_itself());
         }
-        self.gone.ids = removal.seen;
+        self.progress.gone.ids = removal.seen;
         for key in removal.memberships {
-            let alone = !self.gone.ids.contains(&key.role) && !self.gone.ids.contains(&key.member);
-            if alone && self.gone.memberships.insert(key.clone()) {
-                self.plan.changes.push(Event::MembershipRemoved { key });
+            let alone = !self.progress.gone.ids.contains(&key.role)
+                && !self.progress.gone.ids.contains(&key.member);
+            if alone && self.progress.gone.memberships.insert(key.clone()) {
+                self.progress.plan.changes.push(Event::MembershipRemoved { key });
             }
         }
         for key in removal.permissions {
-            let alone =
-                !self.gone.ids.contains(&key.resource) && !self.gone.ids.contains(&key.role);
-            if alone && self.gone.permissions.insert(key.clone()) {
-                self.plan.changes.push(Event::PermissionRemoved { key });
+            let alone = !self.progress.gone.ids.contains(&key.resource)
+                && !self.progress.gone.ids.contains(&key.role);
+            if alone && self.progress.gone.permissions.insert(key.clone()) {
+                self.progress.plan.changes.push(Event::PermissionRemoved { key });
             }
         }
         for (resource, name) in removal.annotations {
-            let alone = !self.gone.ids.contains(&resource);
-            if alone && self.gone.annotations.insert((resource.clone(), name.clone())) {
-                self.plan.changes.push(Event::AnnotationRemoved { resource, name });
+            let alone = !self.progress.gone.ids.contains(&resource);
+            if alone && self.progress.gone.annotations.insert((resource.clone(), name.clone())) {
+                self.progress.plan.changes.push(Event::AnnotationRemoved { resource, name });
             }
         }
         for id in removal.ids.into_iter().rev() {
@@ -339,9 +495,9 @@ impl<'a> Planner<'a> {
     }
 
     fn remove_id(&mut self, id: Id) {
-        self.plan.changes.push(Event::ResourceRemoved { resource: id.clone() });
+        self.progress.plan.changes.push(Event::ResourceRemoved { resource: id.clone() });
         if id.kind().is_role() {
-            self.plan.changes.push(Event::RoleRemoved { role: id });
+            self.progress.plan.changes.push(Event::RoleRemoved { role: id });
         }
     }
 
@@ -352,15 +508,17 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Checks that all that is referred to is there or comes with this load.
-    fn check_references(&self) -> Result<(), PolicyError> {
-        let comes = |id: &Id| self.desired.by_id.contains_key(id);
-        let role = |id: &Id, place: Place| {
-            let known = id.kind().is_role() && (comes(id) || self.role(id).is_some());
-            known.then_some(()).ok_or_else(|| not_found(id, place))
-        };
-        for record in &self.desired.records {
-            role(&record.owner, record.owner_place)?;
+    /// Checks that a role that is referred to is there or comes with this load.
+    fn check_role(&self, id: &Id, place: Place) -> Result<(), PolicyError> {
+        let comes = self.desired.by_id.contains_key(id);
+        let known = id.kind().is_role() && (comes || self.role(id).is_some());
+        known.then_some(()).ok_or_else(|| not_found(id, place))
+    }
+
+    fn check_records(&self, range: Range<usize>) -> Result<(), PolicyError> {
+        for record in &self.desired.records[range] {
+            self.check_role(&record.owner, record.owner_place)?;
+            self.check_rules(record)?;
             if record.id.kind() == Kind::HostFactory && !record.has_layers {
                 let name = record.id.identifier().to_owned();
                 return Err(PolicyError::Invalid {
@@ -369,51 +527,107 @@ impl<'a> Planner<'a> {
                 });
             }
         }
-        for grant in &self.desired.grants {
-            role(&grant.key.role, grant.role_place)?;
-            role(&grant.key.member, grant.member_place)?;
+        Ok(())
+    }
+
+    /// Checks a record that is new against what the operator allows.
+    fn check_rules(&self, record: &DesiredRecord) -> Result<(), PolicyError> {
+        let id = &record.id;
+        let is_user = id.kind() == Kind::User;
+        let is_host = id.kind() == Kind::Host;
+        let object = if is_user && self.rules.users_in_root_only && record.is_nested {
+            InvalidObject::UserOutsideRoot
+        } else if is_host && self.rules.hosts_ask_for_api_keys && !record.asks_for_api_key() {
+            InvalidObject::HostWithoutApiKey(id.identifier().to_owned())
+        } else {
+            return Ok(());
+        };
+        let is_new = self.role(id).is_none();
+        if is_new {
+            Err(PolicyError::Invalid { object, place: Some(record.place) })
+        } else {
+            Ok(())
         }
-        for permit in &self.desired.permits {
-            let resource = &permit.key.resource;
-            if !comes(resource) && self.resource(resource).is_none() {
-                return Err(not_found(resource, permit.resource_place));
-            }
-            role(&permit.key.role, permit.role_place)?;
+    }
+
+    fn check_grants(&self, range: Range<usize>) -> Result<(), PolicyError> {
+        for grant in &self.desired.grants[range] {
+            self.check_role(&grant.key.role, grant.role_place)?;
+            self.check_role(&grant.key.member, grant.member_place)?;
         }
         Ok(())
     }
 
-    fn records(&mut self) {
+    fn check_permits(&self, range: Range<usize>) -> Result<(), PolicyError> {
+        for permit in &self.desired.permits[range] {
+            let resource = &permit.key.resource;
+            let comes = self.desired.by_id.contains_key(resource);
+            if !comes && self.resource(resource).is_none() {
+                return Err(not_found(resource, permit.resource_place));
+            }
+            self.check_role(&permit.key.role, permit.role_place)?;
+        }
+        Ok(())
+    }
+
+    /// Notes a change that this load leaves alone, where that is an append: the others make it.
+    fn ignore(&mut self, ignored: impl FnOnce() -> Ignored) {
+        if self.mode == LoadMode::Append {
+            self.progress.plan.ignored.push(ignored());
+        }
+    }
+
+    fn records(&mut self, range: Range<usize>) {
         let desired = self.desired;
-        for record in &desired.records {
+        for record in &desired.records[range] {
             let id = &record.id;
             if id.kind().is_role() {
                 match self.role(id) {
                     None => self.add_role(record),
                     Some(role) if self.is_ours(role.policy.as_ref()) => self.restrict(record),
-                    Some(_) => {}
+                    Some(_) => {
+                        let current = self.state.credential(id).map(|one| &one.restricted_to);
+                        let is_new = |net| current.is_none_or(|current| !current.contains(net));
+                        if record.restricted_to.iter().any(is_new) {
+                            self.ignore(|| Ignored::Restriction(id.clone()));
+                        }
+                    }
                 }
             }
             match self.resource(id) {
                 None => {
                     let resource = id.clone();
                     let (owner, policy) = (record.owner.clone(), self.mark.clone());
-                    self.plan.changes.push(Event::ResourceAdded { resource, owner, policy });
-                    self.owners.insert(id.clone(), record.owner.clone());
+                    self.progress.plan.changes.push(Event::ResourceAdded {
+                        resource,
+                        owner,
+                        policy,
+                    });
+                    self.progress.owners.insert(id.clone(), record.owner.clone());
                     self.annotate(record);
                     self.publish(record);
                 }
                 Some(resource) if self.is_ours(resource.policy.as_ref()) => {
-                    if self.mode != LoadMode::Append
-                        && resource.owner != record.owner
-                        && !self.owners.contains_key(id)
-                    {
-                        self.change_owner(id, &record.owner);
+                    if resource.owner != record.owner {
+                        self.ignore(|| Ignored::Owner(id.clone()));
+                        if self.mode != LoadMode::Append && !self.progress.owners.contains_key(id) {
+                            self.change_owner(id, &record.owner);
+                        }
                     }
                     self.annotate(record);
                     self.publish(record);
                 }
-                Some(_) => {}
+                Some(resource) => {
+                    if resource.owner != record.owner {
+                        self.ignore(|| Ignored::Owner(id.clone()));
+                    }
+                    for (name, value) in &record.annotations {
+                        let row = self.state.annotation(id, name);
+                        if row.is_none_or(|row| row.value != *value) {
+                            self.ignore(|| Ignored::Annotation(id.clone(), name.clone()));
+                        }
+                    }
+                }
             }
         }
     }
@@ -421,10 +635,10 @@ impl<'a> Planner<'a> {
     fn add_role(&mut self, record: &DesiredRecord) {
         let role = record.id.clone();
         if role.kind().has_credentials() {
-            self.plan.credentials.push((role.clone(), record.restricted_to.clone()));
+            self.progress.plan.credentials.push((role.clone(), record.restricted_to.clone()));
         }
         let policy = self.mark.clone();
-        self.plan.changes.push(Event::RoleAdded { role, policy });
+        self.progress.plan.changes.push(Event::RoleAdded { role, policy });
     }
 
     fn restrict(&mut self, record: &DesiredRecord) {
@@ -439,15 +653,15 @@ impl<'a> Planner<'a> {
         };
         if restricted_to != *current {
             let role = record.id.clone();
-            self.plan.changes.push(Event::RestrictionChanged { role, restricted_to });
+            self.progress.plan.changes.push(Event::RestrictionChanged { role, restricted_to });
         }
     }
 
     /// The ownership membership follows from the event; see [`crate::evolve`].
     fn change_owner(&mut self, id: &ResourceId, owner: &RoleId) {
         let changed = Event::OwnerChanged { resource: id.clone(), owner: owner.clone() };
-        self.plan.changes.push(changed);
-        self.owners.insert(id.clone(), owner.clone());
+        self.progress.plan.changes.push(changed);
+        self.progress.owners.insert(id.clone(), owner.clone());
     }
 
     fn annotate(&mut self, record: &DesiredRecord) {
@@ -458,15 +672,18 @@ impl<'a> Planner<'a> {
             let set = match row {
                 None => true,
                 Some(row) => {
-                    let gone = &self.gone.annotations;
-                    gone.contains(&(resource.clone(), name.clone()))
+                    if row.value != *value {
+                        self.ignore(|| Ignored::Annotation(resource.clone(), name.clone()));
+                    }
+                    let gone = &self.progress.gone.annotations;
+                    (!gone.is_empty() && gone.contains(&(resource.clone(), name.clone())))
                         || (self.mode != LoadMode::Append
                             && self.is_ours(row.policy.as_ref())
                             && row.value != *value)
                 }
             };
             if set {
-                self.plan.changes.push(Event::AnnotationSet {
+                self.progress.plan.changes.push(Event::AnnotationSet {
                     resource: resource.clone(),
                     name: name.clone(),
                     annotation: Annotation { value: value.clone(), policy: self.mark.clone() },
@@ -477,16 +694,20 @@ impl<'a> Planner<'a> {
 
     fn publish(&mut self, record: &DesiredRecord) {
         if let Some(value) = &record.value {
-            self.plan.public_keys.push((record.id.clone(), value.clone()));
+            self.progress.plan.public_keys.push((record.id.clone(), value.clone()));
         }
     }
 
-    fn grants(&mut self) {
+    fn grants(&mut self, range: Range<usize>) {
         let desired = self.desired;
-        for grant in &desired.grants {
+        for grant in &desired.grants[range] {
             let add = match self.membership(&grant.key) {
                 None => true,
                 Some(row) => {
+                    if row.admin_option != grant.admin_option {
+                        let MembershipKey { role, member, .. } = &grant.key;
+                        self.ignore(|| Ignored::AdminOption(role.clone(), member.clone()));
+                    }
                     self.mode != LoadMode::Append
                         && self.is_ours(row.policy.as_ref())
                         && row.admin_option != grant.admin_option
@@ -495,20 +716,24 @@ impl<'a> Planner<'a> {
             if add {
                 let (key, admin_option) = (grant.key.clone(), grant.admin_option);
                 let policy = self.mark.clone();
-                self.added_memberships.insert(key.clone());
-                self.plan.changes.push(Event::MembershipAdded { key, admin_option, policy });
+                self.progress.added_memberships.insert(key.clone());
+                self.progress.plan.changes.push(Event::MembershipAdded {
+                    key,
+                    admin_option,
+                    policy,
+                });
             }
         }
     }
 
-    fn permits(&mut self) {
+    fn permits(&mut self, range: Range<usize>) {
         let desired = self.desired;
-        for permit in &desired.permits {
+        for permit in &desired.permits[range] {
             if self.permission(&permit.key).is_none() {
                 let key = permit.key.clone();
                 let policy = self.mark.clone();
-                self.added_permissions.insert(key.clone());
-                self.plan.changes.push(Event::PermissionAdded { key, policy });
+                self.progress.added_permissions.insert(key.clone());
+                self.progress.plan.changes.push(Event::PermissionAdded { key, policy });
             }
         }
     }
@@ -520,7 +745,7 @@ impl<'a> Planner<'a> {
             return Ok(());
         }
         let mut owned: HashMap<&RoleId, Vec<&Id>> = HashMap::new();
-        let owners = std::mem::take(&mut self.owners);
+        let owners = std::mem::take(&mut self.progress.owners);
         for (id, owner) in &owners {
             owned.entry(owner).or_default().push(id);
         }
@@ -549,42 +774,51 @@ impl<'a> Planner<'a> {
                     }
                     for key in found.memberships {
                         if !deleted.contains(&key.role) && !deleted.contains(&key.member) {
-                            self.plan.changes.push(Event::MembershipRemoved { key });
+                            self.progress.plan.changes.push(Event::MembershipRemoved { key });
                         }
                     }
                     for key in found.permissions {
                         if !deleted.contains(&key.resource) && !deleted.contains(&key.role) {
-                            self.plan.changes.push(Event::PermissionRemoved { key });
+                            self.progress.plan.changes.push(Event::PermissionRemoved { key });
                         }
                     }
                     for (resource, name) in found.annotations {
                         if !deleted.contains(&resource) {
-                            self.plan.changes.push(Event::AnnotationRemoved { resource, name });
+                            self.progress
+                                .plan
+                                .changes
+                                .push(Event::AnnotationRemoved { resource, name });
                         }
                     }
                 }
                 Deletion::Membership(key) => {
-                    let is_ours = self.added_memberships.contains(key)
+                    let is_ours = self.progress.added_memberships.contains(key)
                         || self
                             .membership(key)
                             .is_some_and(|row| self.is_ours(row.policy.as_ref()));
                     let went = deleted.contains(&key.role) || deleted.contains(&key.member);
                     if is_ours && !went && dropped_memberships.insert(key) {
-                        self.plan.changes.push(Event::MembershipRemoved { key: key.clone() });
+                        self.progress
+                            .plan
+                            .changes
+                            .push(Event::MembershipRemoved { key: key.clone() });
                     }
                 }
                 Deletion::Permission(key) => {
-                    let is_ours =
-                        self.added_permissions.contains(key) || self.permission(key) == Some(true);
+                    let is_ours = self.progress.added_permissions.contains(key)
+                        || self.permission(key) == Some(true);
                     let went = deleted.contains(&key.resource) || deleted.contains(&key.role);
                     if is_ours && !went && dropped_permissions.insert(key) {
-                        self.plan.changes.push(Event::PermissionRemoved { key: key.clone() });
+                        self.progress
+                            .plan
+                            .changes
+                            .push(Event::PermissionRemoved { key: key.clone() });
                     }
                 }
             }
         }
-        self.plan.credentials.retain(|(role, _)| !deleted.contains(role));
-        self.plan.public_keys.retain(|(resource, _)| !deleted.contains(resource));
+        self.progress.plan.credentials.retain(|(role, _)| !deleted.contains(role));
+        self.progress.plan.public_keys.retain(|(resource, _)| !deleted.contains(resource));
         Ok(())
     }
 
@@ -614,15 +848,15 @@ impl<'a> Planner<'a> {
             }
             for held in self.state.owned(&id) {
                 // Not what went before, nor what this load has given to another.
-                let kept = self.gone.ids.contains(&held) || owners.contains_key(&held);
+                let kept = self.progress.gone.ids.contains(&held) || owners.contains_key(&held);
                 if !kept && self.is_near(&held) {
                     take(&held, &mut removal);
                 }
             }
-            if id.kind() == Kind::Policy && !self.gone.ids.contains(&id) {
+            if id.kind() == Kind::Policy && !self.progress.gone.ids.contains(&id) {
                 let declared = self.state.declared(&id);
                 for held in declared.roles.iter().chain(&declared.resources) {
-                    if !self.gone.ids.contains(held) {
+                    if !self.progress.gone.ids.contains(held) {
                         take(held, &mut removal);
                     }
                 }

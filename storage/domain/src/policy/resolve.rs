@@ -34,6 +34,15 @@ pub(super) struct DesiredRecord {
     layers: Vec<(RoleId, Place)>,
     /// Whether the text gives a host factory any layers.
     pub(super) has_layers: bool,
+    /// Whether it stands in another policy than the root one.
+    pub(super) is_nested: bool,
+}
+
+impl DesiredRecord {
+    /// Whether the record says in so many words that it wants an API key.
+    pub(super) fn asks_for_api_key(&self) -> bool {
+        self.annotations.iter().any(|(name, value)| name == "authn/api-key" && value == "true")
+    }
 }
 
 /// A membership that the text declares.
@@ -254,6 +263,7 @@ impl Resolver<'_> {
             value: None,
             has_layers: !layers.is_empty(),
             layers,
+            is_nested: scope.namespace.is_some(),
         })?;
         for (name, key) in record.public_keys {
             let identifier = format!("user/{}/{name}", id.identifier());
@@ -272,6 +282,7 @@ impl Resolver<'_> {
                 value: Some(key),
                 layers: Vec::new(),
                 has_layers: false,
+                is_nested: scope.namespace.is_some(),
             })?;
         }
         if !record.body.is_empty() {

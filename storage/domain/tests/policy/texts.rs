@@ -2,9 +2,10 @@
 //!
 //! A file holds scenarios (`=== name`), each in a world of its own; a scenario holds steps:
 //! - `> append|update|replace POLICY`, then a policy text, then `----`, then what is expected: an
-//!   event a line, and warnings; or `refused CODE at LINE:COLUMN: MESSAGE`, with `(hint: …)`;
+//!   event a line, what was ignored, and warnings; or `refused CODE at LINE:COLUMN: MESSAGE`, with `(hint: …)`;
 //!   `parser` before the place says that a real load answers it too;
 //! - `> member ROLE MEMBER`: adds a member through the API;
+//! - `> rules`, then `users-in-root-only`, `hosts-ask-for-api-keys` or both: what the operator allows;
 //! - `> value VARIABLE TEXT`: sets a secret;
 //! - `> effective POLICY`, then `----`, then the policy in force; `depth N` or `limit N` bound it;
 //! - `> rows`, then `----`, then the rows of the state.
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 use conclave_domain::command::{Actor, Command};
 use conclave_domain::id::Id;
+use conclave_domain::policy::Rules;
 use conclave_domain::policy::effective::{Bounds, effective, to_yaml};
 use conclave_domain::records::Sealed;
 
@@ -61,6 +63,13 @@ fn replayed(file: &str) -> String {
                 }
                 let policy = id(&format!("policy:{policy}"));
                 rendered(&world, &policy, bounds)
+            }
+            ["rules", ref names @ ..] => {
+                world.rules = Rules {
+                    users_in_root_only: names.contains(&"users-in-root-only"),
+                    hosts_ask_for_api_keys: names.contains(&"hosts-ask-for-api-keys"),
+                };
+                continue;
             }
             ["member", role, member] => {
                 let command = Command::AddMember { role: id(role), member: id(member) };
@@ -126,6 +135,7 @@ fn load(world: &mut World, how: &str, policy: &str, text: &str) -> Vec<String> {
     match world.load(&policy, mode(how), text) {
         Ok((plan, events)) => {
             let mut lines: Vec<String> = events.iter().map(event_line).collect();
+            lines.extend(plan.ignored.iter().map(|ignored| format!("ignored: {ignored}")));
             lines.extend(plan.warnings.iter().map(|warning| format!("warning: {warning}")));
             lines
         }

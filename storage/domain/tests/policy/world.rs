@@ -7,7 +7,7 @@ use conclave_domain::event::Event;
 use conclave_domain::evolve::execute;
 use conclave_domain::id::{AccountName, Id};
 use conclave_domain::outcome::Outcome;
-use conclave_domain::policy::{LoadRequest, Plan, PolicyError, plan};
+use conclave_domain::policy::{LoadRequest, Plan, PolicyError, Rules, plan};
 use conclave_domain::records::{
     Digest, Fingerprint, MembershipKey, NewApiKey, PermissionKey, RequestId, Sealed, SigningKey,
 };
@@ -43,13 +43,14 @@ pub(crate) fn mode(word: &str) -> LoadMode {
 /// A state, and the log that leads to it.
 pub(crate) struct World {
     pub(crate) state: State,
+    pub(crate) rules: Rules,
     index: u64,
 }
 
 impl World {
     /// A world with a fresh account.
     pub(crate) fn new() -> Self {
-        let mut world = Self { state: State::new(), index: 0 };
+        let mut world = Self { state: State::new(), rules: Rules::default(), index: 0 };
         let account = AccountName::new(ACCOUNT).unwrap();
         let signing_key =
             SigningKey { id: "kid".to_owned(), public: vec![1], private: Sealed(vec![2]) };
@@ -92,7 +93,8 @@ impl World {
         mode: LoadMode,
         text: &str,
     ) -> Result<Plan, PolicyError> {
-        plan(&self.state, &LoadRequest { policy, mode, text, actor: &id("user:admin") })
+        let (actor, rules) = (&id("user:admin"), self.rules);
+        plan(&self.state, &LoadRequest { policy, mode, text, actor, rules })
     }
 
     /// Plans a load and carries it out, as a node: `user:admin` may have lost its rights to roles that
