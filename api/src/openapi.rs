@@ -243,6 +243,22 @@ fn operations() -> Vec<Operation> {
             Json("WhoAmI"),
             "The caller",
         ),
+        // Accounts.
+        row("accounts.list", "The names of all accounts; needs read on !:webservice:accounts")
+            .gives(200, List("Name"), "The names")
+            .refuses([403]),
+        row("accounts.create", "A new account; needs execute on !:webservice:accounts")
+            .query("id", Words, "Its name")
+            .takes(Json("NewAccount"), "Its name, as JSON, as a form or in the query")
+            .gives(201, Json("Account"), "Created; the API key is shown this once")
+            .refuses([400, 403, 409, 422]),
+        row(
+            "accounts.delete",
+            "Deletes an account with all that is in it; needs update on \
+             !:webservice:accounts",
+        )
+        .gives(204, Empty, "Deleted")
+        .refuses([403, 404]),
         // Credentials.
         row("authn.login", "The API key of a role, for its password or for the key itself")
             .gives(200, Text, "The API key")
@@ -289,6 +305,18 @@ fn operations() -> Vec<Operation> {
         load(
             "policies.replace",
             "Makes a policy what the text declares, and removes what it does not",
+        ),
+        row("policies.show", "The policy in force, for whoever owns it")
+            .query("depth", Number, "Deepest nesting of policies to show, up to 64")
+            .query("limit", Number, "Most resources, annotations and permissions, up to 100000")
+            .header("Content-Type", "With application/json the answer is JSON")
+            .gives(200, Yaml, "The policy, as text that loads it again")
+            .gives(200, List("Statement"), "The same as JSON")
+            .refuses([400, 403, 404, 422]),
+        row("public_keys.show", "The SSH public keys of a user").gives(
+            200,
+            Text,
+            "A key a line; one empty line when there are none",
         ),
         // Resources.
         list("resources.list", "Resources of all accounts").query(
@@ -620,6 +648,13 @@ fn schemas() -> Value {
         "KeyAge": object(&json!({"role": text, "timestamp": text})),
         "Values": {"type": "object", "additionalProperties": text},
         "Count": object(&json!({"count": number})),
+        "Name": text,
+        "NewAccount": {"type": "object", "properties": {"id": text}},
+        "Account": object(&json!({"id": text, "api_key": text})),
+        "Statement": {
+            "type": "object",
+            "description": "One tag with its fields, such as {\"variable\": {\"id\": \"x\"}}",
+        },
         "Id": {"type": "string", "description": "account:kind:identifier"},
         "PolicyLoaded": {
             "type": "object",

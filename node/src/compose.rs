@@ -14,14 +14,14 @@ use conclave_api::audit::{Durability, Spool};
 use conclave_api::door::{Door, MetricsText, Parts};
 use conclave_api::ports::Agreement;
 use conclave_api::server::{Certificates, ServerTls};
-use conclave_api::settings::Settings;
+use conclave_api::settings::{Settings, UserPasswords};
 use conclave_domain::command::{Actor, Command, Envelope, codec};
 use conclave_domain::outcome::{self, Outcome};
 use conclave_domain::records::RequestId;
 use conclave_domain::time::Clock;
 use conclave_raft::transport::{Quic, QuicSettings, Tls, TlsMaterial};
 use conclave_raft::{Handle, Identity, KnownMember, ProposeError};
-use conclave_storage::seal::{Keyring, MasterKey, RootKey, Vault};
+use conclave_storage::seal::{Keyring, MasterKey, RootKey, Secret, Vault};
 use conclave_storage::{Datadir, FailPoints, LogStore, StateStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -31,7 +31,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::certificates::{Issued, check};
 use crate::clock::SystemClock;
-use crate::config::{AuditDurability, Config};
+use crate::config::{AuditDurability, Config, environment};
 use crate::exit::{Context, Exit, Failure};
 use crate::folder::{Folder, KnownMemberFile, NodeFile, master_key};
 use crate::peer_service::PeerService;
@@ -222,6 +222,16 @@ impl Node {
                     .staleness_degraded
                     .min(config.reads.max_staleness),
                 forward_writes: config.reads.forward_writes,
+                policy_rules: config.policy.rules,
+                policy_wait_max: config.policy.load_wait,
+                ignored_changes_header: config.policy.ignored_changes_header,
+                effective_policy_max: config.policy.effective_max,
+                user_passwords: UserPasswords::new(
+                    environment::user_passwords()
+                        .into_iter()
+                        .map(|(name, value)| (name, Secret::new(value.as_bytes().to_vec())))
+                        .collect(),
+                ),
                 ..Settings::default()
             },
         };

@@ -13,7 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 use conclave_api::router::named;
 use conclave_domain::command::LoadMode;
 use conclave_domain::id::{AccountName, Id};
-use conclave_domain::policy::{self, LoadRequest};
+use conclave_domain::policy::{self, LoadRequest, Rules};
 use http::{Method, Request, Uri};
 use tower::ServiceExt;
 
@@ -189,7 +189,8 @@ async fn policy_texts_are_planned_or_refused_and_always_alike() {
             for (policy, mode) in
                 [(&root, LoadMode::Append), (&app, LoadMode::Update), (&app, LoadMode::Replace)]
             {
-                let request = LoadRequest { policy, mode, text: &text, actor: &admin };
+                let rules = Rules::default();
+                let request = LoadRequest { policy, mode, text: &text, actor: &admin, rules };
                 let first = policy::plan(view.state, &request);
                 let second = policy::plan(view.state, &request);
                 match (&first, &second) {

@@ -7,13 +7,10 @@ mod compatibility;
 mod fuzz;
 mod harness;
 mod load;
-<<<<<<< HEAD
 mod matrix;
 mod negative;
 mod openapi;
-=======
 mod policies;
->>>>>>> 7f0f6b2 (Loads of one account take turns, compare with the state in small pieces, keep the operator's rules and can say what an append left alone)
 mod properties;
 mod scenario;
 mod server;

@@ -21,14 +21,12 @@ const SCENARIOS: &[&str] = &[
     "secrets",
     "credentials",
     "policies",
-const SCENARIOS: &[&str] = &[
-    "roles",
-    "quirks",
-    "worked",
     "effective_policy",
     "accounts",
     "public_keys",
-];
+    "roles",
+    "quirks",
+    "worked",
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

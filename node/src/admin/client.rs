@@ -92,6 +92,17 @@ pub async fn seed(
     Err(response.into_failure())
 }
 
+/// The names of all accounts.
+///
+/// # Errors
+/// As [`ask`].
+pub async fn accounts(data: &Path) -> Result<Vec<String>, Failure> {
+    match ask(data, &Request::Accounts).await? {
+        Response::Accounts { names } => Ok(names),
+        other => Err(other.into_failure()),
+    }
+}
+
 /// Creates an account.
 ///
 /// # Errors

@@ -36,6 +36,13 @@ pub enum Request {
         /// Its name.
         name: String,
     },
+    /// Deletes an account with all that is in it.
+    DeleteAccount {
+        /// Its name.
+        name: String,
+    },
+    /// The names of all accounts.
+    Accounts,
     /// Digest of everything this node has applied.
     StateHash,
     /// Makes a snapshot now.
@@ -52,6 +59,11 @@ pub enum Response {
     Seed(Box<Seed>),
     /// To [`Request::CreateAccount`].
     Account(Account),
+    /// To [`Request::Accounts`].
+    Accounts {
+        /// Their names, in order.
+        names: Vec<String>,
+    },
     /// To [`Request::StateHash`].
     StateHash(StateHash),
     /// To [`Request::TransferLeader`].
@@ -93,6 +105,7 @@ impl Response {
             Self::Status(_)
             | Self::Seed(_)
             | Self::Account(_)
+            | Self::Accounts { .. }
             | Self::StateHash(_)
             | Self::Leader { .. }
             | Self::Done => Failure::new(Exit::Failed, "the node answered something else"),

@@ -112,6 +112,23 @@ async fn answer(node: &Node, request: Request) -> Result<Response, Failure> {
             })?;
             create_account(&node.core.raft, &vault, name).await.map(Response::Account)
         }
+        Request::DeleteAccount { name } => {
+            let account = AccountName::new(&name).context(Exit::Usage, "account")?;
+            // Known here before it is asked of the log, which has no word for a missing account.
+            let known = node.core.state.read(|view| view.state.account(&account).is_some());
+            if !known {
+                return Err(Failure::new(Exit::NotFound, format!("there is no account {name}")));
+            }
+            propose(&node.core.raft, Command::DeleteAccount { account }).await?;
+            Ok(Response::Done)
+        }
+        Request::Accounts => {
+            let names = node
+                .core
+                .state
+                .read(|view| view.state.accounts().map(|(name, _)| name.to_string()).collect());
+            Ok(Response::Accounts { names })
+        }
         Request::StateHash => {
             let state = node.core.state.clone();
             let hash = tokio::task::spawn_blocking(move || state.state_hash())

@@ -100,7 +100,25 @@ pub struct RemoveArgs {
 #[derive(Debug, Subcommand)]
 pub enum AccountCommand {
     /// Create an account: its signing key, its admin, its root policy. Prints the API key once.
+    ///
+    /// The account named ! stands above the others: its admin, and whoever it permits on
+    /// `webservice:accounts` there, may list (read), create (execute) and delete (update) accounts
+    /// over HTTPS.
     Create(AccountArgs),
+    /// List the names of all accounts.
+    List(ConfigArg),
+    /// Delete an account with everything in it: roles, policies, secrets. Cannot be undone.
+    Delete(DeleteArgs),
+}
+
+/// Arguments of `account delete`.
+#[derive(Debug, Args)]
+pub struct DeleteArgs {
+    #[command(flatten)]
+    account: AccountArgs,
+    /// Say the name again, so that no slip deletes an account.
+    #[arg(long, value_name = "NAME")]
+    confirm: String,
 }
 
 /// Arguments of `account create`.
@@ -195,7 +213,25 @@ pub async fn cluster(command: ClusterCommand, output: Output) -> Result<(), Fail
 /// # Errors
 /// As the command says.
 pub async fn account(command: AccountCommand, output: Output) -> Result<(), Failure> {
-    let AccountCommand::Create(args) = command;
+    let args = match command {
+        AccountCommand::Create(args) => args,
+        AccountCommand::List(config) => {
+            let names = client::accounts(&config.load()?.node.data).await?;
+            return output.show(&names, || names.join("\n"));
+        }
+        AccountCommand::Delete(DeleteArgs { account, confirm }) => {
+            if confirm != account.name {
+                let message = format!("--confirm says {confirm}, the account is {}", account.name);
+                return Err(Failure::new(Exit::Usage, message));
+            }
+            let data = account.config.load()?.node.data;
+            let request = Request::DeleteAccount { name: account.name.clone() };
+            done(client::ask(&data, &request).await?)?;
+            return output.show(&json!({ "deleted": account.name }), || {
+                format!("Account {} and everything in it is gone", account.name)
+            });
+        }
+    };
     let account = client::create_account(&args.config.load()?.node.data, &args.name).await?;
     output.show(&account, || {
         format!(

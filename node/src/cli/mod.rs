@@ -66,7 +66,7 @@ enum Command {
     /// Found, grow, watch and repair a cluster.
     #[command(subcommand)]
     Cluster(ClusterCommand),
-    /// Create accounts.
+    /// Create, list and delete accounts.
     #[command(subcommand)]
     Account(AccountCommand),
     /// Run a whole cluster on this machine, to try things or to test against.

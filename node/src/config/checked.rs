@@ -6,9 +6,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use conclave_domain::policy::Rules;
+use conclave_domain::policy::effective::Bounds;
 use ipnet::IpNet;
 
-use super::raw::{RawConfig, RawRaft};
+use super::raw::{RawConfig, RawPolicy, RawRaft};
 
 /// The defaults, in one place; those of Raft are in its own crate. `node/deploy/conclave.toml`
 /// shows the same numbers.
@@ -17,12 +19,15 @@ mod defaults {
 
     pub(super) const MAX_STALENESS: Duration = Duration::from_mins(5);
     pub(super) const LOG_LEVEL: &str = "info";
+    pub(super) const POLICY_LOAD_WAIT: Duration = Duration::from_secs(5);
 }
 
 /// Longest name of a node: it becomes a DNS label in certificates.
 const NODE_NAME_BYTES_MAX: usize = 63;
 /// More entries than this between snapshots would make restarts take minutes.
 const SNAPSHOT_EVERY_MAX: u64 = 10_000_000;
+/// A load that waits longer than this would run into the end of its request.
+const POLICY_LOAD_WAIT_MAX: Duration = Duration::from_secs(25);
 /// An election that takes longer than this is a mistake of units.
 const ELECTION_MAX: Duration = Duration::from_mins(1);
 
@@ -78,6 +83,8 @@ pub struct Config {
     pub reads: ReadsConfig,
     /// How durable an audit record is before the answer leaves.
     pub audit: AuditDurability,
+    /// What policies may say, and how they are loaded and shown.
+    pub policy: PolicyConfig,
     /// Logging.
     pub log: LogConfig,
 }
@@ -166,6 +173,19 @@ pub enum AuditDurability {
     Os,
     /// Fsynced before the answer leaves.
     Disk,
+}
+
+/// What policies may say, and how they are loaded and shown.
+#[derive(Debug, Clone)]
+pub struct PolicyConfig {
+    /// What they may not say.
+    pub rules: Rules,
+    /// Whether the answer to an append lists what it left alone.
+    pub ignored_changes_header: bool,
+    /// How long a load waits for another one of the same account.
+    pub load_wait: Duration,
+    /// How much of a policy in force is shown at most.
+    pub effective_max: Bounds,
 }
 
 /// How the server logs.
@@ -306,9 +326,41 @@ impl Config {
                 forward_writes: raw.reads.forward_writes.unwrap_or(false),
             },
             audit,
+            policy: checked_policy(&raw.policy)?,
             log: LogConfig { format, level },
         })
     }
+}
+
+fn checked_policy(raw: &RawPolicy) -> Result<PolicyConfig, ConfigError> {
+    let most = Bounds::default();
+    let bounded = |key, given: Option<usize>, most: usize| match given {
+        Some(given) if given > most => Err(invalid(key, given, format!("use at most {most}"))),
+        given => Ok(given.unwrap_or(most)),
+    };
+    let load_wait = raw.load_wait_s.map_or(defaults::POLICY_LOAD_WAIT, Duration::from_secs);
+    if load_wait > POLICY_LOAD_WAIT_MAX {
+        return Err(invalid(
+            "policy.load_wait_s",
+            load_wait.as_secs(),
+            format!(
+                "use at most {}: a request is answered within 30",
+                POLICY_LOAD_WAIT_MAX.as_secs()
+            ),
+        ));
+    }
+    Ok(PolicyConfig {
+        rules: Rules {
+            users_in_root_only: raw.users_in_root_only.unwrap_or(false),
+            hosts_ask_for_api_keys: !raw.authn_api_key_default.unwrap_or(true),
+        },
+        ignored_changes_header: raw.ignored_changes_header.unwrap_or(false),
+        load_wait,
+        effective_max: Bounds {
+            depth: bounded("policy.effective_depth_max", raw.effective_depth_max, most.depth)?,
+            rows: bounded("policy.effective_rows_max", raw.effective_rows_max, most.rows)?,
+        },
+    })
 }
 
 fn checked_name(name: String) -> Result<String, ConfigError> {

@@ -21,6 +21,24 @@ pub fn config_file() -> Option<PathBuf> {
     path("CONCLAVE_CONFIG")
 }
 
+/// What stands before the name of a user for whom a password is set.
+const USER_PASSWORD: &str = "CONJUR_PASSWORD_";
+
+/// Passwords for users who are yet to come: what follows `CONJUR_PASSWORD_`, and the value.
+pub fn user_passwords() -> Vec<(String, Zeroizing<String>)> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this module is the one reader of the environment"
+    )]
+    let all = std::env::vars_os();
+    all.filter_map(|(name, value)| {
+        let name = name.into_string().ok()?.strip_prefix(USER_PASSWORD)?.to_owned();
+        let value = Zeroizing::new(value.into_string().ok()?);
+        (!name.is_empty() && !value.is_empty()).then_some((name, value))
+    })
+    .collect()
+}
+
 /// What a client is told by its environment. Each value wins over the file of the same meaning.
 pub struct ClientEnvironment {
     /// `HOME`.

@@ -7,5 +7,5 @@ mod raw;
 
 pub use checked::{
     ApiConfig, AuditDurability, Config, ConfigError, LogConfig, LogFormat, NodeConfig, PeerConfig,
-    RaftConfig, ReadsConfig, TlsConfig,
+    PolicyConfig, RaftConfig, ReadsConfig, TlsConfig,
 };

@@ -19,6 +19,8 @@ pub(super) struct RawConfig {
     #[serde(default)]
     pub(super) audit: RawAudit,
     #[serde(default)]
+    pub(super) policy: RawPolicy,
+    #[serde(default)]
     pub(super) log: RawLog,
 }
 
@@ -73,6 +75,17 @@ pub(super) struct RawReads {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawAudit {
     pub(super) durability: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawPolicy {
+    pub(super) users_in_root_only: Option<bool>,
+    pub(super) authn_api_key_default: Option<bool>,
+    pub(super) ignored_changes_header: Option<bool>,
+    pub(super) load_wait_s: Option<u64>,
+    pub(super) effective_depth_max: Option<usize>,
+    pub(super) effective_rows_max: Option<usize>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -151,7 +151,7 @@ impl Asked<'_> {
             return Err(Rejection::Stale { planned: based_on, current });
         }
         let mut brought: BTreeSet<&ResourceId> = BTreeSet::new();
-        let mut made: BTreeSet<&RoleId> = BTreeSet::new();
+        let mut keyed: BTreeSet<&RoleId> = BTreeSet::new();
         // Few loads have any of what this is asked for.
         if changes.iter().any(|change| matches!(change, Event::SecretVersionAdded { .. })) {
             brought.extend(changes.iter().filter_map(|change| {
@@ -160,14 +160,14 @@ impl Asked<'_> {
             }));
         }
         if changes.iter().any(|change| matches!(change, Event::PasswordChanged { .. })) {
-            made.extend(changes.iter().filter_map(|change| {
+            keyed.extend(changes.iter().filter_map(|change| {
                 let Event::CredentialCreated { role, .. } = change else { return None };
                 Some(role)
             }));
         }
         let mut secrets = BTreeSet::new();
         let checked = changes.iter().filter_map(|change| {
-            match check_change(policy, change, &mut secrets, &made) {
+            match check_change(policy, change, &mut secrets, &keyed) {
                 Ok(()) => self.at_its_version(change, &brought).map(Ok),
                 Err(why) => Some(Err(Rejection::Invalid(format!("malformed plan: {why}")))),
             }
@@ -502,7 +502,7 @@ fn check_change(
     policy: &ResourceId,
     change: &Event,
     secrets: &mut BTreeSet<ResourceId>,
-    made: &BTreeSet<&RoleId>,
+    keyed: &BTreeSet<&RoleId>,
 ) -> Result<(), String> {
     let (about, declared_by) = match change {
         Event::RoleAdded { role, policy } => (role, Some(policy.as_ref())),
@@ -525,7 +525,7 @@ fn check_change(
             (role, None)
         }
         Event::PasswordChanged { role, .. } => {
-            if role.kind() != Kind::User || !made.contains(role) {
+            if role.kind() != Kind::User || !keyed.contains(role) {
                 return Err(format!("no load changes the password of {role}"));
             }
             (role, None)

@@ -42,7 +42,7 @@ mod tests {
         assert!(turns.take(&other, Duration::ZERO).await.is_some());
         let waiting = tokio::spawn({
             let (turns, one) = (turns.clone(), one.clone());
-            async move { turns.take(&one, Duration::from_secs(60)).await.is_some() }
+            async move { turns.take(&one, Duration::from_mins(1)).await.is_some() }
         });
         tokio::task::yield_now().await;
         drop(first);

@@ -499,10 +499,11 @@ fn value(text: &mut String, node: &Node, indent: usize) {
             {
                 inner = only;
             }
-            match inner {
+            if matches!(inner, Node::Text(word) if word.is_empty()) {
                 // A tag alone: the id is that of the policy around it.
-                Node::Text(word) if word.is_empty() => text.push('\n'),
-                inner => value(text, inner, indent),
+                text.push('\n');
+            } else {
+                value(text, inner, indent);
             }
         }
     }

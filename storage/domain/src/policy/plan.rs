@@ -221,15 +221,13 @@ impl<'p> Comparison<'p> {
             self.at = end;
             if end == length {
                 self.at = 0;
-                match self.stage.next() {
-                    Some(stage) => self.stage = stage,
-                    None => {
-                        let mut plan = planner.progress.plan;
-                        plan.based_on = revision;
-                        plan.warnings = warnings(desired);
-                        return Ok(Step::Done(Box::new(plan)));
-                    }
-                }
+                let Some(next) = self.stage.next() else {
+                    let mut plan = planner.progress.plan;
+                    plan.based_on = revision;
+                    plan.warnings = warnings(desired);
+                    return Ok(Step::Done(Box::new(plan)));
+                };
+                self.stage = next;
             }
             if left == 0 {
                 self.progress = planner.progress;
