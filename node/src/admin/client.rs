@@ -97,10 +97,11 @@ pub async fn seed(
 /// # Errors
 /// As [`ask`].
 pub async fn accounts(data: &Path) -> Result<Vec<String>, Failure> {
-    match ask(data, &Request::Accounts).await? {
-        Response::Accounts { names } => Ok(names),
-        other => Err(other.into_failure()),
+    let response = ask(data, &Request::Accounts).await?;
+    if let Response::Accounts { names } = response {
+        return Ok(names);
     }
+    Err(response.into_failure())
 }
 
 /// Creates an account.

@@ -26,10 +26,6 @@ const USER_PASSWORD: &str = "CONJUR_PASSWORD_";
 
 /// Passwords for users who are yet to come: what follows `CONJUR_PASSWORD_`, and the value.
 pub fn user_passwords() -> Vec<(String, Zeroizing<String>)> {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "this module is the one reader of the environment"
-    )]
     let all = std::env::vars_os();
     all.filter_map(|(name, value)| {
         let name = name.into_string().ok()?.strip_prefix(USER_PASSWORD)?.to_owned();
