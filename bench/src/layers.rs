@@ -234,9 +234,9 @@ impl Bench {
             ("refuse 5 M permits", permits),
         ];
         let mut rows = Vec::new();
+        let (mode, rules) = (LoadMode::Append, Rules::default());
         for (layer, text) in texts {
-            let request =
-                LoadRequest { policy: &policy, mode: LoadMode::Append, text: &text, actor: &admin };
+            let request = LoadRequest { policy: &policy, mode, text: &text, actor: &admin, rules };
             rows.push(timed(layer, 1, |_| match plan(&self.state, &request) {
                 Ok(_) => Err(broken(format!("{layer}: it was planned"))),
                 Err(_refused) => Ok(()),

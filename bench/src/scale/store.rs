@@ -7,7 +7,7 @@ use bytes::Bytes;
 use conclave_domain::command::{Actor, Command, Envelope, codec};
 use conclave_domain::id::{AccountName, Id};
 use conclave_domain::outcome;
-use conclave_domain::policy::{LoadMode, LoadRequest, plan};
+use conclave_domain::policy::{LoadMode, LoadRequest, Rules, plan};
 use conclave_domain::rbac;
 use conclave_domain::records::{Digest, NewApiKey, RequestId, Sealed, SigningKey, Version};
 use conclave_domain::time::Timestamp;
@@ -142,7 +142,8 @@ impl House {
 
     fn plan(&self, policy: &Id, text: &str) -> Result<conclave_domain::policy::Plan, Fault> {
         let admin = rbac::admin_role(&self.account);
-        let request = LoadRequest { policy, mode: LoadMode::Append, text, actor: &admin };
+        let (mode, rules) = (LoadMode::Append, Rules::default());
+        let request = LoadRequest { policy, mode, text, actor: &admin, rules };
         self.store
             .read(|view| plan(view.state, &request))
             .map_err(|error| broken(format!("{error:?}")))
