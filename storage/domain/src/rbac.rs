@@ -10,6 +10,7 @@
 use std::collections::HashSet;
 
 use crate::id::{AccountName, Kind, ResourceId, RoleId};
+use crate::records::Resource;
 use crate::state::{Closure, Handle, Slot, State};
 
 /// Why a role may not.
@@ -82,6 +83,42 @@ pub fn is_allowed(state: &State, role: &RoleId, privilege: &str, resource: &Reso
 pub fn is_visible(state: &State, role: &RoleId, resource: &ResourceId) -> bool {
     Sight::of(state, role, resource).is_some_and(|sight| sight.is_visible())
 }
+
+/// Resources that a role sees, of one account or all, of one kind or all, sorted by id.
+///
+/// A role that has little in its own name and through those it holds is shown that, whatever else
+/// there is; for one that has much, all resources are gone through until the caller has enough.
+pub fn visible<'a>(
+    state: &'a State,
+    role: &RoleId,
+    account: Option<&'a AccountName>,
+    kind: Option<Kind>,
+) -> Box<dyn Iterator<Item = (&'a ResourceId, &'a Resource)> + 'a> {
+    let role = state.find(role).filter(|role| state.slot(*role).role.is_some());
+    let Some(role) = role else { return Box::new(std::iter::empty()) };
+    let held = state.closure_of(role);
+    let sides = || held.iter().filter_map(|role| state.slot(role).as_role.as_deref());
+    let much: usize = sides().map(|side| side.owned.len() + side.granted.len()).sum();
+    if much > GATHERED_MAX {
+        let seen = state.resources(account, kind);
+        return Box::new(seen.filter(move |(id, _)| {
+            existing(state, id).is_some_and(|slot| Sight { held: held.clone(), slot }.is_visible())
+        }));
+    }
+    let handles: HashSet<Handle> =
+        sides().flat_map(|side| side.owned.iter().chain(&side.granted)).copied().collect();
+    let mut found: Vec<(&ResourceId, &Resource)> = handles
+        .into_iter()
+        .filter_map(|handle| state.resource_row(handle))
+        .filter(|(id, _)| account.is_none_or(|account| id.account() == account))
+        .filter(|(id, _)| kind.is_none_or(|kind| id.kind() == kind))
+        .collect();
+    found.sort_unstable_by_key(|(id, _)| *id);
+    Box::new(found.into_iter())
+}
+
+/// Most resources gathered and sorted for one list, rather than going through all there are.
+const GATHERED_MAX: usize = 1 << 15;
 
 /// Whether `member` is `role` or holds it through any chain of memberships.
 pub fn holds(state: &State, member: &RoleId, role: &RoleId) -> bool {

@@ -346,6 +346,11 @@ proptest! {
     fn checks_agree_with_the_rule_in_words(steps in steps(60)) {
         let history = History::of(&steps);
         let state = &history.state;
+        for role in IDS.map(id) {
+            let seen = |resource: &Id| rbac::is_visible(state, &role, resource);
+            let sifted = state.resources(None, None).filter(|(resource, _)| seen(resource));
+            prop_assert!(sifted.eq(rbac::visible(state, &role, None, None)));
+        }
         for (resource, record) in state.resources(None, None) {
             let rows = state.permissions(resource);
             for role in IDS.map(id).iter().filter(|role| state.role(role).is_some()) {

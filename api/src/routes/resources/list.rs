@@ -57,13 +57,11 @@ pub(crate) async fn show(call: &mut Call) -> Result<Answer, Refusal> {
                 None => None,
             };
             let words = query.filled("search").map(words);
-            let found = state
-                .resources(account.as_ref(), kind)
+            let found = rbac::visible(state, &role, account.as_ref(), kind)
                 .filter(|(_, record)| {
                     owners.as_ref().is_none_or(|owners| owners.contains(&record.owner))
                 })
                 .filter(|(id, _)| words.as_ref().is_none_or(|words| matches(state, id, words)))
-                .filter(|(id, _)| rbac::is_visible(state, &role, id))
                 .map(|(id, _)| id);
             Ok(page.write(state, found))
         })

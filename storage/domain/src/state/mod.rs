@@ -354,7 +354,8 @@ impl State {
         }
     }
 
-    fn resource_row(&self, handle: Handle) -> Option<(&ResourceId, &Resource)> {
+    /// A resource by its handle.
+    pub(crate) fn resource_row(&self, handle: Handle) -> Option<(&ResourceId, &Resource)> {
         let slot = &self.slots[handle];
         slot.resource.as_deref().map(|resource| (&slot.id, resource))
     }
