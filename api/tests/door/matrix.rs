@@ -139,6 +139,7 @@ fn actions(kind: &str, id: &str) -> Vec<(&'static str, Method, String, &'static 
         let policy = format!("/policies/demo/policy/{id}");
         let dry = format!("{policy}?dryRun=true");
         let text = "- !variable inside\n";
+        actions.push(("GET policy", Method::GET, policy.clone(), ""));
         actions.push(("POST dry run", post.clone(), dry, text));
         actions.push(("POST policy", post, policy.clone(), text));
         actions.push(("PATCH policy", Method::PATCH, policy.clone(), text));
