@@ -22,6 +22,7 @@ pub mod credentials;
 pub mod door;
 pub mod error;
 pub mod limits;
+pub mod local;
 pub mod metrics;
 pub mod openapi;
 pub mod ports;

@@ -364,10 +364,26 @@ impl TokenOffice {
         let cell = self.cell(role, &key.id, second);
         let token = cell.get_or_try_init(|| async {
             let signer = self.signer(vault, role.account(), key)?;
-            let (protected, payload) = texts(&key.id, &role.to_login(), second, life);
+            let expires_at = second + i64::from(life);
+            let (protected, payload) = texts(&key.id, &role.to_login(), (second, expires_at), &[]);
             self.sign(signer, protected, payload).await.map(Arc::new)
         });
         token.await.cloned()
+    }
+
+    /// Makes a token that is like no other: with an expiry of its own, or good from some addresses
+    /// only. `life` is the seconds of issue and of expiry.
+    pub(crate) async fn mint_special(
+        &self,
+        vault: &Vault,
+        role: &RoleId,
+        key: &SigningKey,
+        life: (i64, i64),
+        cidr: &[IpNet],
+    ) -> Result<Token, Refusal> {
+        let signer = self.signer(vault, role.account(), key)?;
+        let (protected, payload) = texts(&key.id, &role.to_login(), life, cidr);
+        self.sign(signer, protected, payload).await
     }
 
     fn cell(&self, role: &RoleId, key_id: &str, second: i64) -> Arc<Signed> {
@@ -458,7 +474,12 @@ pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
 }
 
 /// The two signed texts, each a multiple of three bytes long.
-fn texts(key_id: &str, login: &str, issued_at: i64, life: u32) -> (Vec<u8>, Vec<u8>) {
+fn texts(
+    key_id: &str,
+    login: &str,
+    (issued_at, expires_at): (i64, i64),
+    cidr: &[IpNet],
+) -> (Vec<u8>, Vec<u8>) {
     let protected = format!("{{\"alg\":\"RS256\",\"kid\":\"{key_id}\"}}");
     let mut payload = format!("{{\"iat\":{issued_at},\"sub\":\"");
     for unit in login.encode_utf16() {
@@ -475,7 +496,12 @@ fn texts(key_id: &str, login: &str, issued_at: i64, life: u32) -> (Vec<u8>, Vec<
             }
         }
     }
-    let _infallible = write!(payload, "\",\"exp\":{}}}", issued_at + i64::from(life));
+    let _infallible = write!(payload, "\",\"exp\":{expires_at}");
+    for (at, range) in cidr.iter().enumerate() {
+        let start = if at == 0 { ",\"cidr\":[" } else { "," };
+        let _infallible = write!(payload, "{start}\"{range}\"");
+    }
+    payload.push_str(if cidr.is_empty() { "}" } else { "]}" });
     (fill(protected), fill(payload))
 }
 

@@ -12,6 +12,7 @@
 //! | [`admin`] | the operator's socket |
 //! | [`jobs`] | what a node does by itself: members of the log into members of Raft |
 //! | [`lifecycle`] | run, drain, stop |
+//! | `local_socket` | tokens for programs of this machine, without credentials |
 //! | [`dev`] | a whole cluster of child processes on one machine |
 //! | [`clock`], [`telemetry`], [`exit`] | wall clock, logs, exit codes |
 
@@ -29,6 +30,7 @@ pub mod folder;
 pub mod jobs;
 pub mod join;
 pub mod lifecycle;
+mod local_socket;
 pub mod peer_service;
 pub mod seed;
 pub mod telemetry;

@@ -17,6 +17,7 @@ use crate::compose::Node;
 use crate::config::Config;
 use crate::exit::{Context, Exit, Failure};
 use crate::jobs;
+use crate::local_socket;
 use crate::telemetry;
 use conclave_raft::status::NodeState;
 
@@ -61,7 +62,11 @@ pub async fn serve(config: &Config, end_with_stdin: bool) -> Result<(), Failure>
     );
     let (stop, stopped) = watch::channel(false);
     let http = tokio::spawn(serve_https(node.clone(), stopped.clone()));
-    let operator = tokio::spawn(admin::server::serve(node.clone(), stopped));
+    let operator = tokio::spawn(admin::server::serve(node.clone(), stopped.clone()));
+    if let Some(path) = config.api.local_socket.clone() {
+        let listener = local_socket::bind(&path)?;
+        tokio::spawn(local_socket::serve(listener, node.door.clone(), path, stopped));
+    }
     let membership = tokio::spawn(jobs::membership(node.clone()));
     let unseal = jobs::unseal(node.clone());
 

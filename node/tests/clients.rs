@@ -3,7 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail loudly")]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 fn conclave() -> Command {
@@ -13,7 +13,7 @@ fn conclave() -> Command {
 }
 
 /// Where the scripts of these tests are.
-fn scripts() -> std::path::PathBuf {
+fn scripts() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients")
 }
 
@@ -28,6 +28,89 @@ fn against_dev(size: &[&str], script: &str) {
         .status()
         .unwrap();
     assert!(status.success(), "{script} ended with {status}");
+}
+
+/// What pip is asked for, one call a line; `{folder}` is the environment's own.
+type Packages = [&'static [&'static str]];
+
+/// A Python with public packages, made once and kept beside the build. They come from the package
+/// index that pip is configured with; where none can be reached, the test says so and fails.
+fn python(name: &str, packages: &Packages) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let python = folder.join("bin/python");
+    let ready = folder.join("ready");
+    if !ready.exists() {
+        run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder), "making it");
+        for call in packages {
+            let mut pip = Command::new(&python);
+            pip.args(["-m", "pip", "--disable-pip-version-check", "--quiet"]);
+            pip.args(call.iter().map(|word| word.replace("{folder}", &folder.to_string_lossy())));
+            run(&mut pip, "this test needs a package index, and pip could not take it from there");
+        }
+        std::fs::write(ready, name).unwrap();
+    }
+    python
+}
+
+fn run(command: &mut Command, what: &str) {
+    let status = command.stdin(Stdio::null()).status().unwrap();
+    assert!(status.success(), "{what}: {command:?} ended with {status}");
+}
+
+/// Runs a Python script against a development cluster of three voters and a follower.
+fn python_against_dev(python: &Path, script: &str, args: &[&Path]) {
+    let mut command = conclave();
+    command.args(["dev", "--run"]).arg(python).arg(scripts().join(script)).args(args);
+    run(&mut command, script);
+}
+
+#[test]
+fn the_command_line_of_pypi_conjur_works() {
+    let python = python(
+        "conjur-7.1.0",
+        &[
+            &["install", "conjur==7.1.0", "async_timeout==5.0.1"],
+            // What it asks for is too old for today's OpenSSL.
+            &["install", "--no-deps", "--upgrade", "cryptography==50.0.2", "pyopenssl==26.4.0"],
+        ],
+    );
+    python_against_dev(&python, "conjur_cli.py", &[]);
+}
+
+#[test]
+fn every_method_of_pypi_conjur_api_works() {
+    let python = python("conjur-api-0.2.0", &[&["install", "conjur-api==0.2.0"]]);
+    python_against_dev(&python, "conjur_api_methods.py", &[]);
+}
+
+#[test]
+fn the_collection_of_ansible_works() {
+    let name = "ansible-12.3.0";
+    // The wheel of `ansible` brings a hundred collections; only one of them is unpacked.
+    let python = python(
+        name,
+        &[
+            &["install", "ansible-core==2.19.14", "cryptography==50.0.2"],
+            &["download", "--no-deps", "--dest", "{folder}/wheel", "ansible==12.3.0"],
+        ],
+    );
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let collections = folder.join("collections");
+    if !collections.exists() {
+        let unpack = "import glob, sys, zipfile\n\
+             wheel = zipfile.ZipFile(glob.glob(sys.argv[1] + '/wheel/*.whl')[0])\n\
+             part = [n for n in wheel.namelist() if '/cyberark/conjur/' in n]\n\
+             wheel.extractall(sys.argv[1] + '/collections', part)";
+        run(Command::new(&python).args(["-c", unpack]).arg(&folder), "unpacking the collection");
+    }
+    python_against_dev(&python, "ansible_lookup.py", &[&collections]);
+}
+
+#[test]
+fn programs_of_the_machine_get_tokens_where_that_is_configured() {
+    let mut command = Command::new("python3");
+    command.arg(scripts().join("local_socket.py")).arg(env!("CARGO_BIN_EXE_conclave"));
+    run(&mut command, "local_socket.py");
 }
 
 #[test]

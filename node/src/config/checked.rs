@@ -118,6 +118,8 @@ pub struct ApiConfig {
     pub url: String,
     /// Addresses or networks whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Where programs of this machine may get tokens without credentials; none: nowhere.
+    pub local_socket: Option<PathBuf>,
 }
 
 /// What the cluster certificate names when this node founds a cluster.
@@ -274,6 +276,10 @@ impl Config {
             .iter()
             .map(|text| network("api.trusted_proxies", text))
             .collect::<Result<_, _>>()?;
+        let local_socket = match raw.api.local_socket.as_deref() {
+            None | Some("") => None,
+            Some(text) => Some(socket_path(folder, text)?),
+        };
 
         let mut names = raw.tls.names;
         for name in &names {
@@ -315,7 +321,7 @@ impl Config {
         Ok(Self {
             node: NodeConfig { name, data, master_key_file },
             peer: PeerConfig { listen: peer_listen, advertise },
-            api: ApiConfig { listen: api_listen, url, trusted_proxies },
+            api: ApiConfig { listen: api_listen, url, trusted_proxies, local_socket },
             tls: TlsConfig { names },
             raft: checked_raft(&raw.raft)?,
             reads: ReadsConfig {
@@ -385,6 +391,21 @@ fn path_in(folder: &Path, key: &'static str, text: &str) -> Result<PathBuf, Conf
         return Err(invalid(key, text, "write a path"));
     }
     Ok(folder.join(text))
+}
+
+/// The system takes 108 bytes for the name of a socket, and it is made beside its place at first.
+const SOCKET_BYTES_MAX: usize = 92;
+
+fn socket_path(folder: &Path, text: &str) -> Result<PathBuf, ConfigError> {
+    let path = path_in(folder, "api.local_socket", text)?;
+    if path.as_os_str().len() >= SOCKET_BYTES_MAX {
+        return Err(invalid(
+            "api.local_socket",
+            path.display(),
+            format!("the name of a socket has less than {SOCKET_BYTES_MAX} bytes"),
+        ));
+    }
+    Ok(path)
 }
 
 fn address(key: &'static str, text: &str) -> Result<SocketAddr, ConfigError> {

@@ -46,6 +46,7 @@ pub(super) struct RawApi {
     pub(super) url: Option<String>,
     #[serde(default)]
     pub(super) trusted_proxies: Vec<String>,
+    pub(super) local_socket: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
