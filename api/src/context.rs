@@ -34,6 +34,10 @@ pub(crate) struct Params {
     pub(crate) authenticator: Option<String>,
     pub(crate) service: Option<String>,
     pub(crate) login: Option<String>,
+    pub(crate) r#type: Option<String>,
+    pub(crate) name: Option<String>,
+    /// A secret that stands in the path.
+    pub(crate) token: Option<Zeroizing<String>>,
 }
 
 /// One request.

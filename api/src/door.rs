@@ -30,7 +30,7 @@ use crate::error::Refusal;
 use crate::limits::{Failures, URI_BYTES_MAX, discard};
 use crate::metrics::Meters;
 use crate::ports::{Clock, Part, Proposer, StateStore, Vault, VaultSource};
-use crate::router::{Access, Auth, PathClass, ROUTES, RouteTable};
+use crate::router::{Access, Auth, PathClass, ROUTES, Route, RouteTable, loggable};
 use crate::routes::policies::turns::Turns;
 use crate::server::Peer;
 use crate::settings::{Settings, SettingsError};
@@ -42,7 +42,7 @@ pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 /// The newest log index that an answer depends on; sent back, the next answer is at least as new.
 pub(crate) const INDEX: HeaderName = HeaderName::from_static("x-conclave-index");
 /// The media type of the v2 API.
-const V2: &str = "application/x.secretsmgr.v2beta+json";
+pub(crate) const V2: &str = "application/x.secretsmgr.v2beta+json";
 /// Longest request id taken from a client.
 const REQUEST_ID_BYTES_MAX: usize = 255;
 
@@ -191,7 +191,7 @@ impl Door {
         let index = visit.index.max(self.state.applied_index());
         stamp(&mut response, &visit.request_id, index, is_head);
         self.meters.request(visit.route, response.status(), started.elapsed());
-        log(&visit, &method, uri.path(), response.status(), started.elapsed());
+        log(&visit, &method, loggable(uri.path()), response.status(), started.elapsed());
         response
     }
 
@@ -222,9 +222,10 @@ impl Door {
             }
         };
         // The route is looked for only now: who has no token learns nothing of what exists.
-        let Some((place, route, params)) =
-            self.routes.find(&inner.method, &inner.path, &inner.query)
-        else {
+        let found = self.routes.find(&inner.method, &inner.path, &inner.query);
+        let is_there =
+            |route: &Route| route.feature.is_none_or(|feature| feature.is_enabled(&self.settings));
+        let Some((place, route, params)) = found.filter(|(_, route, _)| is_there(route)) else {
             discard(inner.body, &inner.headers).await;
             return (Refusal::UNROUTED.into_response(), Vec::new());
         };
@@ -395,7 +396,11 @@ async fn perform(call: &mut Call) -> (Response<Body>, Vec<Record>) {
             if let Refusal::Fault(text) = &refusal {
                 tracing::error!(error = %text, request_id = %call.request_id, "http.fault");
             }
-            refusal.into_response()
+            if call.route.is_v2() {
+                refusal.into_v2_response(crate::routes::v2::media_type(call))
+            } else {
+                refusal.into_response()
+            }
         }
     };
     (response, records)

@@ -53,6 +53,22 @@ pub enum Refusal {
     },
     /// JSON 401 with a text that clients print.
     Unauthorized(&'static str),
+    /// A "no" of the v2 API in its own words.
+    V2(StatusCode, String),
+    /// Something is wrong with the frame of a request; the text says what.
+    BadRequest(String),
+    /// No such issuer, or none that the caller may read.
+    IssuerMissing {
+        /// Its name.
+        id: String,
+    },
+    /// An authenticator is not fit to be used.
+    AuthenticatorStatus {
+        /// The status.
+        status: StatusCode,
+        /// What is wrong, in the form that clients know.
+        error: String,
+    },
     /// Something is wrong with a parameter.
     Argument(String),
     /// A parameter that has to be there is not.
@@ -163,8 +179,13 @@ impl Refusal {
     /// The status.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Empty(status) | Self::Text(status, _) => *status,
+            Self::Empty(status)
+            | Self::Text(status, _)
+            | Self::V2(status, _)
+            | Self::AuthenticatorStatus { status, .. } => *status,
+            Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::RecordMissing { .. }
+            | Self::IssuerMissing { .. }
             | Self::SecretMissing { .. }
             | Self::CredentialMissing { .. }
             | Self::AccountMissing { .. } => StatusCode::NOT_FOUND,
@@ -188,6 +209,9 @@ impl Refusal {
     pub fn reason(&self) -> Cow<'_, str> {
         match self {
             Self::Empty(status) => status.canonical_reason().unwrap_or("refused").into(),
+            Self::V2(_, text) | Self::BadRequest(text) => text.into(),
+            Self::IssuerMissing { .. } => ISSUER_MISSING.into(),
+            Self::AuthenticatorStatus { error, .. } => error.into(),
             Self::Text(_, text) | Self::Unauthorized(text) => (*text).into(),
             Self::RecordMissing { kind, account, identifier } => {
                 record_missing(kind, account, identifier).into()
@@ -223,6 +247,15 @@ impl Refusal {
             | Self::TooMany { .. }
             | Self::Unavailable { .. }
             | Self::Fault(_) => return None,
+            Self::BadRequest(_) => plain("bad_request"),
+            Self::IssuerMissing { id } => json!({"error": {
+                "code": "not_found",
+                "message": ISSUER_MISSING,
+                "target": null,
+                "details": {"code": "not_found", "target": "id", "message": id},
+            }}),
+            Self::V2(status, text) => json!({"code": status.as_str(), "message": text}),
+            Self::AuthenticatorStatus { error, .. } => json!({"status": "error", "error": error}),
             Self::RecordMissing { kind, account, identifier } => json!({"error": {
                 "code": "not_found",
                 "message": self.reason(),
@@ -287,6 +320,25 @@ impl Refusal {
         }
     }
 
+    /// The answer that goes to a client of the v2 API: in its media type, and in its one form.
+    pub(crate) fn into_v2_response(self, media_type: HeaderValue) -> Response<Body> {
+        let status = self.status();
+        let says_nothing = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+            || matches!(self, Self::Empty(_) | Self::Unavailable { .. } | Self::Fault(_));
+        let message = self.reason().into_owned();
+        let mut response = self.into_response();
+        let headers = response.headers_mut();
+        headers.remove(CONTENT_TYPE);
+        if says_nothing {
+            *response.body_mut() = Body::empty();
+        } else {
+            headers.insert(CONTENT_TYPE, media_type);
+            let document = json!({"code": status.as_str(), "message": message});
+            *response.body_mut() = Body::from(json::to_vec(&document));
+        }
+        response
+    }
+
     /// The answer that goes to the client.
     pub(crate) fn into_response(self) -> Response<Body> {
         let status = self.status();
@@ -318,6 +370,7 @@ impl Refusal {
     }
 }
 
+const ISSUER_MISSING: &str = "Issuer not found";
 const POLICY_CONFLICT: &str = "Concurrent policy load in progress, please retry";
 const READ_ONLY: &str = "Write operations are not allowed";
 const NOT_UTF8: &str = "CONJ00074E Issue encoding secret into JSON format, try including \

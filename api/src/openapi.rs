@@ -24,6 +24,10 @@ enum Shape {
     Json(&'static str),
     /// A JSON list of it.
     List(&'static str),
+    /// JSON of a schema, in the media type of the v2 API.
+    V2(&'static str),
+    /// The same as a form.
+    Form(&'static str),
     /// Plain text.
     Text,
     /// A page for people.
@@ -41,18 +45,19 @@ impl Shape {
         Some(match self {
             Self::Empty => return None,
             Self::Json(_) | Self::List(_) => "application/json",
+            Self::Form(_) => "application/x-www-form-urlencoded",
             Self::Text => "text/plain",
             Self::Html => "text/html",
             Self::Jwt => "application/jwt",
             Self::Yaml => "application/x-yaml",
-            Self::Bytes => "*/*",
+            Self::Bytes | Self::V2(_) => "*/*",
         })
     }
 
     fn schema(self) -> Value {
         let reference = |name: &str| json!({"$ref": format!("#/components/schemas/{name}")});
         match self {
-            Self::Json(name) => reference(name),
+            Self::Json(name) | Self::Form(name) | Self::V2(name) => reference(name),
             Self::List(name) => json!({"type": "array", "items": reference(name)}),
             Self::Empty | Self::Text | Self::Html | Self::Jwt | Self::Yaml | Self::Bytes => {
                 json!({"type": "string"})
@@ -176,7 +181,7 @@ fn reason(status: u16) -> &'static str {
 /// Every route of the table, in its order.
 #[expect(clippy::too_many_lines, reason = "one table")]
 fn operations() -> Vec<Operation> {
-    use Shape::{Bytes, Empty, Html, Json, Jwt, List, Text, Yaml};
+    use Shape::{Bytes, Empty, Form, Html, Json, Jwt, List, Text, V2, Yaml};
     use Type::{Flag, Number, Text as Words, Texts};
     const PRIVILEGE: &str = "A privilege, such as read, execute, update or create";
     const ROLE: &str = "A full role id that the caller holds";
@@ -202,6 +207,25 @@ fn operations() -> Vec<Operation> {
             .gives(200, Text, "The same in base64")
             .gives(200, Jwt, "The same as a compact JWT")
             .refuses([401, 403, 429])
+    };
+    let administer = |name, about| {
+        row(name, about)
+            .takes(Form("Parameters"), "enabled=true or enabled=false")
+            .takes(Json("Parameters"), "enabled: true or false")
+            .gives(204, Empty, "Switched")
+            .refuses([401, 403])
+    };
+    let status = |name, about| {
+        [403, 404, 500, 501].into_iter().fold(
+            row(name, about).gives(200, Json("Status"), "It is").refuses([401]),
+            |row, status| row.gives(status, Json("Status"), "What is wrong"),
+        )
+    };
+    let v2 = |name, about| {
+        [400, 404, 413, 422].into_iter().fold(
+            row(name, about).header("Accept", "Must name application/x.secretsmgr.v2beta+json"),
+            |row, status| row.gives(status, V2("Error2"), reason(status)),
+        )
     };
     let list = |name, about| {
         row(name, about)
@@ -281,6 +305,11 @@ fn operations() -> Vec<Operation> {
             .query("role", Words, "Whose key; the caller's without, which needs HTTP Basic")
             .gives(200, Json("KeyAge"), "When")
             .refuses([401, 403, 404, 405, 422]),
+        // Authenticators.
+        administer("authn.administer", "Switches an authenticator on or off"),
+        administer("authn.administer_service", "Switches an authenticator's service on or off"),
+        status("authn.status", "Whether an authenticator is fit to be used"),
+        status("authn.status_service", "Whether an authenticator's service is fit to be used"),
         // Secrets.
         row("secrets.batch", "Many values in one answer")
             .needs("variable_ids", Words, "Full ids, separated by commas")
@@ -318,6 +347,93 @@ fn operations() -> Vec<Operation> {
             Text,
             "A key a line; one empty line when there are none",
         ),
+        // Host factories.
+        row("host_factories.create_tokens", "Makes tokens with which hosts enrol themselves")
+            .query("host_factory", Words, "The full id of the factory, here or in the body")
+            .query("expiration", Words, "When they become void, as an ISO 8601 time")
+            .query("count", Words, "How many, 1 without, at most 1,000")
+            .query("cidr", Texts, "Addresses from which they may be used; any without")
+            .takes(Form("Parameters"), "The same parameters")
+            .takes(Json("Parameters"), "The same parameters")
+            .gives(200, List("HostFactoryToken"), "The tokens")
+            .refuses([403, 404, 422]),
+        row("host_factories.revoke_token", "Makes a host factory token void")
+            .gives(204, Empty, "Void")
+            .refuses([403, 404]),
+        row("host_factories.enrol", "Creates a host, or gives the factory's host a new API key")
+            .header("Authorization", "Token token=\"<host factory token>\", not in base64")
+            .query("id", Words, "The identifier of the host, here or in the body")
+            .takes(Form("Parameters"), "The same, and annotations as annotations[name]=value")
+            .takes(Json("Parameters"), "The same, and annotations as an object")
+            .gives(201, Json("Resource"), "The host, with its api_key")
+            .refuses([401, 403, 422]),
+        // The v2 API.
+        v2("v2.authenticators.list", "Authenticators with what they are configured with")
+            .query("type", Words, "Only of this type")
+            .pages()
+            .gives(200, V2("Authenticators2"), "Those that the caller sees, and how many"),
+        v2("v2.authenticators.create", "Creates an authenticator with all that belongs to it")
+            .takes(Json("Parameters"), "type, name, enabled, owner, data, annotations")
+            .gives(201, V2("Authenticator"), "The authenticator")
+            .gives(409, V2("Error2"), "There already"),
+        v2("v2.authenticators.show", "One authenticator").gives(
+            200,
+            V2("Authenticator"),
+            "The authenticator",
+        ),
+        v2("v2.authenticators.update", "Switches an authenticator on or off")
+            .takes(Json("Parameters"), "enabled")
+            .gives(200, V2("Authenticator"), "The authenticator")
+            .gives(409, V2("Error2"), "The account was changed at the same time"),
+        v2("v2.authenticators.delete", "Removes an authenticator and all that belongs to it")
+            .gives(204, Empty, "Removed")
+            .gives(409, V2("Error2"), "The account was changed at the same time"),
+        v2("v2.branches.list", "Branches, which are policies seen as a tree").pages().gives(
+            200,
+            V2("Branches"),
+            "Those that the caller sees, and how many",
+        ),
+        v2("v2.branches.create", "Creates a branch")
+            .takes(Json("Parameters"), "name, branch, owner, annotations")
+            .gives(201, V2("Branch"), "The branch")
+            .gives(409, V2("Error2"), "There already"),
+        v2("v2.branches.show", "One branch").gives(200, V2("Branch"), "The branch"),
+        v2("v2.branches.update", "Changes a branch's owner, adds to its annotations")
+            .takes(Json("Parameters"), "owner, annotations")
+            .gives(200, V2("Branch"), "The branch")
+            .gives(409, V2("Error2"), "The account was changed at the same time"),
+        v2("v2.branches.delete", "Removes a branch and all below it")
+            .gives(204, Empty, "Removed")
+            .gives(409, V2("Error2"), "The account was changed at the same time"),
+        v2("v2.members.create", "Makes a user, host or group a member: the id ends with /members")
+            .takes(Json("Parameters"), "kind, id")
+            .gives(201, V2("Member"), "The member")
+            .gives(409, V2("Error2"), "A member already"),
+        v2("v2.members.delete", "Removes a member: the id ends with /members/{kind}/{id}")
+            .gives(204, Empty, "Removed")
+            .gives(409, V2("Error2"), "The account was changed at the same time"),
+        // Issuers.
+        row("issuers.list", "Issuers of dynamic secrets, where those are switched on")
+            .query("sort", Words, "The field to sort by")
+            .gives(200, Json("Issuers"), "The issuers, their secrets masked")
+            .refuses([400, 403]),
+        row("issuers.create", "Creates an issuer")
+            .takes(Json("Parameters"), "id, type, max_ttl, data")
+            .gives(201, Json("Issuer"), "The issuer, its secret masked")
+            .refuses([400, 403, 409, 422]),
+        row("issuers.show", "One issuer")
+            .query("projection", Words, "With minimal its max_ttl only")
+            .gives(200, Json("Issuer"), "The issuer, its secret masked")
+            .gives(200, Json("MaxTtl"), "With projection=minimal")
+            .refuses([403, 404, 422]),
+        row("issuers.update", "Gives an issuer other credentials or a longer max_ttl")
+            .takes(Json("Parameters"), "max_ttl, data")
+            .gives(200, Json("Issuer"), "The issuer, its secret masked")
+            .refuses([400, 403, 404, 409, 422]),
+        row("issuers.delete", "Removes an issuer and its dynamic secrets")
+            .query("keep_secrets", Words, "With true the variables stay")
+            .gives(204, Empty, "Removed")
+            .refuses([403, 404, 409]),
         // Resources.
         list("resources.list", "Resources of all accounts").query(
             "kind",
@@ -441,7 +557,7 @@ pub fn document() -> Value {
                 "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
                 "basic": {"type": "http", "scheme": "basic"},
             },
-            "schemas": schemas(),
+            "schemas": all_schemas(),
         },
     })
 }
@@ -611,6 +727,54 @@ fn add_answer(answers: &mut Value, status: u16, shape: Shape, about: &str) {
 fn object(members: &Value) -> Value {
     let required: Vec<&String> = members.as_object().into_iter().flat_map(Map::keys).collect();
     json!({"type": "object", "required": required, "properties": members})
+}
+
+/// Every document that stands in a body.
+fn all_schemas() -> Value {
+    let mut all = schemas();
+    if let (Some(all), Value::Object(more)) = (all.as_object_mut(), more_schemas()) {
+        all.extend(more);
+    }
+    all
+}
+
+/// Those of host factories, of the v2 API and of issuers.
+fn more_schemas() -> Value {
+    let text = json!({"type": "string"});
+    let number = json!({"type": "integer"});
+    let any = json!({});
+    let flag = json!({"type": "boolean"});
+    let texts = json!({"type": "array", "items": text});
+    let list = |name: &str| json!({"type": "array", "items": {"$ref": format!("#/components/schemas/{name}")}});
+    json!({
+        "Parameters": {"type": "object"},
+        "MaxTtl": object(&json!({"max_ttl": number})),
+        "Issuer": object(&json!({
+            "id": text, "account": text, "max_ttl": number, "type": text, "data": any,
+            "created_at": text, "modified_at": text,
+        })),
+        "Issuers": object(&json!({"issuers": list("Issuer")})),
+        "Error2": object(&json!({"code": text, "message": text})),
+        "Branch": object(&json!({"name": text, "branch": text, "owner": any, "annotations": any})),
+        "Branches": object(&json!({"branches": list("Branch"), "count": number})),
+        "Member": object(&json!({"kind": text, "id": text})),
+        "Authenticator": {
+            "type": "object",
+            "required": ["type", "branch", "name", "enabled"],
+            "properties": {
+                "type": text, "branch": text, "name": text, "enabled": flag, "owner": any,
+                "data": {"type": "object"}, "annotations": {"type": "object"},
+            },
+        },
+        "Authenticators2":
+            object(&json!({"authenticators": list("Authenticator"), "count": number})),
+        "Status": {
+            "type": "object",
+            "required": ["status"],
+            "properties": {"status": text, "error": text},
+        },
+        "HostFactoryToken": object(&json!({"expiration": text, "cidr": texts, "token": text})),
+    })
 }
 
 /// The documents that stand in bodies.

@@ -2,8 +2,8 @@
 //!
 //! Patterns are matched against raw segments, which are decoded one by one after the match (see
 //! `wire::path`). In a pattern `:account` is one segment that decodes to an account name, `:kind` one
-//! of the route's kinds, `:authn` the name of an authenticator, `:service` and `:login` one segment
-//! each, and `*id` everything that is left.
+//! of the route's kinds, `:authn` the name of an authenticator, `:service`, `:login`, `:type`,
+//! `:name` and `:token` one segment each, and `*id` everything that is left.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -18,6 +18,7 @@ use crate::context::{Answer, Call, Params};
 use crate::door::Door;
 use crate::error::{self, Refusal};
 use crate::routes;
+use crate::settings::Settings;
 use crate::wire::path;
 
 /// Whether a route needs an access token.
@@ -29,6 +30,25 @@ pub enum Auth {
     Optional,
     /// Needed.
     Token,
+}
+
+/// What can be switched off; its routes are then not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Feature {
+    /// Host factories and their tokens.
+    HostFactories,
+    /// Issuers of dynamic secrets.
+    DynamicSecrets,
+}
+
+impl Feature {
+    /// Whether the settings have it on.
+    pub const fn is_enabled(self, settings: &Settings) -> bool {
+        match self {
+            Self::HostFactories => settings.host_factories_enabled,
+            Self::DynamicSecrets => settings.dynamic_secrets_enabled,
+        }
+    }
 }
 
 /// What a route does to the state.
@@ -56,6 +76,8 @@ pub struct Route {
     pub auth: Auth,
     /// Whether it writes.
     pub access: Access,
+    /// What it belongs to, where that can be switched off.
+    pub feature: Option<Feature>,
     /// The message id of its audit records.
     pub message_id: &'static str,
     /// Its operation in audit records.
@@ -72,6 +94,13 @@ impl fmt::Debug for Route {
     }
 }
 
+impl Route {
+    /// Whether it is of the v2 API, which has documents of its own for refusals.
+    pub(crate) fn is_v2(&self) -> bool {
+        self.name.starts_with("v2.")
+    }
+}
+
 /// The kinds that are roles.
 const ROLES: &[Kind] =
     &[Kind::User, Kind::Host, Kind::Layer, Kind::Group, Kind::Policy, Kind::HostFactory];
@@ -80,7 +109,7 @@ const RESOURCES: &[Kind] = &Kind::ALL;
 
 macro_rules! route {
     ($method:ident $pattern:literal $(?$selector:literal)? $([$kinds:expr])?, $auth:ident $access:ident,
-     $message:literal $operation:literal, $name:literal => $handler:path) => {
+     $message:literal $operation:literal, $name:literal => $handler:path $(, $feature:ident)?) => {
         Route {
             method: Method::$method,
             pattern: $pattern,
@@ -88,12 +117,15 @@ macro_rules! route {
             selector: route!(@selector $($selector)?),
             auth: Auth::$auth,
             access: Access::$access,
+            feature: route!(@feature $($feature)?),
             message_id: $message,
             operation: $operation,
             name: $name,
             handler: |call| Box::pin($handler(call)),
         }
     };
+    (@feature) => { None };
+    (@feature $feature:ident) => { Some(Feature::$feature) };
     (@kinds) => { &[] };
     (@kinds $kinds:expr) => { $kinds };
     (@selector) => { None };
@@ -138,6 +170,15 @@ pub static ROUTES: &[Route] = &[
         => routes::authn::api_key::rotate),
     route!(GET "/:authn/:account/api_key", Optional Read, "api-key" "show", "authn.key_age"
         => routes::authn::api_key::show),
+    route!(PATCH "/:authn/:account", Optional Write, "authn" "update-authenticator-configuration",
+        "authn.administer" => routes::authn::administer::update),
+    route!(PATCH "/:authn/:service/:account", Optional Write, "authn"
+        "update-authenticator-configuration", "authn.administer_service"
+        => routes::authn::administer::update),
+    route!(GET "/:authn/:account/status", Optional Read, "authn" "validate-status", "authn.status"
+        => routes::authn::status::show),
+    route!(GET "/:authn/:service/:account/status", Optional Read, "authn" "validate-status",
+        "authn.status_service" => routes::authn::status::show),
     route!(GET "/secrets", Token Read, "fetch" "fetch", "secrets.batch" => routes::secrets::batch::show),
     route!(GET "/secrets/:account/:kind/*id" [&[Kind::Variable]], Token Read, "fetch" "fetch",
         "secrets.get" => routes::secrets::get::show),
@@ -153,6 +194,46 @@ pub static ROUTES: &[Route] = &[
         "policies.update" => routes::policies::load::update),
     route!(PUT "/policies/:account/:kind/*id" [&[Kind::Policy]], Token Write, "policy" "replace",
         "policies.replace" => routes::policies::load::replace),
+    route!(POST "/host_factory_tokens", Token Write, "host-factory" "create-tokens",
+        "host_factories.create_tokens" => routes::host_factories::create_tokens::create, HostFactories),
+    route!(DELETE "/host_factory_tokens/:token", Token Write, "host-factory" "revoke-token",
+        "host_factories.revoke_token" => routes::host_factories::revoke_token::delete, HostFactories),
+    route!(POST "/host_factories/hosts", Optional Write, "host-factory" "create-host",
+        "host_factories.enrol" => routes::host_factories::enrol::create, HostFactories),
+    route!(GET "/authenticators/:account", Token Read, "authenticators" "list", "v2.authenticators.list"
+        => routes::v2::authenticators::list),
+    route!(POST "/authenticators/:account", Token Write, "authenticators" "create",
+        "v2.authenticators.create" => routes::v2::authenticators::create),
+    route!(GET "/authenticators/:account/:type/:name", Token Read, "authenticators" "get",
+        "v2.authenticators.show" => routes::v2::authenticators::show),
+    route!(PATCH "/authenticators/:account/:type/:name", Token Write, "authenticators" "enable",
+        "v2.authenticators.update" => routes::v2::authenticators::update),
+    route!(DELETE "/authenticators/:account/:type/:name", Token Write, "authenticators" "delete",
+        "v2.authenticators.delete" => routes::v2::authenticators::delete),
+    route!(GET "/branches/:account", Token Read, "branch" "list", "v2.branches.list"
+        => routes::v2::branches::list),
+    route!(POST "/branches/:account", Token Write, "branch" "create", "v2.branches.create"
+        => routes::v2::branches::create),
+    route!(GET "/branches/:account/*id", Token Read, "branch" "get", "v2.branches.show"
+        => routes::v2::branches::show),
+    route!(PATCH "/branches/:account/*id", Token Write, "branch" "update", "v2.branches.update"
+        => routes::v2::branches::update),
+    route!(DELETE "/branches/:account/*id", Token Write, "branch" "delete", "v2.branches.delete"
+        => routes::v2::branches::delete),
+    route!(POST "/groups/:account/*id", Token Write, "membership" "create", "v2.members.create"
+        => routes::v2::members::create),
+    route!(DELETE "/groups/:account/*id", Token Write, "membership" "delete", "v2.members.delete"
+        => routes::v2::members::delete),
+    route!(GET "/issuers/:account", Token Read, "issuer" "list", "issuers.list"
+        => routes::issuers::list::show, DynamicSecrets),
+    route!(POST "/issuers/:account", Token Write, "issuer" "add", "issuers.create"
+        => routes::issuers::create::create, DynamicSecrets),
+    route!(GET "/issuers/:account/:name", Token Read, "issuer" "fetch", "issuers.show"
+        => routes::issuers::show::show, DynamicSecrets),
+    route!(PATCH "/issuers/:account/:name", Token Write, "issuer" "update", "issuers.update"
+        => routes::issuers::update::update, DynamicSecrets),
+    route!(DELETE "/issuers/:account/:name", Token Write, "issuer" "remove", "issuers.delete"
+        => routes::issuers::delete::delete, DynamicSecrets),
     route!(GET "/resources", Token Read, "list" "list", "resources.list" => routes::resources::list::show),
     route!(GET "/resources/:account", Token Read, "list" "list", "resources.list_account"
         => routes::resources::list::show),
@@ -232,7 +313,19 @@ enum Segment {
     Authenticator,
     Service,
     Login,
+    Type,
+    Name,
+    Token,
     Tail,
+}
+
+/// The path as it may stand in a log: some hold a secret.
+pub(crate) fn loggable(path: &str) -> &str {
+    if path::split(path).first() == Some(&"host_factory_tokens") {
+        "/host_factory_tokens/…"
+    } else {
+        path
+    }
 }
 
 /// The table with its patterns taken apart.
@@ -281,6 +374,9 @@ fn segments(pattern: &'static str) -> Vec<Segment> {
             ":authn" => Segment::Authenticator,
             ":service" => Segment::Service,
             ":login" => Segment::Login,
+            ":type" => Segment::Type,
+            ":name" => Segment::Name,
+            ":token" => Segment::Token,
             "*id" => Segment::Tail,
             literal => Segment::Literal(literal),
         })
@@ -319,6 +415,9 @@ fn match_path(pattern: &[Segment], route: &Route, raw: &[&str]) -> Option<Params
             }
             Segment::Service => params.service = Some(path::decode(text)?.into_owned()),
             Segment::Login => params.login = Some(path::decode(text)?.into_owned()),
+            Segment::Type => params.r#type = Some(path::decode(text)?.into_owned()),
+            Segment::Name => params.name = Some(path::decode(text)?.into_owned()),
+            Segment::Token => params.token = Some(path::decode(text)?.into_owned().into()),
             Segment::Tail => params.identifier = Some(path::decode_tail(&raw[at..])?),
         }
     }
@@ -378,6 +477,14 @@ mod tests {
         assert_eq!(class("/authn/a/login"), PathClass::Optional);
         assert_eq!(class("/public_keys/a/user/x"), PathClass::Optional);
         assert_eq!(class("/x"), PathClass::Required);
+    }
+
+    #[test]
+    fn tokens_in_paths_stay_out_of_logs() {
+        for path in ["/host_factory_tokens/s3cret", "//api//host_factory_tokens/s3cret/"] {
+            assert_eq!(loggable(path), "/host_factory_tokens/…");
+        }
+        assert_eq!(loggable("/secrets/a/variable/x"), "/secrets/a/variable/x");
     }
 
     #[test]

@@ -13,14 +13,18 @@ use zeroize::Zeroizing;
 use crate::credentials::is_strong_password;
 use crate::ports::Secret;
 
+use crate::authn::misnamed;
+
 /// How the door behaves. Durations and sizes are bounds, inclusive.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 pub struct Settings {
     /// Version that `/` and `/info` report; clients parse it as semver and gate features on it.
     pub version: String,
     /// Name of this node, shown by `/info`.
     pub node_name: String,
-    /// Enabled authenticators beside the default `authn`, as `authn-x/service`.
+    /// Authenticators in force whatever is switched in the state, as `authn-x/service`. Empty is the
+    /// default `authn` alone, which in truth is always in force.
     pub authenticators: Vec<String>,
     /// Peers whose `X-Forwarded-For` is believed, beside loopback.
     pub trusted_proxies: Vec<IpNet>,
@@ -59,6 +63,11 @@ pub struct Settings {
     pub failures_max: u32,
     /// The window of `failures_max`.
     pub failure_window: Duration,
+    /// Whether hosts may enrol themselves with the tokens of host factories; without, those routes
+    /// are not there.
+    pub host_factories_enabled: bool,
+    /// Whether there are issuers of dynamic secrets; without, their routes are not there.
+    pub dynamic_secrets_enabled: bool,
     /// Whether `/metrics` answers.
     pub metrics: bool,
     /// Whether a follower forwards writes to the leader in place of refusing them.
@@ -136,6 +145,8 @@ impl Default for Settings {
             hashing_queue_max: 64,
             failures_max: 50,
             failure_window: Duration::from_secs(10),
+            host_factories_enabled: true,
+            dynamic_secrets_enabled: false,
             metrics: true,
             forward_writes: false,
             policy_rules: Rules::default(),
@@ -155,6 +166,12 @@ pub enum SettingsError {
     TokenLife {
         /// What was asked for.
         given: u32,
+    },
+    /// No authenticator is called that.
+    #[error("authenticators: {why}")]
+    Authenticator {
+        /// What is wrong with the name.
+        why: String,
     },
     /// A bound that must be positive is zero.
     #[error("{name} must be positive")]
@@ -196,6 +213,9 @@ impl Settings {
             if given > TOKEN_SECONDS_MAX {
                 return Err(SettingsError::TokenLife { given });
             }
+        }
+        if let Some(why) = self.authenticators.iter().find_map(|name| misnamed(name)) {
+            return Err(SettingsError::Authenticator { why });
         }
         let positive = [
             ("requests_in_flight_max", self.requests_in_flight_max),

@@ -217,6 +217,9 @@ impl Node {
             settings: Settings {
                 node_name: identity.name.clone(),
                 trusted_proxies: config.api.trusted_proxies.clone(),
+                authenticators: config.api.authenticators.clone(),
+                host_factories_enabled: config.api.host_factories_enabled,
+                dynamic_secrets_enabled: config.api.dynamic_secrets_enabled,
                 staleness_max: config.reads.max_staleness,
                 staleness_degraded: Settings::default()
                     .staleness_degraded

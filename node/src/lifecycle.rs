@@ -68,6 +68,7 @@ pub async fn serve(config: &Config, end_with_stdin: bool) -> Result<(), Failure>
         tokio::spawn(local_socket::serve(listener, node.door.clone(), path, stopped));
     }
     let membership = tokio::spawn(jobs::membership(node.clone()));
+    let sweep = tokio::spawn(jobs::sweep(node.clone()));
     let unseal = jobs::unseal(node.clone());
 
     let result = tokio::select! {
@@ -90,6 +91,7 @@ pub async fn serve(config: &Config, end_with_stdin: bool) -> Result<(), Failure>
     tracing::info!(?end, "node.stopping");
     node.door.drain();
     membership.abort();
+    sweep.abort();
     if end == End::Asked {
         hand_over(&node).await;
     }

@@ -11,7 +11,9 @@ mod v1;
 
 use conclave_domain::effect::{Row, RowKey};
 use conclave_domain::id::{AccountName, ResourceId};
-use conclave_domain::records::{Digest, MembershipKey, PermissionKey, RequestId, Sealed, Version};
+use conclave_domain::records::{
+    Digest, IssuerKey, MembershipKey, PermissionKey, RequestId, Sealed, Version,
+};
 use conclave_domain::time::LogIndex;
 
 use crate::error::Fault;
@@ -36,6 +38,9 @@ use crate::error::Fault;
 /// | 1b | join token | digest (32) | `JoinTokenV1` |
 /// | 1c | member | node id (u64) | `MemberV1` |
 /// | 1d | answered | index (u64) request id (16) | reply bytes |
+/// | 1e | host factory token | digest (32) | `HostFactoryTokenV1` |
+/// | 1f | authenticator config | id | `AuthenticatorConfigV1` |
+/// | 20 | issuer | account NUL name | `IssuerV1` |
 ///
 /// Integers are big-endian, so that rows sort by them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,11 +63,14 @@ pub enum Table {
     JoinToken = 0x1b,
     Member = 0x1c,
     Answered = 0x1d,
+    HostFactoryToken = 0x1e,
+    AuthenticatorConfig = 0x1f,
+    Issuer = 0x20,
 }
 
 impl Table {
     /// Tables that hold rows of the domain, in order.
-    pub const ROWS: [Self; 14] = [
+    pub const ROWS: [Self; 17] = [
         Self::Account,
         Self::Role,
         Self::Resource,
@@ -77,6 +85,9 @@ impl Table {
         Self::JoinToken,
         Self::Member,
         Self::Answered,
+        Self::HostFactoryToken,
+        Self::AuthenticatorConfig,
+        Self::Issuer,
     ];
 
     /// Bounds of the table's keys: first, and one past the last.
@@ -105,6 +116,9 @@ pub fn put_row_key(out: &mut Vec<u8>, row: &Row) {
         Row::JoinToken(digest, _) => join_token_key(out, digest),
         Row::Member(node, _) => member_key(out, *node),
         Row::Answered(request, answered) => answered_key(out, request, answered.index),
+        Row::HostFactoryToken(digest, _) => host_factory_token_key(out, digest),
+        Row::AuthenticatorConfig(id, _) => id_key(out, Table::AuthenticatorConfig, id),
+        Row::Issuer(key, _) => issuer_key(out, key),
     }
 }
 
@@ -125,6 +139,9 @@ pub fn put_key(out: &mut Vec<u8>, key: &RowKey) {
         RowKey::JoinToken(digest) => join_token_key(out, digest),
         RowKey::Member(node) => member_key(out, *node),
         RowKey::Answered(request, index) => answered_key(out, request, *index),
+        RowKey::HostFactoryToken(digest) => host_factory_token_key(out, digest),
+        RowKey::AuthenticatorConfig(id) => id_key(out, Table::AuthenticatorConfig, id),
+        RowKey::Issuer(key) => issuer_key(out, key),
     }
 }
 
@@ -246,6 +263,18 @@ fn numbered_key(out: &mut Vec<u8>, table: Table, id: &ResourceId, number: u32) {
 fn join_token_key(out: &mut Vec<u8>, digest: &Digest) {
     out.push(Table::JoinToken as u8);
     out.extend_from_slice(&digest.0);
+}
+
+fn host_factory_token_key(out: &mut Vec<u8>, digest: &Digest) {
+    out.push(Table::HostFactoryToken as u8);
+    out.extend_from_slice(&digest.0);
+}
+
+fn issuer_key(out: &mut Vec<u8>, key: &IssuerKey) {
+    out.push(Table::Issuer as u8);
+    out.extend_from_slice(key.account.as_str().as_bytes());
+    out.push(0);
+    out.extend_from_slice(key.issuer.as_bytes());
 }
 
 fn member_key(out: &mut Vec<u8>, node: u64) {

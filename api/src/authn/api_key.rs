@@ -7,7 +7,7 @@ use conclave_domain::id::Id;
 use conclave_domain::records::Digest;
 use futures::future::BoxFuture;
 
-use super::{Attempt, Authenticator, DEFAULT, Verdict};
+use super::{Attempt, Authenticator, DEFAULT, NOT_FROM_HERE, Verdict, is_from_within};
 use crate::context::Call;
 use crate::credentials::matches_digest;
 use crate::error::Refusal;
@@ -53,24 +53,18 @@ async fn check(call: &mut Call, attempt: &Attempt) -> Result<Verdict, Refusal> {
         _ => None,
     };
     let found = call.open_view(|view| {
-        Ok(role.as_ref().and_then(|role| {
-            let credential = view.state.credential(role)?;
-            Some((credential.api_key_digest, credential.restricted_to.clone()))
-        }))
+        Ok(role.as_ref().and_then(|role| view.state.credential(role)).cloned())
     })?;
-    let (digest, restricted_to) = found.clone().unwrap_or((Digest([0; 32]), Vec::new()));
+    let digest = found.as_ref().map_or(Digest([0; 32]), |credential| credential.api_key_digest);
     let matches = matches_digest(&key, &digest);
     let from = call.client_ip;
-    let allowed =
-        restricted_to.is_empty() || restricted_to.iter().any(|range| range.contains(&from));
+    let allowed = found.as_ref().is_none_or(|credential| is_from_within(credential, from));
     Ok(match role {
         Some(role) if found.is_some() && !key.is_empty() && matches => {
             if allowed {
                 Verdict::Is(role)
             } else {
-                Verdict::refused(
-                    "CONJ00003E User is not authorized to login from the current origin",
-                )
+                Verdict::refused(NOT_FROM_HERE)
             }
         }
         Some(role) if found.is_none() => Verdict::refused(format!("CONJ00007E '{role}' not found")),

@@ -3,9 +3,12 @@
 
 pub(crate) mod accounts;
 pub(crate) mod authn;
+pub(crate) mod host_factories;
+pub(crate) mod issuers;
 pub(crate) mod policies;
 pub(crate) mod public_keys;
 pub(crate) mod resources;
 pub(crate) mod roles;
 pub(crate) mod secrets;
 pub(crate) mod status;
+pub(crate) mod v2;

@@ -1,13 +1,18 @@
 //! The documents of resources and roles. Keys named `policy` are absent where there is no policy,
 //! never null; what belongs to one kind only stands on documents of that kind.
 
+use conclave_domain::host_factory;
 use conclave_domain::id::{Id, Kind, ResourceId, RoleId};
-use conclave_domain::records::{Membership, MembershipKey, PolicyVersion};
+use conclave_domain::records::{
+    Digest, HostFactoryToken, Membership, MembershipKey, PolicyVersion,
+};
 use conclave_domain::state::State;
+use conclave_domain::time::Timestamp;
 use serde::Serialize;
 use serde::ser::Serializer;
 
 use super::time;
+use crate::ports::Secret;
 
 /// An id, written as text.
 fn text<S: Serializer>(id: &Id, serializer: S) -> Result<S::Ok, S::Error> {
@@ -45,7 +50,7 @@ pub(crate) struct ResourceDocument {
     #[serde(skip_serializing_if = "Option::is_none")]
     policy_versions: Option<Vec<PolicyVersionDocument>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    tokens: Option<[(); 0]>,
+    tokens: Option<Vec<TokenDocument>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     layers: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -75,6 +80,24 @@ struct SecretDocument {
     expires_at: Option<String>,
 }
 
+/// One host factory token. The token itself is left out unless somebody put it in, see
+/// [`ResourceDocument::show_tokens`].
+#[derive(Serialize)]
+struct TokenDocument {
+    expiration: String,
+    cidr: Vec<String>,
+    #[serde(serialize_with = "secret_text", skip_serializing_if = "Option::is_none")]
+    token: Option<Secret>,
+    #[serde(skip)]
+    digest: Digest,
+}
+
+#[expect(clippy::ref_option, reason = "serde calls it with a reference to the field")]
+fn secret_text<S: Serializer>(secret: &Option<Secret>, serializer: S) -> Result<S::Ok, S::Error> {
+    let bytes = secret.as_ref().map(Secret::expose_secret).unwrap_or_default();
+    serializer.serialize_str(std::str::from_utf8(bytes).unwrap_or_default())
+}
+
 #[derive(Serialize)]
 struct PolicyVersionDocument {
     version: u32,
@@ -90,7 +113,9 @@ struct PolicyVersionDocument {
 }
 
 /// The document of a resource; nothing when it is not there.
-pub(crate) fn resource(state: &State, id: &ResourceId) -> Option<ResourceDocument> {
+///
+/// Tokens that have expired by `at` are as good as gone.
+pub(crate) fn resource(state: &State, id: &ResourceId, at: Timestamp) -> Option<ResourceDocument> {
     let record = state.resource(id)?;
     let permissions = state.permissions(id).into_iter().map(|(key, permission)| {
         PermissionDocument { privilege: key.privilege, role: key.role, policy: permission.policy }
@@ -109,8 +134,8 @@ pub(crate) fn resource(state: &State, id: &ResourceId) -> Option<ResourceDocumen
         annotations: annotations.collect(),
         secrets: (id.kind() == Kind::Variable).then(|| secrets(state, id)),
         policy_versions: (id.kind() == Kind::Policy).then(|| policy_versions(state, id)),
-        tokens: (id.kind() == Kind::HostFactory).then_some([]),
-        layers: (id.kind() == Kind::HostFactory).then(|| layers(state, id)),
+        tokens: (id.kind() == Kind::HostFactory).then(|| tokens(state, id, at)),
+        layers: (id.kind() == Kind::HostFactory).then(|| ids(&host_factory::layers(state, id))),
         restricted_to: id.kind().has_credentials().then(|| restricted_to(state, id)),
     })
 }
@@ -139,12 +164,27 @@ fn policy_versions(state: &State, id: &ResourceId) -> Vec<PolicyVersionDocument>
     state.policy_versions(id).into_iter().flatten().map(document).collect()
 }
 
-/// The layers that a host factory's hosts join.
-fn layers(state: &State, id: &ResourceId) -> Vec<String> {
-    let memberships = state.memberships(id);
-    let layers =
-        memberships.iter().filter(|(key, _)| key.role.kind() == Kind::Layer && !key.ownership);
-    layers.map(|(key, _)| key.role.to_string()).collect()
+/// The tokens of a host factory, first to expire first.
+fn tokens(state: &State, id: &ResourceId, at: Timestamp) -> Vec<TokenDocument> {
+    let live = state.host_factory_tokens(id).filter(|(_, token)| token.expires_at > at);
+    let mut live: Vec<_> = live.collect();
+    live.sort_by_key(|(digest, token)| (token.expires_at, **digest));
+    let document = |(digest, token): (&Digest, &HostFactoryToken)| TokenDocument {
+        expiration: time::whole_seconds(token.expires_at),
+        cidr: token.cidr.iter().map(ToString::to_string).collect(),
+        token: None,
+        digest: *digest,
+    };
+    live.into_iter().map(document).collect()
+}
+
+impl ResourceDocument {
+    /// Puts the tokens of a host factory in, for who may hand them out or revoke them.
+    pub(crate) fn show_tokens(&mut self, open: impl Fn(&Digest) -> Option<Secret>) {
+        for token in self.tokens.iter_mut().flatten() {
+            token.token = open(&token.digest);
+        }
+    }
 }
 
 fn restricted_to(state: &State, id: &ResourceId) -> Vec<String> {

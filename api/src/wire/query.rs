@@ -22,14 +22,23 @@ impl Query {
         )
     }
 
-    /// Adds parameters; of those sent more than once the last ones count.
-    pub(crate) fn extend(&mut self, other: Self) {
-        self.0.extend(other.0);
+    /// Parameters that came otherwise than in a query.
+    pub(crate) fn of(pairs: Vec<(String, String)>) -> Self {
+        Self(pairs.into_iter().take(PARAMETERS_MAX).collect())
     }
 
-    /// Adds one parameter.
-    pub(crate) fn set(&mut self, name: String, value: String) {
-        self.0.push((name, value));
+    /// These parameters, and those of `base` that are not named here, whole lists and maps at a time.
+    pub(crate) fn over(self, base: &Self) -> Self {
+        let own: Vec<&str> = self.0.iter().map(|(name, _)| outermost(name)).collect();
+        let kept = base.0.iter().filter(|(name, _)| !own.contains(&outermost(name)));
+        let mut all: Vec<_> = kept.cloned().collect();
+        all.extend(self.0);
+        Self(all)
+    }
+
+    /// All parameters as one text, no two lists of them the same.
+    pub(crate) fn text(&self) -> String {
+        format!("{:?}", self.0)
     }
 
     /// Whether the parameter is there, with whatever value.
@@ -59,6 +68,11 @@ impl Query {
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(key, value)| (key.as_str(), value.as_str()))
     }
+}
+
+/// The name before any `[`.
+fn outermost(name: &str) -> &str {
+    name.split_once('[').map_or(name, |(outermost, _)| outermost)
 }
 
 /// Decodes one name or value. A stray `%` stands for itself and foreign bytes become U+FFFD, as a

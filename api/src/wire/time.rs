@@ -1,6 +1,8 @@
 //! Timestamps as the API writes them, all UTC.
 
 use conclave_domain::time::Timestamp;
+use time::format_description::well_known::Iso8601;
+use time::{Date, OffsetDateTime, PrimitiveDateTime, Time};
 
 struct Civil {
     year: i64,
@@ -63,6 +65,21 @@ pub(crate) fn milliseconds(at: Timestamp) -> String {
     )
 }
 
+/// Reads an ISO 8601 date with or without time, fraction and zone; without a zone it is UTC.
+pub(crate) fn parse_iso8601(text: &str) -> Option<Timestamp> {
+    let text = text.trim();
+    let at = OffsetDateTime::parse(text, &Iso8601::PARSING)
+        .or_else(|_no_zone| {
+            PrimitiveDateTime::parse(text, &Iso8601::PARSING).map(PrimitiveDateTime::assume_utc)
+        })
+        .or_else(|_no_time| {
+            let date = Date::parse(text, &Iso8601::PARSING)?;
+            Ok::<_, time::error::Parse>(PrimitiveDateTime::new(date, Time::MIDNIGHT).assume_utc())
+        })
+        .ok()?;
+    i64::try_from(at.unix_timestamp_nanos().div_euclid(1_000_000)).ok().map(Timestamp)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,5 +93,22 @@ mod tests {
         assert_eq!(whole_seconds(Timestamp(951_782_400_000)), "2000-02-29T00:00:00Z");
         assert_eq!(whole_seconds(Timestamp(-1000)), "1969-12-31T23:59:59Z");
         assert_eq!(whole_seconds(Timestamp(4_107_542_399_000)), "2100-02-28T23:59:59Z");
+    }
+
+    #[test]
+    fn dates_are_read_as_clients_write_them() {
+        let read = |text| parse_iso8601(text).map(milliseconds);
+        for (text, expected) in [
+            ("2050-12-31T01:02:03Z", "2050-12-31T01:02:03.000Z"),
+            ("2050-12-31T01:02:03+01:00", "2050-12-31T00:02:03.000Z"),
+            ("2050-12-31T01:02:03", "2050-12-31T01:02:03.000Z"),
+            ("2050-12-31T01:02:03.123456", "2050-12-31T01:02:03.123Z"),
+            ("2050-12-31", "2050-12-31T00:00:00.000Z"),
+        ] {
+            assert_eq!(read(text).as_deref(), Some(expected), "{text}");
+        }
+        for text in ["", "tomorrow", "2050-13-01T00:00:00Z", "2050-12-31T25:00:00Z", "1700000000"] {
+            assert_eq!(read(text), None, "{text}");
+        }
     }
 }

@@ -6,6 +6,7 @@
 mod compatibility;
 mod fuzz;
 mod harness;
+mod host_factories;
 mod load;
 mod matrix;
 mod negative;

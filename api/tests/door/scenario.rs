@@ -8,6 +8,9 @@
 //! = the exact body
 //! ~ part of the body
 //! ! part of a header line, as `name: value`
+//! ^ what the body must not hold
+//! @ NAME /json/pointer    keeps a text of the body, as {{NAME}}; `key WHO` keeps an API key
+//! @ NAME key WHO          keeps the API key of that role under another name
 //! ```
 //! Instead of `as WHO` stands nothing, `basic demo LOGIN PASSWORD` or `key LOGIN` (HTTP Basic with the
 //! API key of that role). In bodies `{{key WHO}}` stands for an API key.
@@ -27,6 +30,10 @@ const SCENARIOS: &[&str] = &[
     "roles",
     "quirks",
     "worked",
+    "host_factories",
+    "authenticators",
+    "v2",
+    "issuers",
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -59,7 +66,9 @@ fn steps(text: &str) -> Vec<Step> {
                 expected: Vec::new(),
             }),
             '|' => steps.last_mut().unwrap().body.push(rest),
-            '<' | '=' | '~' | '!' => steps.last_mut().unwrap().expected.push((mark, rest)),
+            '<' | '=' | '~' | '!' | '^' | '@' => {
+                steps.last_mut().unwrap().expected.push((mark, rest));
+            }
             other => panic!("line {}: what is {other:?}?", at + 1),
         }
     }
@@ -67,16 +76,21 @@ fn steps(text: &str) -> Vec<Step> {
 }
 
 async fn run(name: &str, text: &str) {
-    let house = House::new();
+    let house = House::with(|settings| settings.dynamic_secrets_enabled = true);
     for step in steps(text) {
         let reply = perform(&house, &step).await;
         let place = format!("{name}.txt:{}: {}", step.line, step.request);
         for (mark, wanted) in &step.expected {
+            if *mark == '@' {
+                keep(&house, wanted, &reply);
+                continue;
+            }
             let wanted = fill(&house, wanted);
             let ok = match mark {
                 '<' => reply.status.as_u16().to_string() == wanted,
                 '=' => reply.text() == wanted,
                 '~' => reply.text().contains(&wanted),
+                '^' => !reply.text().contains(&wanted),
                 _ => reply.headers.iter().any(|(name, value)| {
                     format!("{name}: {}", value.to_str().unwrap()).contains(&wanted)
                 }),
@@ -93,11 +107,27 @@ async fn run(name: &str, text: &str) {
     }
 }
 
+/// Keeps what a later step needs, among the keys.
+fn keep(house: &House, what: &str, reply: &Reply) {
+    let words: Vec<&str> = what.split(' ').collect();
+    let (name, kept) = match words[..] {
+        [name, "key", who] => (name, house.key(who)),
+        [name, pointer] | ["key", name, pointer] => {
+            let document = reply.json();
+            let text = document.pointer(pointer).unwrap_or_else(|| panic!("no {pointer}"));
+            (name, text.as_str().unwrap().to_owned())
+        }
+        _ => panic!("what is {what:?} to keep?"),
+    };
+    house.keys.lock().unwrap().insert(name.to_owned(), kept);
+}
+
 fn fill(house: &House, text: &str) -> String {
     let mut text = text.to_owned();
-    while let Some(start) = text.find("{{key ") {
+    while let Some(start) = text.find("{{") {
         let end = start + text[start..].find("}}").unwrap();
-        let key = house.key(&text[start + 6..end]);
+        let name = &text[start + 2..end];
+        let key = house.key(name.strip_prefix("key ").unwrap_or(name));
         text.replace_range(start..end + 2, &key);
     }
     text
@@ -130,5 +160,5 @@ async fn perform(house: &House, step: &Step) -> Reply {
     let headers: Vec<(&str, &str)> =
         headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let body = fill(house, &step.body.join("\n"));
-    house.send(&method, words[1], &headers, body).await
+    house.send(&method, &fill(house, words[1]), &headers, body).await
 }

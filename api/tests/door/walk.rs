@@ -1,7 +1,11 @@
 //! A walk over all routes: without a token, with another account's, without any privilege. A route
 //! that the list here does not know fails the walk, so that nobody adds one without thinking of it.
 
+use conclave_api::credentials::seal_api_key;
 use conclave_api::router::{Access, Auth, ROUTES};
+use conclave_domain::command::{Actor, Command};
+use conclave_domain::id::Id;
+use conclave_domain::time::Timestamp;
 use http::{Method, StatusCode};
 
 use super::harness::House;
@@ -30,6 +34,10 @@ const REQUESTS: &[(&str, &str)] = &[
     ("authn.password", "/authn/demo/password"),
     ("authn.rotate", "/authn/demo/api_key?role=user:bob"),
     ("authn.key_age", "/authn/demo/api_key?role=user:bob"),
+    ("authn.administer", "/authn-gcp/demo?enabled=true"),
+    ("authn.administer_service", "/authn-jwt/ci/demo?enabled=true"),
+    ("authn.status", "/authn-gcp/demo/status"),
+    ("authn.status_service", "/authn-jwt/ci/demo/status"),
     ("secrets.batch", "/secrets?variable_ids=demo:variable:x"),
     ("secrets.get", "/secrets/demo/variable/x"),
     ("secrets.expire", "/secrets/demo/variable/x?expirations"),
@@ -38,6 +46,29 @@ const REQUESTS: &[(&str, &str)] = &[
     ("policies.append", "/policies/demo/policy/root"),
     ("policies.update", "/policies/demo/policy/root"),
     ("policies.replace", "/policies/demo/policy/root"),
+    (
+        "host_factories.create_tokens",
+        "/host_factory_tokens?host_factory=demo:host_factory:hf&expiration=2050-12-31",
+    ),
+    ("host_factories.revoke_token", "/host_factory_tokens/known-token"),
+    ("host_factories.enrol", "/host_factories/hosts?id=web"),
+    ("v2.authenticators.list", "/authenticators/demo"),
+    ("v2.authenticators.create", "/authenticators/demo"),
+    ("v2.authenticators.show", "/authenticators/demo/jwt/ci"),
+    ("v2.authenticators.update", "/authenticators/demo/jwt/ci"),
+    ("v2.authenticators.delete", "/authenticators/demo/jwt/ci"),
+    ("v2.branches.list", "/branches/demo"),
+    ("v2.branches.create", "/branches/demo"),
+    ("v2.branches.show", "/branches/demo/b"),
+    ("v2.branches.update", "/branches/demo/b"),
+    ("v2.branches.delete", "/branches/demo/b"),
+    ("v2.members.create", "/groups/demo/g/members"),
+    ("v2.members.delete", "/groups/demo/g/members/user/bob"),
+    ("issuers.list", "/issuers/demo"),
+    ("issuers.create", "/issuers/demo"),
+    ("issuers.show", "/issuers/demo/aws"),
+    ("issuers.update", "/issuers/demo/aws"),
+    ("issuers.delete", "/issuers/demo/aws"),
     ("resources.list", "/resources"),
     ("resources.list_account", "/resources/demo"),
     ("resources.list_kind", "/resources/demo/variable"),
@@ -54,8 +85,14 @@ const REQUESTS: &[(&str, &str)] = &[
 ];
 
 /// Routes that show no more to somebody with a token than that they have one.
-const HARMLESS: &[&str] =
-    &["whoami.show", "resources.list", "resources.list_account", "resources.list_kind"];
+const HARMLESS: &[&str] = &[
+    "whoami.show",
+    "resources.list",
+    "resources.list_account",
+    "resources.list_kind",
+    "v2.authenticators.list",
+    "v2.branches.list",
+];
 
 /// Routes that tell anybody what is public.
 const PUBLIC: &[&str] = &["public_keys.show"];
@@ -63,7 +100,7 @@ const PUBLIC: &[&str] = &["public_keys.show"];
 /// Routes that the owner of one account has no right to.
 const ABOVE: &[&str] = &["accounts.list", "accounts.create", "accounts.delete"];
 
-const POLICY: &str = "- !variable x\n- !group g\n- !user bob\n- !user eve\n";
+const POLICY: &str = "- !variable x\n- !group g\n- !user bob\n- !user eve\n- !layer l\n- !policy conjur/authn-jwt\n- !host-factory {id: hf, layers: !layer l}\n";
 
 fn path_of(name: &str) -> &'static str {
     REQUESTS
@@ -73,10 +110,43 @@ fn path_of(name: &str) -> &'static str {
         .1
 }
 
+/// The media type of the v2 API.
+const V2: (&str, &str) = ("accept", "application/x.secretsmgr.v2beta+json");
+
+/// What the routes that want JSON are sent; the others get `other`.
+fn body_of(name: &str, other: &'static str) -> &'static str {
+    match name {
+        "v2.authenticators.create" => {
+            r#"{"type": "jwt", "name": "ci", "data": {"jwks_uri": "https://x"}}"#
+        }
+        "v2.authenticators.update" => r#"{"enabled": true}"#,
+        "v2.branches.create" => r#"{"name": "b", "branch": "/"}"#,
+        "v2.branches.update" => r#"{"annotations": {"a": "b"}}"#,
+        "issuers.create" => {
+            r#"{"id": "aws", "type": "aws", "max_ttl": 900, "data": {
+                "access_key_id": "AKIAIOSFODNN7EXAMPLE",
+                "secret_access_key": "canary4711bbbbbbbbbbccccccccccdddddddddd"}}"#
+        }
+        "issuers.update" => r#"{"max_ttl": 1000}"#,
+        "v2.members.create" => r#"{"kind": "user", "id": "bob"}"#,
+        _ => other,
+    }
+}
+
 async fn house() -> House {
-    let house = House::new();
+    let house = House::with(|settings| settings.dynamic_secrets_enabled = true);
     house.load("demo", POLICY).await;
     house.send_as("demo/admin", &Method::POST, "/secrets/demo/variable/x", "canary-4711").await;
+    let factory: Id = "demo:host_factory:hf".parse().unwrap();
+    let vault = house.vault.load_full().unwrap();
+    let token = seal_api_key(&vault, &factory, "known-token").unwrap();
+    let create = Command::CreateHostFactoryTokens {
+        factory,
+        tokens: vec![token],
+        cidr: Vec::new(),
+        expires_at: Timestamp(i64::MAX),
+    };
+    house.propose(Actor::Node, create);
     house
 }
 
@@ -108,11 +178,11 @@ async fn strangers_get_nothing_and_leave_a_record() {
         let house = house().await;
         let before_all = house.state.state_hash().unwrap().hash;
         let token = house.token(who).await;
-        let headers = [("authorization", token.as_str())];
+        let headers = [("authorization", token.as_str()), V2];
         for route in ROUTES.iter().filter(|route| route.auth != Auth::Open) {
             let before = house.records().len();
-            let reply =
-                house.send(&route.method, path_of(route.name), &headers, "- !group h\n").await;
+            let body = body_of(route.name, "- !group h\n");
+            let reply = house.send(&route.method, path_of(route.name), &headers, body).await;
             let records = house.records().split_off(before);
             assert_eq!(records.len(), 1, "{who} {route:?}: {records:?}");
             let allowed = HARMLESS.contains(&route.name) || PUBLIC.contains(&route.name);
@@ -138,9 +208,10 @@ async fn the_owner_gets_what_it_asks_for_and_leaves_a_record() {
     let token = house.token("demo/admin").await;
     for route in ROUTES.iter().filter(|route| route.auth == Auth::Token) {
         let before = house.records().len();
-        let headers = [("authorization", token.as_str())];
+        let headers = [("authorization", token.as_str()), V2];
         // Replacing with what is there keeps it there for the routes that follow.
-        let reply = house.send(&route.method, path_of(route.name), &headers, POLICY).await;
+        let body = body_of(route.name, POLICY);
+        let reply = house.send(&route.method, path_of(route.name), &headers, body).await;
         if ABOVE.contains(&route.name) {
             assert_eq!(reply.status, StatusCode::FORBIDDEN, "{route:?}");
             continue;

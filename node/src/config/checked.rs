@@ -10,6 +10,7 @@ use conclave_domain::policy::Rules;
 use conclave_domain::policy::effective::Bounds;
 use ipnet::IpNet;
 
+use super::environment::{DYNAMIC_SECRETS, HOST_FACTORIES, ServerEnvironment};
 use super::raw::{RawConfig, RawPolicy, RawRaft};
 
 /// The defaults, in one place; those of Raft are in its own crate. `node/deploy/conclave.toml`
@@ -120,6 +121,12 @@ pub struct ApiConfig {
     pub trusted_proxies: Vec<IpNet>,
     /// Where programs of this machine may get tokens without credentials; none: nowhere.
     pub local_socket: Option<PathBuf>,
+    /// Authenticators in force whatever is switched through the API.
+    pub authenticators: Vec<String>,
+    /// Whether host factories are there.
+    pub host_factories_enabled: bool,
+    /// Whether issuers of dynamic secrets are there.
+    pub dynamic_secrets_enabled: bool,
 }
 
 /// What the cluster certificate names when this node founds a cluster.
@@ -217,7 +224,31 @@ impl Config {
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
-        Self::parse(&text, path)
+        Self::parse(&text, path)?.overlaid(ServerEnvironment::read())
+    }
+
+    /// The configuration with what the environment says laid over it.
+    ///
+    /// # Errors
+    /// A variable that is neither `true` nor `false` where one of them belongs.
+    pub fn overlaid(mut self, environment: ServerEnvironment) -> Result<Self, ConfigError> {
+        if let Some(names) = environment.authenticators {
+            let names = names.split(',').map(str::trim).filter(|name| !name.is_empty());
+            self.api.authenticators = names.map(str::to_owned).collect();
+        }
+        let switches = [
+            (HOST_FACTORIES, environment.host_factories, &mut self.api.host_factories_enabled),
+            (DYNAMIC_SECRETS, environment.dynamic_secrets, &mut self.api.dynamic_secrets_enabled),
+        ];
+        for (name, said, switch) in switches {
+            match said.as_deref().map(str::trim) {
+                None => {}
+                Some(text) if text.eq_ignore_ascii_case("true") => *switch = true,
+                Some(text) if text.eq_ignore_ascii_case("false") => *switch = false,
+                Some(text) => return Err(invalid(name, text, "write true or false")),
+            }
+        }
+        Ok(self)
     }
 
     /// Checks a configuration text as if it stood in the file `path`.
@@ -321,7 +352,15 @@ impl Config {
         Ok(Self {
             node: NodeConfig { name, data, master_key_file },
             peer: PeerConfig { listen: peer_listen, advertise },
-            api: ApiConfig { listen: api_listen, url, trusted_proxies, local_socket },
+            api: ApiConfig {
+                listen: api_listen,
+                url,
+                trusted_proxies,
+                local_socket,
+                authenticators: raw.api.authenticators,
+                host_factories_enabled: raw.api.host_factories_enabled.unwrap_or(true),
+                dynamic_secrets_enabled: raw.api.dynamic_secrets_enabled.unwrap_or(false),
+            },
             tls: TlsConfig { names },
             raft: checked_raft(&raw.raft)?,
             reads: ReadsConfig {

@@ -35,6 +35,34 @@ pub fn user_passwords() -> Vec<(String, Zeroizing<String>)> {
     .collect()
 }
 
+/// Overrides `api.host_factories_enabled`.
+pub const HOST_FACTORIES: &str = "CONJUR_HOST_FACTORIES_ENABLED";
+/// Overrides `api.dynamic_secrets_enabled`.
+pub const DYNAMIC_SECRETS: &str = "CONJUR_FEATURE_DYNAMIC_SECRETS_ENABLED";
+
+/// What a server is told by its environment, in the words that people set for Conjur. Each value wins
+/// over the configuration file.
+#[derive(Debug, Default)]
+pub struct ServerEnvironment {
+    /// `CONJUR_AUTHENTICATORS`: comma list of authenticators in force.
+    pub authenticators: Option<String>,
+    /// [`HOST_FACTORIES`].
+    pub host_factories: Option<String>,
+    /// [`DYNAMIC_SECRETS`].
+    pub dynamic_secrets: Option<String>,
+}
+
+impl ServerEnvironment {
+    /// Reads it.
+    pub fn read() -> Self {
+        Self {
+            authenticators: text("CONJUR_AUTHENTICATORS"),
+            host_factories: text(HOST_FACTORIES),
+            dynamic_secrets: text(DYNAMIC_SECRETS),
+        }
+    }
+}
+
 /// What a client is told by its environment. Each value wins over the file of the same meaning.
 pub struct ClientEnvironment {
     /// `HOME`.

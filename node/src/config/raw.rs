@@ -47,6 +47,10 @@ pub(super) struct RawApi {
     #[serde(default)]
     pub(super) trusted_proxies: Vec<String>,
     pub(super) local_socket: Option<String>,
+    #[serde(default)]
+    pub(super) authenticators: Vec<String>,
+    pub(super) host_factories_enabled: Option<bool>,
+    pub(super) dynamic_secrets_enabled: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -6,9 +6,13 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
 
-use crate::command::{Actor, Command, Envelope, LoadMode, Proof};
+use ipnet::IpNet;
+
+use crate::command::{Actor, Command, Envelope, LoadMode, Need, Proof};
 use crate::event::Event;
+use crate::host_factory::{self, Enrolment};
 use crate::id::{AccountName, Kind, ResourceId, RoleId};
 use crate::outcome::{Outcome, Rejection};
 use crate::rbac::{
@@ -57,6 +61,22 @@ pub fn decide(
         Command::AdmitMember { token, member } => asked.admit_member(*token, member),
         Command::RemoveMemberNode { node } => asked.remove_member_node(*node),
         Command::DeleteAccount { account } => asked.delete_account(account),
+        Command::CreateHostFactoryTokens { factory, tokens, cidr, expires_at } => {
+            asked.create_host_factory_tokens(factory, tokens, cidr, *expires_at)
+        }
+        Command::RevokeHostFactoryToken { digest } => asked.revoke_host_factory_token(*digest),
+        Command::EnrolHost { token, host, key, annotations } => {
+            let client = envelope.client_ip.parse().ok();
+            asked.enrol_host(*token, client, host, key, annotations)
+        }
+        Command::SweepHostFactoryTokens => asked.sweep_host_factory_tokens(),
+        Command::ToggleAuthenticator { webservice, enabled } => {
+            asked.toggle_authenticator(webservice, *enabled)
+        }
+        Command::ChangeAccount { account, needs, changes, based_on } => {
+            let changes = asked.account_changes(account, needs, changes, *based_on)?;
+            Ok((changes, Outcome::Done))
+        }
     }
 }
 
@@ -385,6 +405,130 @@ impl Asked<'_> {
     }
 }
 
+/// Host factories.
+impl Asked<'_> {
+    fn create_host_factory_tokens(
+        &self,
+        factory: &ResourceId,
+        tokens: &[NewApiKey],
+        cidr: &[IpNet],
+        expires_at: Timestamp,
+    ) -> Decision {
+        self.authorize("execute", factory)?;
+        if factory.kind() != Kind::HostFactory {
+            return Err(Rejection::Invalid(format!("Invalid resource kind: {}", factory.kind())));
+        }
+        if expires_at <= self.at {
+            return Err(Rejection::Invalid("the tokens would be expired at once".to_owned()));
+        }
+        let known = |token: &NewApiKey| self.state.host_factory_token(&token.digest).is_some();
+        if tokens.iter().any(known) {
+            return Err(exists("host factory token", "with the same digest"));
+        }
+        let digests = tokens.iter().map(|token| token.digest).collect();
+        let event = Event::HostFactoryTokensIssued {
+            factory: factory.clone(),
+            tokens: tokens.to_vec(),
+            cidr: cidr.to_vec(),
+            expires_at,
+        };
+        Ok((vec![event], Outcome::HostFactoryTokensIssued { digests }))
+    }
+
+    fn revoke_host_factory_token(&self, digest: Digest) -> Decision {
+        let token = self.state.host_factory_token(&digest);
+        let token = token.filter(|token| token.expires_at > self.at);
+        let token = token.ok_or_else(|| Rejection::Invalid("no such token".to_owned()))?;
+        // Who has the token in hand is told no more by "not found" than by "may not".
+        match self.actor {
+            Actor::Role(role) if !is_allowed(self.state, role, "update", &token.factory) => {
+                return Err(forbidden(role, "update", &token.factory));
+            }
+            Actor::Role(_) | Actor::Node => {}
+        }
+        done(Event::HostFactoryTokenRevoked { digest })
+    }
+
+    fn enrol_host(
+        &self,
+        token: Digest,
+        client: Option<IpAddr>,
+        host: &RoleId,
+        key: &NewApiKey,
+        annotations: &[(String, String)],
+    ) -> Decision {
+        let token = self.state.host_factory_token(&token);
+        let Some(token) = token.filter(|token| token.admits(self.at, client)) else {
+            return Err(Rejection::Unauthenticated);
+        };
+        let factory = &token.factory;
+        if *self.actor != Actor::Role(factory.clone()) {
+            return Err(Rejection::Unauthenticated);
+        }
+        match host_factory::judge(self.state, factory, host)? {
+            Enrolment::Again => done(Event::ApiKeyRotated { role: host.clone(), key: key.clone() }),
+            Enrolment::New => {
+                let events = host_factory::enrolment(self.state, factory, host, key, annotations);
+                Ok((events, Outcome::Done))
+            }
+        }
+    }
+
+    fn sweep_host_factory_tokens(&self) -> Decision {
+        self.node_only("sweep tokens")?;
+        let expired = self.state.expired_host_factory_tokens(self.at);
+        let digests: Vec<Digest> = expired.take(host_factory::SWEPT_AT_ONCE_MAX).collect();
+        if digests.is_empty() {
+            return Ok((Vec::new(), Outcome::Done));
+        }
+        done(Event::HostFactoryTokensExpired { digests })
+    }
+}
+
+/// Changes through the API, outside any policy load.
+impl Asked<'_> {
+    fn toggle_authenticator(&self, webservice: &ResourceId, enabled: bool) -> Decision {
+        self.authorize("update", webservice)?;
+        if webservice.kind() != Kind::Webservice {
+            return Err(Rejection::Invalid(format!("{webservice} is not a webservice")));
+        }
+        let before = self.state.authenticator_config(webservice);
+        if before.is_some_and(|before| before.enabled == enabled) {
+            return Ok((Vec::new(), Outcome::Done));
+        }
+        done(Event::AuthenticatorToggled { webservice: webservice.clone(), enabled })
+    }
+
+    /// Checks what the actor needs, that the plan was made from what is in force, and each change.
+    fn account_changes(
+        &self,
+        account: &AccountName,
+        needs: &[Need],
+        changes: &[Event],
+        based_on: Revision,
+    ) -> Result<Vec<Event>, Rejection> {
+        if needs.is_empty() && matches!(self.actor, Actor::Role(_)) {
+            return Err(Rejection::Invalid("a plan that needs no privilege".to_owned()));
+        }
+        for need in needs {
+            self.authorize(&need.privilege, &need.resource)?;
+        }
+        let record = self
+            .state
+            .account(account)
+            .ok_or_else(|| not_found(&crate::rbac::root_policy(account)))?;
+        if record.revision != based_on {
+            return Err(Rejection::Stale { planned: based_on, current: record.revision });
+        }
+        let brought = brought(changes);
+        let checked = changes.iter().filter_map(|change| match check_api_change(account, change) {
+            Ok(()) => self.at_its_version(change, &brought).map(Ok),
+            Err(why) => Some(Err(Rejection::Invalid(format!("malformed plan: {why}")))),
+        });
+        checked.collect()
+    }
+}
+
 /// Members of the cluster.
 impl Asked<'_> {
     fn issue_join_token(&self, digest: Digest, token: &JoinToken) -> Decision {
@@ -547,7 +691,13 @@ fn check_change(
         | Event::JoinTokenIssued { .. }
         | Event::MemberAdmitted { .. }
         | Event::MemberRemoved { .. }
-        | Event::AccountDeleted { .. } => return Err("not a change that a load makes".to_owned()),
+        | Event::AccountDeleted { .. }
+        | Event::HostFactoryTokensIssued { .. }
+        | Event::HostFactoryTokenRevoked { .. }
+        | Event::HostFactoryTokensExpired { .. }
+        | Event::AuthenticatorToggled { .. }
+        | Event::IssuerSet { .. }
+        | Event::IssuerRemoved { .. } => return Err("not a change that a load makes".to_owned()),
     };
     if about.account() != policy.account() {
         return Err(format!("{about} is of another account than {policy}"));
@@ -555,6 +705,72 @@ fn check_change(
     if declared_by.is_some_and(|declared_by| declared_by != Some(policy)) {
         return Err(format!("a row of {about} is not marked as declared by {policy}"));
     }
+    check_record(change, about)
+}
+
+/// Whether one change may stand in a plan that the door made outside any load: it is about the
+/// account, and of a sort that the API makes.
+fn check_api_change(account: &AccountName, change: &Event) -> Result<(), String> {
+    let about = match change {
+        Event::RoleAdded { role, .. } | Event::RoleRemoved { role } => role,
+        Event::ResourceAdded { resource, .. }
+        | Event::ResourceRemoved { resource }
+        | Event::OwnerChanged { resource, .. }
+        | Event::AnnotationSet { resource, .. }
+        | Event::AnnotationRemoved { resource, .. } => resource,
+        Event::MembershipAdded { key, .. } | Event::MembershipRemoved { key } => &key.role,
+        Event::PermissionAdded { key, .. } | Event::PermissionRemoved { key } => &key.resource,
+        Event::AuthenticatorToggled { webservice, .. } if webservice.kind() == Kind::Webservice => {
+            webservice
+        }
+        Event::SecretVersionAdded { resource, value: Some(_), .. }
+            if resource.kind() == Kind::Variable =>
+        {
+            resource
+        }
+        Event::IssuerSet { key, .. } | Event::IssuerRemoved { key } => {
+            let its_own = key.account == *account;
+            return if its_own { Ok(()) } else { Err(format!("{key:?} is of another account")) };
+        }
+        Event::KeyringInstalled { .. }
+        | Event::AccountCreated { .. }
+        | Event::CredentialCreated { .. }
+        | Event::RestrictionChanged { .. }
+        | Event::ApiKeyRotated { .. }
+        | Event::PasswordChanged { .. }
+        | Event::PolicyLoaded { .. }
+        | Event::SecretVersionAdded { .. }
+        | Event::SecretExpired { .. }
+        | Event::JoinTokenIssued { .. }
+        | Event::MemberAdmitted { .. }
+        | Event::MemberRemoved { .. }
+        | Event::AccountDeleted { .. }
+        | Event::HostFactoryTokensIssued { .. }
+        | Event::HostFactoryTokenRevoked { .. }
+        | Event::HostFactoryTokensExpired { .. }
+        | Event::AuthenticatorToggled { .. } => {
+            return Err("not a change that the API makes".to_owned());
+        }
+    };
+    if about.account() != account {
+        return Err(format!("{about} is of another account than {account}"));
+    }
+    check_record(change, about)
+}
+
+/// Resources that the changes bring.
+fn brought(changes: &[Event]) -> BTreeSet<&ResourceId> {
+    changes
+        .iter()
+        .filter_map(|change| {
+            let Event::ResourceAdded { resource, .. } = change else { return None };
+            Some(resource)
+        })
+        .collect()
+}
+
+/// Only what can be a role becomes one, and an account's root stays.
+fn check_record(change: &Event, about: &ResourceId) -> Result<(), String> {
     let adds_or_removes_role =
         matches!(change, Event::RoleAdded { .. } | Event::RoleRemoved { .. });
     if adds_or_removes_role && !about.kind().is_role() {

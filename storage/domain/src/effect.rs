@@ -3,9 +3,9 @@
 
 use crate::id::{AccountName, ResourceId, RoleId};
 use crate::records::{
-    Account, Annotation, Answered, Credential, Digest, JoinToken, Member, Membership,
-    MembershipKey, Permission, PermissionKey, PolicyVersion, RequestId, Resource, Role, Sealed,
-    SecretVersion, Version, WrappedKeyring,
+    Account, Annotation, Answered, AuthenticatorConfig, Credential, Digest, HostFactoryToken,
+    Issuer, IssuerKey, JoinToken, Member, Membership, MembershipKey, Permission, PermissionKey,
+    PolicyVersion, RequestId, Resource, Role, Sealed, SecretVersion, Version, WrappedKeyring,
 };
 use crate::time::LogIndex;
 
@@ -28,6 +28,9 @@ pub enum Row {
     JoinToken(Digest, JoinToken),
     Member(u64, Member),
     Answered(RequestId, Answered),
+    HostFactoryToken(Digest, HostFactoryToken),
+    AuthenticatorConfig(ResourceId, AuthenticatorConfig),
+    Issuer(IssuerKey, Issuer),
 }
 
 /// Names one row.
@@ -49,6 +52,9 @@ pub enum RowKey {
     Member(u64),
     /// The index is that of the answered entry: rows are evicted in log order.
     Answered(RequestId, LogIndex),
+    HostFactoryToken(Digest),
+    AuthenticatorConfig(ResourceId),
+    Issuer(IssuerKey),
 }
 
 impl Row {
@@ -77,6 +83,9 @@ impl Row {
             Self::JoinToken(digest, _) => RowKey::JoinToken(*digest),
             Self::Member(node, _) => RowKey::Member(*node),
             Self::Answered(request, answered) => RowKey::Answered(*request, answered.index),
+            Self::HostFactoryToken(digest, _) => RowKey::HostFactoryToken(*digest),
+            Self::AuthenticatorConfig(id, _) => RowKey::AuthenticatorConfig(id.clone()),
+            Self::Issuer(key, _) => RowKey::Issuer(key.clone()),
         }
     }
 }

@@ -3,7 +3,8 @@
 //! An event that removes something carries its cascade with it, and the effects show it row by row:
 //! - a role or resource that goes takes the record of the other sort with the same id along, and all
 //!   that hangs on either: memberships on both sides, permissions on both sides, annotations, the
-//!   secret with all its values, credentials, policy versions (its own, and those it loaded);
+//!   secret with all its values, credentials, policy versions (its own, and those it loaded), tokens
+//!   of a host factory, an authenticator's switch;
 //! - resources owned by a role that goes, go;
 //! - rows whose declaring policy goes, go;
 //! - but an account stays when the role goes that created it: its `admin` then owns itself.
@@ -20,9 +21,9 @@ use crate::id::{AccountName, Kind, ResourceId, RoleId};
 use crate::outcome::{self, Rejection, Reply};
 use crate::rbac::{accounts_resource, admin_role, root_policy};
 use crate::records::{
-    Account, Answered, Credential, Fingerprint, Membership, MembershipKey, NewApiKey,
-    POLICY_VERSIONS_KEPT, Permission, PolicyVersion, RequestId, Resource, Revision, Role,
-    SECRET_VERSIONS_KEPT, Sealed, SecretVersion, Version,
+    Account, Answered, AuthenticatorConfig, Credential, Fingerprint, HostFactoryToken, Issuer,
+    Membership, MembershipKey, NewApiKey, POLICY_VERSIONS_KEPT, Permission, PolicyVersion,
+    RequestId, Resource, Revision, Role, SECRET_VERSIONS_KEPT, Sealed, SecretVersion, Version,
 };
 use crate::state::State;
 use crate::time::{LogIndex, Timestamp};
@@ -218,6 +219,42 @@ impl Writes<'_> {
             }
             Event::MemberRemoved { node } => self.delete(RowKey::Member(*node)),
             Event::AccountDeleted { account } => self.account_deleted(account),
+            Event::HostFactoryTokensIssued { factory, tokens, cidr, expires_at } => {
+                for token in tokens {
+                    let record = HostFactoryToken {
+                        factory: factory.clone(),
+                        sealed: token.sealed.clone(),
+                        cidr: cidr.clone(),
+                        expires_at: *expires_at,
+                    };
+                    self.put(Row::HostFactoryToken(token.digest, record));
+                }
+            }
+            Event::HostFactoryTokenRevoked { digest } => {
+                self.delete(RowKey::HostFactoryToken(*digest));
+            }
+            Event::HostFactoryTokensExpired { digests } => {
+                for digest in digests {
+                    self.delete(RowKey::HostFactoryToken(*digest));
+                }
+            }
+            Event::AuthenticatorToggled { webservice, enabled } => {
+                let config = AuthenticatorConfig { enabled: *enabled };
+                self.put(Row::AuthenticatorConfig(webservice.clone(), config));
+            }
+            Event::IssuerSet { key, kind, max_ttl, data } => {
+                let before = self.state.issuer(key);
+                let data = data.clone().or_else(|| before.map(|before| before.data.clone()));
+                let record = Issuer {
+                    kind: kind.clone(),
+                    max_ttl: *max_ttl,
+                    data: data.unwrap_or(Sealed(Vec::new())),
+                    created_at: before.map_or(self.at, |before| before.created_at),
+                    modified_at: self.at,
+                };
+                self.put(Row::Issuer(key.clone(), record));
+            }
+            Event::IssuerRemoved { key } => self.delete(RowKey::Issuer(key.clone())),
         }
     }
 
@@ -334,6 +371,8 @@ impl Writes<'_> {
     fn account_deleted(&mut self, account: &AccountName) {
         let within = self.state.resources(Some(account), None).map(|(id, _)| id.clone());
         self.carry_out(Removal::of(self.state, within, Some(account)));
+        let issuers = self.state.issuers(account).map(|(key, _)| RowKey::Issuer(key.clone()));
+        self.effects.extend(issuers.map(Effect::Delete));
         self.delete(RowKey::Account(account.clone()));
     }
 
@@ -391,6 +430,7 @@ fn accounts_of_row(row: &Row) -> [Option<&AccountName>; 2] {
         | Row::PolicyVersion(id, ..) => [Some(id.account()), None],
         Row::Membership(key, _) => [Some(key.role.account()), Some(key.member.account())],
         Row::Permission(key, _) => [Some(key.resource.account()), Some(key.role.account())],
+        Row::Issuer(key, _) => [Some(&key.account), None],
         Row::Account(..)
         | Row::Credential(..)
         | Row::SecretVersion(..)
@@ -398,7 +438,9 @@ fn accounts_of_row(row: &Row) -> [Option<&AccountName>; 2] {
         | Row::Keyring(_)
         | Row::JoinToken(..)
         | Row::Member(..)
-        | Row::Answered(..) => [None, None],
+        | Row::Answered(..)
+        | Row::HostFactoryToken(..)
+        | Row::AuthenticatorConfig(..) => [None, None],
     }
 }
 
@@ -411,6 +453,7 @@ fn accounts_of_key(key: &RowKey) -> [Option<&AccountName>; 2] {
         | RowKey::PolicyVersion(id, _) => [Some(id.account()), None],
         RowKey::Membership(key) => [Some(key.role.account()), Some(key.member.account())],
         RowKey::Permission(key) => [Some(key.resource.account()), Some(key.role.account())],
+        RowKey::Issuer(key) => [Some(&key.account), None],
         RowKey::Account(_)
         | RowKey::Credential(_)
         | RowKey::SecretVersion(..)
@@ -418,7 +461,9 @@ fn accounts_of_key(key: &RowKey) -> [Option<&AccountName>; 2] {
         | RowKey::Keyring
         | RowKey::JoinToken(_)
         | RowKey::Member(_)
-        | RowKey::Answered(..) => [None, None],
+        | RowKey::Answered(..)
+        | RowKey::HostFactoryToken(_)
+        | RowKey::AuthenticatorConfig(_) => [None, None],
     }
 }
 
@@ -505,6 +550,11 @@ impl<'a> Removal<'a> {
         for version in state.secret(id).into_iter().flat_map(|secret| secret.versions.keys()) {
             self.keys.insert(RowKey::SecretVersion(id.clone(), *version));
             self.keys.insert(RowKey::SecretValue(id.clone(), *version));
+        }
+        let tokens = state.host_factory_tokens(id);
+        self.keys.extend(tokens.map(|(digest, _)| RowKey::HostFactoryToken(*digest)));
+        if state.authenticator_config(id).is_some() {
+            self.keys.insert(RowKey::AuthenticatorConfig(id.clone()));
         }
         let texts = state.policy_versions(id).into_iter().flat_map(BTreeMap::keys);
         self.keys.extend(texts.map(|version| RowKey::PolicyVersion(id.clone(), *version)));

@@ -3,7 +3,7 @@
 //! Read in this order: [`id`] and [`time`] (names and places), [`records`] (what state is made of),
 //! [`state`] (the state in memory, and the questions it answers), [`rbac`] (who may do what),
 //! [`command`] (what may be asked), [`decide`] (command to events, or a rejection), [`event`] (what
-//! happened), [`evolve`] (event to effects), [`effect`] (writes), [`policy`] (policy text to events).
+//! happened), [`evolve`] (event to effects), [`host_factory`] (hosts that enrol themselves), [`effect`] (writes), [`policy`] (policy text to events).
 //! What the byte formats share is in [`codec`].
 //!
 //! Invariants: deciding and evolving depend on nothing but their arguments, so every node that
@@ -16,6 +16,7 @@ pub mod decide;
 pub mod effect;
 pub mod event;
 pub mod evolve;
+pub mod host_factory;
 pub mod id;
 pub mod outcome;
 pub mod policy;

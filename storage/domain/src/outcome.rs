@@ -2,7 +2,7 @@
 //! "no" that changed nothing. Faults (disk, corruption) are no part of the rules.
 
 use crate::id::{ResourceId, RoleId};
-use crate::records::{Revision, Version};
+use crate::records::{Digest, Revision, Version};
 
 /// What a committed command answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +25,11 @@ pub enum Outcome {
     MemberAdmitted {
         /// Its node id.
         node: u64,
+    },
+    /// The host factory tokens that now are.
+    HostFactoryTokensIssued {
+        /// SHA-256 of each.
+        digests: Vec<Digest>,
     },
 }
 

@@ -1,6 +1,8 @@
 //! The records that state is made of. Each is plain data; what may happen to them is in
 //! [`crate::decide`], what then becomes of them in [`crate::evolve`].
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 use zeroize::Zeroize;
 
@@ -152,6 +154,59 @@ pub struct NewApiKey {
     pub sealed: Sealed,
     /// SHA-256 of the key.
     pub digest: Digest,
+}
+
+/// A host factory token. Whoever presents it may enrol hosts for the factory until it expires.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostFactoryToken {
+    /// The factory whose hosts it enrols.
+    pub factory: ResourceId,
+    /// The token, sealed, since those who may hand tokens out are shown it again.
+    pub sealed: Sealed,
+    /// Addresses from which it may be used; empty means any.
+    pub cidr: Vec<IpNet>,
+    /// From this instant on it is void.
+    pub expires_at: Timestamp,
+}
+
+impl HostFactoryToken {
+    /// Whether the token is good at an instant for a client at an address, both as the door saw them.
+    pub fn admits(&self, at: Timestamp, client: Option<IpAddr>) -> bool {
+        let from_there =
+            || client.is_some_and(|client| self.cidr.iter().any(|range| range.contains(&client)));
+        at < self.expires_at && (self.cidr.is_empty() || from_there())
+    }
+}
+
+/// Whether an authenticator's webservice is enabled by those who administer it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AuthenticatorConfig {
+    /// Switched on.
+    pub enabled: bool,
+}
+
+/// Names an issuer.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IssuerKey {
+    /// Its account.
+    pub account: AccountName,
+    /// Its name there.
+    pub issuer: String,
+}
+
+/// Where dynamic secrets come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Issuer {
+    /// What sort of issuer; `aws` is the only one known.
+    pub kind: String,
+    /// Longest life of a secret that it issues, in seconds.
+    pub max_ttl: u32,
+    /// Its credentials, a JSON text, sealed.
+    pub data: Sealed,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// When it was last changed.
+    pub modified_at: Timestamp,
 }
 
 /// What is kept of one version of a secret beside its sealed value.

@@ -272,7 +272,10 @@ fn check_references(state: &State) {
             | Row::Keyring(_)
             | Row::JoinToken(..)
             | Row::Member(..)
-            | Row::Answered(..) => {}
+            | Row::Answered(..)
+            | Row::Issuer(..) => {}
+            Row::HostFactoryToken(_, token) => assert!(state.resource(&token.factory).is_some()),
+            Row::AuthenticatorConfig(id, _) => assert!(state.resource(&id).is_some()),
         }
     }
 }
@@ -659,6 +662,7 @@ fn only_the_operator_touches_members_and_keys() {
                 | Command::IssueJoinToken { .. }
                 | Command::AdmitMember { .. }
                 | Command::RemoveMemberNode { .. }
+                | Command::SweepHostFactoryTokens
         );
         let asked = Envelope { actor: Actor::Role(id("user:admin")), ..envelope };
         let decision = decide(&history.state, LogIndex(9), &asked);

@@ -19,6 +19,12 @@
 //! account NAME as ROLE                           creates an account; `node` is the operator
 //! drop account NAME as ROLE                      deletes one
 //! accounts                                       their names
+//! tokens NUMBER.. of FACTORY for SECONDS [from RANGE] as ROLE   host factory tokens, by seed
+//! void NUMBER as ROLE                            revokes a token
+//! enrol HOST with NUMBER [from ADDRESS]
+//! sweep as ROLE                                  forgets expired tokens
+//! pass SECONDS                                   time passes
+//! toggle WEBSERVICE on|off as ROLE
 //! held by ROLE                                   its closure
 //! permitted PRIVILEGE on RESOURCE                who may
 //! versions RESOURCE                              of a secret or a policy
@@ -44,7 +50,7 @@ use conclave_domain::policy::{LoadRequest, Rules, plan};
 use conclave_domain::rbac::{self, Denial};
 use conclave_domain::records::{Fingerprint, RequestId, Revision, Sealed};
 use conclave_domain::state::State;
-use conclave_domain::time::LogIndex;
+use conclave_domain::time::{LogIndex, Timestamp};
 use support::{account, api_key, envelope, id, signing_key};
 
 #[test]
@@ -101,15 +107,19 @@ fn tell(story: &str) -> String {
     text
 }
 
+/// When stories begin.
+const START: Timestamp = Timestamp(1_700_000_000_000);
+
 struct World {
     state: State,
     index: u64,
+    now: Timestamp,
     revision: Revision,
 }
 
 impl World {
     fn new() -> Self {
-        let mut world = Self { state: State::new(), index: 0, revision: Revision(0) };
+        let mut world = Self { state: State::new(), index: 0, now: START, revision: Revision(0) };
         let create = Command::CreateAccount {
             account: account("demo"),
             signing_key: signing_key("k1"),
@@ -120,9 +130,15 @@ impl World {
     }
 
     fn carry_out(&mut self, actor: Actor, body: Command) -> Reply {
+        self.carry_out_from(actor, "192.0.2.7", body)
+    }
+
+    fn carry_out_from(&mut self, actor: Actor, client_ip: &str, body: Command) -> Reply {
         self.index += 1;
         let mut asked = envelope(body);
         asked.actor = actor;
+        asked.at = self.now;
+        client_ip.clone_into(&mut asked.client_ip);
         asked.request_id = RequestId(u128::from(self.index).to_be_bytes());
         execute(&mut self.state, LogIndex(self.index), &asked).reply
     }
@@ -179,6 +195,32 @@ impl World {
                 let visible = rbac::is_visible(&self.state, &id(role), &id(resource));
                 if visible { "visible" } else { "hidden" }.to_owned()
             }
+            ["tokens", numbers, "of", factory, "for", seconds, ref rest @ .., "as", role] => {
+                let numbers = numbers.split(',').map(|number| api_key(number.parse().unwrap()));
+                self.ask(
+                    role,
+                    Command::CreateHostFactoryTokens {
+                        factory: id(factory),
+                        tokens: numbers.collect(),
+                        cidr: rest.iter().skip(1).map(|range| range.parse().unwrap()).collect(),
+                        expires_at: self.in_seconds(seconds),
+                    },
+                )
+            }
+            ["void", number, "as", role] => {
+                let digest = api_key(number.parse().unwrap()).digest;
+                self.ask(role, Command::RevokeHostFactoryToken { digest })
+            }
+            ["enrol", host, "with", number, ref rest @ ..] => self.enrol(host, number, rest.get(1)),
+            ["sweep", "as", role] => self.ask(role, Command::SweepHostFactoryTokens),
+            ["pass", seconds] => {
+                self.now = self.in_seconds(seconds);
+                "ok".to_owned()
+            }
+            ["toggle", webservice, on, "as", role] => {
+                let (webservice, enabled) = (id(webservice), on == "on");
+                self.ask(role, Command::ToggleAuthenticator { webservice, enabled })
+            }
             ["held", "by", role] => list(&rbac::closure(&self.state, &id(role))),
             ["permitted", privilege, "on", resource] => {
                 list(&rbac::permitted_roles(&self.state, privilege, &id(resource)))
@@ -230,6 +272,20 @@ impl World {
     fn ask(&mut self, role: &str, command: Command) -> String {
         let actor = if role == "node" { Actor::Node } else { Actor::Role(id(role)) };
         answer(&self.carry_out(actor, command))
+    }
+
+    fn in_seconds(&self, seconds: &str) -> Timestamp {
+        Timestamp(self.now.0 + 1000 * seconds.parse::<i64>().unwrap())
+    }
+
+    /// As the door asks: in the name of the token's factory.
+    fn enrol(&mut self, host: &str, number: &str, from: Option<&&str>) -> String {
+        let token = api_key(number.parse().unwrap()).digest;
+        let factory = self.state.host_factory_token(&token).map(|token| token.factory.clone());
+        let actor = Actor::Role(factory.unwrap_or_else(|| id("host_factory:unknown")));
+        let annotations = vec![("os".to_owned(), "linux".to_owned())];
+        let body = Command::EnrolHost { token, host: id(host), key: api_key(8), annotations };
+        answer(&self.carry_out_from(actor, from.copied().unwrap_or_default(), body))
     }
 
     fn proof(&self, role: &str, proof: &str) -> Proof {
@@ -289,6 +345,14 @@ fn row_text(row: &Row) -> Option<String> {
         Row::PolicyVersion(id, version, record) => {
             format!("policy {} v{version} by {}", short(id), short(&record.role))
         }
+        Row::HostFactoryToken(digest, record) => {
+            let nets: Vec<String> = record.cidr.iter().map(ToString::to_string).collect();
+            format!("token {} of {} [{}]", digest.0[0], short(&record.factory), nets.join(" "))
+        }
+        Row::AuthenticatorConfig(id, config) => {
+            format!("authenticator {} {}", short(id), if config.enabled { "on" } else { "off" })
+        }
+        Row::Issuer(key, record) => format!("issuer {} {}", key.issuer, record.max_ttl),
         Row::Account(..)
         | Row::SecretValue(..)
         | Row::Keyring(_)
@@ -305,6 +369,7 @@ fn answer(reply: &Reply) -> String {
         Ok(Outcome::SecretSet { version, added: false }) => format!("unchanged v{}", version.0),
         Ok(Outcome::PolicyLoaded { version }) => format!("ok v{version}"),
         Ok(Outcome::MemberAdmitted { node }) => format!("ok node {node}"),
+        Ok(Outcome::HostFactoryTokensIssued { digests }) => format!("ok {} tokens", digests.len()),
         Err(Rejection::NotFound { .. }) => "rejected not-found".to_owned(),
         Err(Rejection::Forbidden { .. }) => "rejected forbidden".to_owned(),
         Err(Rejection::Unauthenticated) => "rejected unauthenticated".to_owned(),

@@ -8,9 +8,10 @@ use bincode::config::{Configuration, Limit, standard};
 use conclave_domain::effect::Row;
 use conclave_domain::id::{AccountName, Id, ResourceId};
 use conclave_domain::records::{
-    Account, Annotation, Answered, Credential, Digest, Fingerprint, JoinToken, Member, MemberRole,
-    Membership, MembershipKey, Permission, PermissionKey, PolicyVersion, RequestId, Resource,
-    Revision, Role, Sealed, SecretVersion, SigningKey, Version, WrappedKeyring,
+    Account, Annotation, Answered, AuthenticatorConfig, Credential, Digest, Fingerprint,
+    HostFactoryToken, Issuer, IssuerKey, JoinToken, Member, MemberRole, Membership, MembershipKey,
+    Permission, PermissionKey, PolicyVersion, RequestId, Resource, Revision, Role, Sealed,
+    SecretVersion, SigningKey, Version, WrappedKeyring,
 };
 use conclave_domain::time::{LogIndex, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -122,6 +123,29 @@ struct MemberV1<'a> {
     api_url: &'a str,
 }
 
+#[derive(Serialize, Deserialize)]
+struct HostFactoryTokenV1<'a> {
+    #[serde(borrow)]
+    factory: Cow<'a, str>,
+    sealed: &'a [u8],
+    cidr: Vec<String>,
+    expires_at: i64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct AuthenticatorConfigV1 {
+    enabled: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct IssuerV1<'a> {
+    kind: &'a str,
+    max_ttl: u32,
+    data: &'a [u8],
+    created_at: i64,
+    modified_at: i64,
+}
+
 /// Appends a row's body.
 pub(super) fn put_body(out: &mut Vec<u8>, row: &Row) -> Result<(), Fault> {
     match row {
@@ -222,6 +246,28 @@ pub(super) fn put_body(out: &mut Vec<u8>, row: &Row) -> Result<(), Fault> {
             out.extend_from_slice(&answered.reply);
             Ok(())
         }
+        Row::HostFactoryToken(_, token) => put(
+            out,
+            &HostFactoryTokenV1 {
+                factory: token.factory.to_string().into(),
+                sealed: &token.sealed.0,
+                cidr: token.cidr.iter().map(ToString::to_string).collect(),
+                expires_at: token.expires_at.0,
+            },
+        ),
+        Row::AuthenticatorConfig(_, config) => {
+            put(out, &AuthenticatorConfigV1 { enabled: config.enabled })
+        }
+        Row::Issuer(_, issuer) => put(
+            out,
+            &IssuerV1 {
+                kind: &issuer.kind,
+                max_ttl: issuer.max_ttl,
+                data: &issuer.data.0,
+                created_at: issuer.created_at.0,
+                modified_at: issuer.modified_at.0,
+            },
+        ),
     }
 }
 
@@ -378,6 +424,43 @@ pub(super) fn row(table: Table, key: &[u8], body: &[u8]) -> Result<Row, Fault> {
             let index = LogIndex(u64::from_be_bytes(*index));
             let answered = Answered { index, reply: body.to_vec() };
             Row::Answered(RequestId(parser.array(request)?), answered)
+        }
+        Table::HostFactoryToken => {
+            let body: HostFactoryTokenV1<'_> = parser.body(body)?;
+            let cidr = body.cidr.iter().map(|net| net.parse());
+            Row::HostFactoryToken(
+                Digest(parser.array(key)?),
+                HostFactoryToken {
+                    factory: parser.id(body.factory.as_bytes())?,
+                    sealed: Sealed(body.sealed.to_vec()),
+                    cidr: cidr
+                        .collect::<Result<_, _>>()
+                        .map_err(|_| parser.damaged("it holds no address where one belongs"))?,
+                    expires_at: Timestamp(body.expires_at),
+                },
+            )
+        }
+        Table::AuthenticatorConfig => {
+            let AuthenticatorConfigV1 { enabled } = parser.body(body)?;
+            Row::AuthenticatorConfig(parser.id(key)?, AuthenticatorConfig { enabled })
+        }
+        Table::Issuer => {
+            let (account, issuer) = parser.split(key)?;
+            let account = AccountName::new(parser.text(account)?);
+            let body: IssuerV1<'_> = parser.body(body)?;
+            Row::Issuer(
+                IssuerKey {
+                    account: account.map_err(|error| parser.damaged(error))?,
+                    issuer: parser.text(issuer)?.to_owned(),
+                },
+                Issuer {
+                    kind: body.kind.to_owned(),
+                    max_ttl: body.max_ttl,
+                    data: Sealed(body.data.to_vec()),
+                    created_at: Timestamp(body.created_at),
+                    modified_at: Timestamp(body.modified_at),
+                },
+            )
         }
     })
 }

@@ -8,9 +8,10 @@ use std::path::Path;
 use conclave_domain::effect::{Row, RowKey};
 use conclave_domain::id::Kind;
 use conclave_domain::records::{
-    Account, Annotation, Answered, Credential, Digest, Fingerprint, JoinToken, Member, MemberRole,
-    Membership, MembershipKey, Permission, PermissionKey, PolicyVersion, RequestId, Resource,
-    Revision, Role, Sealed, SecretVersion, SigningKey, Version, WrappedKeyring,
+    Account, Annotation, Answered, AuthenticatorConfig, Credential, Digest, Fingerprint,
+    HostFactoryToken, Issuer, IssuerKey, JoinToken, Member, MemberRole, Membership, MembershipKey,
+    Permission, PermissionKey, PolicyVersion, RequestId, Resource, Revision, Role, Sealed,
+    SecretVersion, SigningKey, Version, WrappedKeyring,
 };
 use conclave_domain::time::{LogIndex, Timestamp};
 use conclave_storage::snapshot::ManifestFile;
@@ -46,6 +47,8 @@ pub(crate) fn rows() -> Vec<(Row, RowKey)> {
         privilege: "execute".to_owned(),
     };
     let request = RequestId([9; 16]);
+    let webservice = id(Kind::Webservice, "conjur/authn-jwt/ci");
+    let issuer = IssuerKey { account: account("acme"), issuer: "aws-1".to_owned() };
     vec![
         (
             Row::Account(
@@ -163,6 +166,35 @@ pub(crate) fn rows() -> Vec<(Row, RowKey)> {
         (
             Row::Answered(request, Answered { index: LogIndex(258), reply: vec![1, 0] }),
             RowKey::Answered(request, LogIndex(258)),
+        ),
+        (
+            Row::HostFactoryToken(
+                Digest([4; 32]),
+                HostFactoryToken {
+                    factory: id(Kind::HostFactory, "app/hf"),
+                    sealed: Sealed(vec![0xdd; 3]),
+                    cidr: vec!["10.0.0.0/8".parse().unwrap()],
+                    expires_at: at,
+                },
+            ),
+            RowKey::HostFactoryToken(Digest([4; 32])),
+        ),
+        (
+            Row::AuthenticatorConfig(webservice.clone(), AuthenticatorConfig { enabled: true }),
+            RowKey::AuthenticatorConfig(webservice),
+        ),
+        (
+            Row::Issuer(
+                issuer.clone(),
+                Issuer {
+                    kind: "aws".to_owned(),
+                    max_ttl: 3000,
+                    data: Sealed(vec![0xee]),
+                    created_at: at,
+                    modified_at: Timestamp(at.0 + 1),
+                },
+            ),
+            RowKey::Issuer(issuer),
         ),
     ]
 }

@@ -16,7 +16,7 @@ use crate::wire::json;
 pub(crate) async fn create(call: &mut Call) -> Result<Answer, Refusal> {
     super::describe(call, "add", None);
     call.check_write(|view, caller| super::require(view.state, &caller.role, "execute")).await?;
-    let parameters = call.parameters().await?;
+    let parameters = call.take_params().await?;
     let text = parameters.filled("id").ok_or(Refusal::ParameterMissing { name: "id" })?;
     let account = name(text)?;
     call.deeds.clear();

@@ -1,9 +1,11 @@
 //! `/authn…`: credentials in, API keys and access tokens out.
 
+pub(crate) mod administer;
 pub(crate) mod api_key;
 pub(crate) mod authenticate;
 pub(crate) mod login;
 pub(crate) mod password;
+pub(crate) mod status;
 
 use std::borrow::Cow;
 

@@ -119,6 +119,12 @@ fn touch(change: &Event, touched: &mut BTreeSet<ResourceId>) {
         | Event::JoinTokenIssued { .. }
         | Event::MemberAdmitted { .. }
         | Event::MemberRemoved { .. }
-        | Event::AccountDeleted { .. } => {}
+        | Event::AccountDeleted { .. }
+        | Event::HostFactoryTokensIssued { .. }
+        | Event::HostFactoryTokenRevoked { .. }
+        | Event::HostFactoryTokensExpired { .. }
+        | Event::AuthenticatorToggled { .. }
+        | Event::IssuerSet { .. }
+        | Event::IssuerRemoved { .. } => {}
     }
 }

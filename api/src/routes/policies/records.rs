@@ -120,6 +120,12 @@ fn deed(user: &str, change: &Event) -> Option<Deed> {
         | Event::JoinTokenIssued { .. }
         | Event::MemberAdmitted { .. }
         | Event::MemberRemoved { .. }
-        | Event::AccountDeleted { .. } => return None,
+        | Event::AccountDeleted { .. }
+        | Event::HostFactoryTokensIssued { .. }
+        | Event::HostFactoryTokenRevoked { .. }
+        | Event::HostFactoryTokensExpired { .. }
+        | Event::AuthenticatorToggled { .. }
+        | Event::IssuerSet { .. }
+        | Event::IssuerRemoved { .. } => return None,
     })
 }

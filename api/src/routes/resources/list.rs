@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use conclave_domain::id::{Id, IdError, Kind, ResourceId, RoleId};
 use conclave_domain::rbac;
 use conclave_domain::state::State;
+use conclave_domain::time::Timestamp;
 use serde_json::json;
 
 use crate::authz;
@@ -31,7 +32,7 @@ pub(crate) async fn show(call: &mut Call) -> Result<Answer, Refusal> {
         format!("{user} successfully listed resources with parameters: {shown}"),
         format!("{user} failed to list resources with parameters: {shown}"),
     );
-    let page = Page::of(&call.query, call.door.settings.resource_list_limit_max)?;
+    let page = Page::of(&call.query, call.door.settings.resource_list_limit_max, call.now)?;
     let account = call.params.account.clone();
     let kind = match (call.params.kind, call.query.filled("kind")) {
         (Some(kind), _) => Some(Ok(kind)),
@@ -74,10 +75,12 @@ struct Page {
     count: bool,
     limit: Option<usize>,
     offset: usize,
+    /// When it was asked for.
+    at: Timestamp,
 }
 
 impl Page {
-    fn of(query: &Query, limit_max: usize) -> Result<Self, Refusal> {
+    fn of(query: &Query, limit_max: usize, at: Timestamp) -> Result<Self, Refusal> {
         let limit = match query.value("limit") {
             None => None,
             Some(text) => Some(
@@ -113,7 +116,7 @@ impl Page {
             (None, Some(_)) => Some(LIMIT_WITH_OFFSET),
             (None, None) => (limit_max > 0).then_some(limit_max),
         };
-        Ok(Self { count, limit, offset: offset.unwrap_or(0) })
+        Ok(Self { count, limit, offset: offset.unwrap_or(0), at })
     }
 
     fn empty(&self) -> Vec<u8> {
@@ -126,7 +129,9 @@ impl Page {
         }
         let mut body = vec![b'['];
         let found = found.skip(self.offset).take(self.limit.unwrap_or(usize::MAX));
-        for (at, document) in found.filter_map(|id| documents::resource(state, id)).enumerate() {
+        for (at, document) in
+            found.filter_map(|id| documents::resource(state, id, self.at)).enumerate()
+        {
             if at > 0 {
                 body.push(b',');
             }

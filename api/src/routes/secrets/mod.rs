@@ -13,6 +13,9 @@ use conclave_domain::records::{Sealed, Version};
 use crate::error::Refusal;
 use crate::ports::View;
 
+/// Variables below this are filled by an engine, never by hand.
+pub(crate) const DYNAMIC: &str = "data/dynamic/";
+
 /// The sealed value of a version, or of the newest one; nothing when it is not there.
 pub(super) fn sealed_value(
     view: &View<'_>,

@@ -5,14 +5,12 @@ use conclave_domain::id::Kind;
 use http::StatusCode;
 use zeroize::Zeroizing;
 
+use super::DYNAMIC;
 use crate::authz;
 use crate::context::{Answer, Call};
 use crate::error::Refusal;
 use crate::ports::Secret;
 use crate::token::sha256;
-
-/// Variables below this are filled by an engine, never by hand.
-const DYNAMIC: &str = "data/dynamic/";
 
 pub(crate) async fn create(call: &mut Call) -> Result<Answer, Refusal> {
     let resource = call.id()?;

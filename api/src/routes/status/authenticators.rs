@@ -11,12 +11,14 @@ use crate::error::Refusal;
 use crate::ports::View;
 
 pub(crate) async fn list(call: &mut Call) -> Result<Answer, Refusal> {
-    let configured = call.open_view(|view| Ok(configured(view)))?;
-    let registry = &call.door.registry;
+    let door = call.door.clone();
+    let registry = &door.registry;
+    let (configured, enabled) =
+        call.open_view(|view| Ok((configured(view), registry.enabled(view.state))))?;
     Ok(Answer::json(&json!({
         "installed": registry.installed(),
         "configured": configured,
-        "enabled": registry.enabled(),
+        "enabled": enabled,
     })))
 }
 

@@ -10,8 +10,10 @@ use crate::ports::Part;
 use crate::settings::CONJUR_VERSION;
 
 pub(crate) async fn show(call: &mut Call) -> Result<Answer, Refusal> {
-    let configured = call.open_view(|view| Ok(configured(view)))?;
-    let door = &call.door;
+    let door = call.door.clone();
+    let registry = &door.registry;
+    let (configured, enabled) =
+        call.open_view(|view| Ok((configured(view), registry.enabled(view.state))))?;
     let part = door.proposer.part();
     let role = match part {
         Part::Leader => "master",
@@ -39,7 +41,7 @@ pub(crate) async fn show(call: &mut Call) -> Result<Answer, Refusal> {
         "authenticators": {
             "installed": door.registry.installed(),
             "configured": configured,
-            "enabled": door.registry.enabled(),
+            "enabled": enabled,
         },
         "fips_mode": "disabled",
         "feature_flags": {},

@@ -6,6 +6,8 @@
 pub mod codec;
 mod v1;
 
+use ipnet::IpNet;
+
 use crate::event::Event;
 use crate::id::{AccountName, ResourceId, RoleId};
 use crate::records::{
@@ -57,6 +59,15 @@ pub enum Proof {
     Credentials(Digest),
     /// By an access token; the caller needs `update` on the target.
     Token,
+}
+
+/// A privilege that a command's actor must hold on a resource.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Need {
+    /// What it must be allowed to do.
+    pub privilege: String,
+    /// To what.
+    pub resource: ResourceId,
 }
 
 /// What may be asked.
@@ -161,5 +172,53 @@ pub enum Command {
     DeleteAccount {
         /// Its name.
         account: AccountName,
+    },
+    /// Makes tokens of a host factory. The actor needs `execute` on it.
+    CreateHostFactoryTokens {
+        /// The factory.
+        factory: ResourceId,
+        /// The tokens, sealed and digested.
+        tokens: Vec<NewApiKey>,
+        /// Addresses from which they may be used; empty means any.
+        cidr: Vec<IpNet>,
+        /// When they become void.
+        expires_at: Timestamp,
+    },
+    /// Makes a host factory token void. The actor needs `update` on its factory.
+    RevokeHostFactoryToken {
+        /// SHA-256 of the token.
+        digest: Digest,
+    },
+    /// Creates a host for the bearer of a host factory token, or gives the host that the factory has
+    /// already a new API key. The actor is the factory.
+    EnrolHost {
+        /// SHA-256 of the token presented.
+        token: Digest,
+        /// The host.
+        host: RoleId,
+        /// Its new key.
+        key: NewApiKey,
+        /// Names and values, for a host that is created.
+        annotations: Vec<(String, String)>,
+    },
+    /// Forgets host factory tokens that have expired by the time of the command.
+    SweepHostFactoryTokens,
+    /// Switches an authenticator on or off. The actor needs `update` on its webservice.
+    ToggleAuthenticator {
+        /// The webservice.
+        webservice: ResourceId,
+        /// On or off.
+        enabled: bool,
+    },
+    /// Changes an account through the API, outside any policy load, in steps that the door planned.
+    ChangeAccount {
+        /// The account.
+        account: AccountName,
+        /// What the actor must be allowed; a role needs at least one.
+        needs: Vec<Need>,
+        /// The changes, in order, as planned at `based_on`.
+        changes: Vec<Event>,
+        /// The account's revision that the plan was made from.
+        based_on: Revision,
     },
 }

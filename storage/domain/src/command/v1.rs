@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Actor, Command, Envelope, LoadMode, Proof};
+use super::{Actor, Command, Envelope, LoadMode, Need, Proof};
 use crate::codec::{Bytes, DecodeError};
 use crate::event::v1::{
-    Ciphertext, EventV1, JoinTokenV1, KeyringV1, MemberV1, NewApiKeyV1, SigningKeyV1,
+    Ciphertext, EventV1, JoinTokenV1, KeyringV1, MemberV1, NewApiKeyV1, SigningKeyV1, nets, texts,
 };
 use crate::id::{AccountName, ResourceId, RoleId};
 use crate::records::{Digest, Fingerprint, RequestId, Revision, Sealed};
@@ -92,6 +92,33 @@ enum CommandV1 {
     DeleteAccount {
         account: AccountName,
     },
+    CreateHostFactoryTokens {
+        factory: ResourceId,
+        tokens: Vec<NewApiKeyV1>,
+        cidr: Vec<String>,
+        expires_at: Timestamp,
+    },
+    RevokeHostFactoryToken {
+        digest: [u8; 32],
+    },
+    EnrolHost {
+        token: [u8; 32],
+        host: RoleId,
+        key: NewApiKeyV1,
+        annotations: Vec<(String, String)>,
+    },
+    SweepHostFactoryTokens,
+    ToggleAuthenticator {
+        webservice: ResourceId,
+        enabled: bool,
+    },
+    ChangeAccount {
+        account: AccountName,
+        /// Privilege and resource.
+        needs: Vec<(String, ResourceId)>,
+        changes: Vec<EventV1>,
+        based_on: u64,
+    },
 }
 
 impl From<&Envelope> for EnvelopeV1 {
@@ -175,6 +202,37 @@ impl From<&Command> for CommandV1 {
             }
             Command::RemoveMemberNode { node } => Self::RemoveMemberNode { node: *node },
             Command::DeleteAccount { account } => Self::DeleteAccount { account: account.clone() },
+            Command::CreateHostFactoryTokens { factory, tokens, cidr, expires_at } => {
+                Self::CreateHostFactoryTokens {
+                    factory: factory.clone(),
+                    tokens: tokens.iter().map(|token| NewApiKeyV1::new(token, kept)).collect(),
+                    cidr: texts(cidr),
+                    expires_at: *expires_at,
+                }
+            }
+            Command::RevokeHostFactoryToken { digest } => {
+                Self::RevokeHostFactoryToken { digest: digest.0 }
+            }
+            Command::EnrolHost { token, host, key, annotations } => Self::EnrolHost {
+                token: token.0,
+                host: host.clone(),
+                key: NewApiKeyV1::new(key, kept),
+                annotations: annotations.clone(),
+            },
+            Command::SweepHostFactoryTokens => Self::SweepHostFactoryTokens,
+            Command::ToggleAuthenticator { webservice, enabled } => {
+                Self::ToggleAuthenticator { webservice: webservice.clone(), enabled: *enabled }
+            }
+            Command::ChangeAccount { account, needs, changes, based_on } => {
+                let needs =
+                    needs.iter().map(|need| (need.privilege.clone(), need.resource.clone()));
+                Self::ChangeAccount {
+                    account: account.clone(),
+                    needs: needs.collect(),
+                    changes: changes.iter().map(|event| EventV1::new(event, kept)).collect(),
+                    based_on: based_on.0,
+                }
+            }
         }
     }
 }
@@ -225,6 +283,34 @@ impl TryFrom<CommandV1> for Command {
             }
             CommandV1::RemoveMemberNode { node } => Self::RemoveMemberNode { node },
             CommandV1::DeleteAccount { account } => Self::DeleteAccount { account },
+            CommandV1::CreateHostFactoryTokens { factory, tokens, cidr, expires_at } => {
+                Self::CreateHostFactoryTokens {
+                    factory,
+                    tokens: tokens.into_iter().map(Into::into).collect(),
+                    cidr: nets(&cidr)?,
+                    expires_at,
+                }
+            }
+            CommandV1::RevokeHostFactoryToken { digest } => {
+                Self::RevokeHostFactoryToken { digest: Digest(digest) }
+            }
+            CommandV1::EnrolHost { token, host, key, annotations } => {
+                Self::EnrolHost { token: Digest(token), host, key: key.into(), annotations }
+            }
+            CommandV1::SweepHostFactoryTokens => Self::SweepHostFactoryTokens,
+            CommandV1::ToggleAuthenticator { webservice, enabled } => {
+                Self::ToggleAuthenticator { webservice, enabled }
+            }
+            CommandV1::ChangeAccount { account, needs, changes, based_on } => {
+                let need = |(privilege, resource)| Need { privilege, resource };
+                let changes = changes.into_iter().map(TryInto::try_into);
+                Self::ChangeAccount {
+                    account,
+                    needs: needs.into_iter().map(need).collect(),
+                    changes: changes.collect::<Result<_, _>>()?,
+                    based_on: Revision(based_on),
+                }
+            }
         })
     }
 }

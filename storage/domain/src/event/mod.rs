@@ -10,9 +10,10 @@ use ipnet::IpNet;
 
 use crate::id::{AccountName, ResourceId, RoleId};
 use crate::records::{
-    Annotation, Digest, Fingerprint, JoinToken, Member, MembershipKey, NewApiKey, PermissionKey,
-    Sealed, SigningKey, Version, WrappedKeyring,
+    Annotation, Digest, Fingerprint, IssuerKey, JoinToken, Member, MembershipKey, NewApiKey,
+    PermissionKey, Sealed, SigningKey, Version, WrappedKeyring,
 };
+use crate::time::Timestamp;
 
 /// Something that has happened. Where `policy` stands, it is the policy whose load did it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,4 +84,22 @@ pub enum Event {
     /// An account went, and with it its signing key, all that was in it, and what its roles owned in
     /// other accounts.
     AccountDeleted { account: AccountName },
+    /// A host factory got tokens.
+    HostFactoryTokensIssued {
+        factory: ResourceId,
+        tokens: Vec<NewApiKey>,
+        cidr: Vec<IpNet>,
+        expires_at: Timestamp,
+    },
+    /// A host factory token was made void.
+    HostFactoryTokenRevoked { digest: Digest },
+    /// Host factory tokens whose time was over were forgotten.
+    HostFactoryTokensExpired { digests: Vec<Digest> },
+    /// An authenticator was switched on or off.
+    AuthenticatorToggled { webservice: ResourceId, enabled: bool },
+    /// An issuer came to be or changed. `data` is absent where it stays as it was, and when the event
+    /// is read back from history.
+    IssuerSet { key: IssuerKey, kind: String, max_ttl: u32, data: Option<Sealed> },
+    /// An issuer went.
+    IssuerRemoved { key: IssuerKey },
 }

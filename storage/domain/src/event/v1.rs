@@ -7,8 +7,8 @@ use super::Event;
 use crate::codec::{Bytes, DecodeError};
 use crate::id::{AccountName, ResourceId, RoleId};
 use crate::records::{
-    Annotation, Digest, Fingerprint, JoinToken, Member, MemberRole, MembershipKey, NewApiKey,
-    PermissionKey, Sealed, SigningKey, Version, WrappedKeyring,
+    Annotation, Digest, Fingerprint, IssuerKey, JoinToken, Member, MemberRole, MembershipKey,
+    NewApiKey, PermissionKey, Sealed, SigningKey, Version, WrappedKeyring,
 };
 use crate::time::Timestamp;
 
@@ -133,6 +133,33 @@ pub(crate) enum EventV1 {
     AccountDeleted {
         account: AccountName,
     },
+    HostFactoryTokensIssued {
+        factory: ResourceId,
+        tokens: Vec<NewApiKeyV1>,
+        cidr: Vec<String>,
+        expires_at: Timestamp,
+    },
+    HostFactoryTokenRevoked {
+        digest: [u8; 32],
+    },
+    HostFactoryTokensExpired {
+        digests: Vec<[u8; 32]>,
+    },
+    AuthenticatorToggled {
+        webservice: ResourceId,
+        enabled: bool,
+    },
+    IssuerSet {
+        account: AccountName,
+        issuer: String,
+        kind: String,
+        max_ttl: u32,
+        data: Option<Bytes>,
+    },
+    IssuerRemoved {
+        account: AccountName,
+        issuer: String,
+    },
 }
 
 impl EventV1 {
@@ -228,6 +255,37 @@ impl EventV1 {
             },
             Event::MemberRemoved { node } => Self::MemberRemoved { node: *node },
             Event::AccountDeleted { account } => Self::AccountDeleted { account: account.clone() },
+            Event::HostFactoryTokensIssued { factory, tokens, cidr, expires_at } => {
+                let tokens = tokens.iter().map(|token| NewApiKeyV1::new(token, ciphertext));
+                Self::HostFactoryTokensIssued {
+                    factory: factory.clone(),
+                    tokens: tokens.collect(),
+                    cidr: texts(cidr),
+                    expires_at: *expires_at,
+                }
+            }
+            Event::HostFactoryTokenRevoked { digest } => {
+                Self::HostFactoryTokenRevoked { digest: digest.0 }
+            }
+            Event::HostFactoryTokensExpired { digests } => Self::HostFactoryTokensExpired {
+                digests: digests.iter().map(|digest| digest.0).collect(),
+            },
+            Event::AuthenticatorToggled { webservice, enabled } => {
+                Self::AuthenticatorToggled { webservice: webservice.clone(), enabled: *enabled }
+            }
+            Event::IssuerSet { key, kind, max_ttl, data } => {
+                let kept = data.as_ref().filter(|_| ciphertext == Ciphertext::Kept);
+                Self::IssuerSet {
+                    account: key.account.clone(),
+                    issuer: key.issuer.clone(),
+                    kind: kind.clone(),
+                    max_ttl: *max_ttl,
+                    data: kept.map(|data| Bytes(data.0.clone())),
+                }
+            }
+            Event::IssuerRemoved { key } => {
+                Self::IssuerRemoved { account: key.account.clone(), issuer: key.issuer.clone() }
+            }
         }
     }
 }
@@ -298,6 +356,32 @@ impl TryFrom<EventV1> for Event {
             }
             EventV1::MemberRemoved { node } => Self::MemberRemoved { node },
             EventV1::AccountDeleted { account } => Self::AccountDeleted { account },
+            EventV1::HostFactoryTokensIssued { factory, tokens, cidr, expires_at } => {
+                Self::HostFactoryTokensIssued {
+                    factory,
+                    tokens: tokens.into_iter().map(Into::into).collect(),
+                    cidr: nets(&cidr)?,
+                    expires_at,
+                }
+            }
+            EventV1::HostFactoryTokenRevoked { digest } => {
+                Self::HostFactoryTokenRevoked { digest: Digest(digest) }
+            }
+            EventV1::HostFactoryTokensExpired { digests } => Self::HostFactoryTokensExpired {
+                digests: digests.into_iter().map(Digest).collect(),
+            },
+            EventV1::AuthenticatorToggled { webservice, enabled } => {
+                Self::AuthenticatorToggled { webservice, enabled }
+            }
+            EventV1::IssuerSet { account, issuer, kind, max_ttl, data } => Self::IssuerSet {
+                key: IssuerKey { account, issuer },
+                kind,
+                max_ttl,
+                data: data.map(|bytes| Sealed(bytes.0)),
+            },
+            EventV1::IssuerRemoved { account, issuer } => {
+                Self::IssuerRemoved { key: IssuerKey { account, issuer } }
+            }
         })
     }
 }
@@ -479,11 +563,11 @@ impl From<MemberV1> for Member {
     }
 }
 
-fn texts(nets: &[IpNet]) -> Vec<String> {
+pub(crate) fn texts(nets: &[IpNet]) -> Vec<String> {
     nets.iter().map(ToString::to_string).collect()
 }
 
-fn nets(texts: &[String]) -> Result<Vec<IpNet>, DecodeError> {
+pub(crate) fn nets(texts: &[String]) -> Result<Vec<IpNet>, DecodeError> {
     let parse = |text: &String| {
         text.parse().map_err(|_| DecodeError::Malformed {
             what: "an event",

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Outcome, Rejection, Reply};
 use crate::id::{ResourceId, RoleId};
-use crate::records::{Revision, Version};
+use crate::records::{Digest, Revision, Version};
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum ReplyV1 {
@@ -20,6 +20,7 @@ pub(super) enum ReplyV1 {
     Exists { what: String, id: String },
     Invalid(String),
     JoinTokenRefused(String),
+    HostFactoryTokensIssued { digests: Vec<[u8; 32]> },
 }
 
 impl From<&Reply> for ReplyV1 {
@@ -31,6 +32,9 @@ impl From<&Reply> for ReplyV1 {
             }
             Ok(Outcome::PolicyLoaded { version }) => Self::PolicyLoaded { version: *version },
             Ok(Outcome::MemberAdmitted { node }) => Self::MemberAdmitted { node: *node },
+            Ok(Outcome::HostFactoryTokensIssued { digests }) => Self::HostFactoryTokensIssued {
+                digests: digests.iter().map(|digest| digest.0).collect(),
+            },
             Err(Rejection::NotFound { resource }) => Self::NotFound { resource: resource.clone() },
             Err(Rejection::Forbidden { role, privilege, resource }) => Self::Forbidden {
                 role: role.clone(),
@@ -60,6 +64,10 @@ impl From<ReplyV1> for Reply {
             }
             ReplyV1::PolicyLoaded { version } => Ok(Outcome::PolicyLoaded { version }),
             ReplyV1::MemberAdmitted { node } => Ok(Outcome::MemberAdmitted { node }),
+            ReplyV1::HostFactoryTokensIssued { digests } => {
+                let digests = digests.into_iter().map(Digest).collect();
+                Ok(Outcome::HostFactoryTokensIssued { digests })
+            }
             ReplyV1::NotFound { resource } => Err(Rejection::NotFound { resource }),
             ReplyV1::Forbidden { role, privilege, resource } => {
                 Err(Rejection::Forbidden { role, privilege, resource })

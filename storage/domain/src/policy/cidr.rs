@@ -7,7 +7,10 @@ use ipnet::IpNet;
 use super::error::ParseRejection;
 
 /// Reads an address (`10.0.0.1`, taken as a range of one) or a range (`10.0.0.0/24`).
-pub(super) fn parse(text: &str) -> Result<IpNet, ParseRejection> {
+///
+/// # Errors
+/// [`ParseRejection::Cidr`] for other text, [`ParseRejection::CidrNotCanonical`] for another spelling.
+pub fn parse(text: &str) -> Result<IpNet, ParseRejection> {
     let invalid = || ParseRejection::Cidr(text.to_owned());
     let (address, mask) = match text.split_once('/') {
         Some((address, mask)) => (address, Some(mask)),

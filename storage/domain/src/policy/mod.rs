@@ -18,6 +18,7 @@ mod tree;
 
 use std::collections::HashMap;
 
+pub use cidr::parse as parse_range;
 use ipnet::IpNet;
 
 pub use crate::command::LoadMode;

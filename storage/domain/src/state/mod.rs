@@ -23,11 +23,11 @@ pub(crate) use slots::{Handle, Slot};
 use crate::effect::{Effect, Row, RowKey};
 use crate::id::{AccountName, Kind, ResourceId, RoleId};
 use crate::records::{
-    Account, Annotation, Answered, Credential, Digest, JoinToken, Member, Membership,
-    MembershipKey, Permission, PermissionKey, PolicyVersion, RequestId, Resource, Role, Secret,
-    SecretVersion, Version, WrappedKeyring,
+    Account, Annotation, Answered, AuthenticatorConfig, Credential, Digest, HostFactoryToken,
+    Issuer, IssuerKey, JoinToken, Member, Membership, MembershipKey, Permission, PermissionKey,
+    PolicyVersion, RequestId, Resource, Role, Secret, SecretVersion, Version, WrappedKeyring,
 };
-use crate::time::LogIndex;
+use crate::time::{LogIndex, Timestamp};
 
 /// All rows but secret values.
 #[derive(Debug, Default)]
@@ -46,6 +46,13 @@ pub struct State {
     answered: HashMap<RequestId, Answered>,
     /// The keys of `answered`, oldest first.
     answered_order: BTreeSet<(LogIndex, RequestId)>,
+    host_factory_tokens: BTreeMap<Digest, HostFactoryToken>,
+    /// The keys of `host_factory_tokens`, by factory.
+    tokens_by_factory: BTreeMap<ResourceId, BTreeSet<Digest>>,
+    /// The keys of `host_factory_tokens`, first to expire first.
+    tokens_by_expiry: BTreeSet<(Timestamp, Digest)>,
+    authenticator_configs: BTreeMap<ResourceId, AuthenticatorConfig>,
+    issuers: BTreeMap<IssuerKey, Issuer>,
 }
 
 /// The rows that loads into one policy declared, each list sorted.
@@ -299,6 +306,54 @@ impl State {
         self.answered_order.iter().copied()
     }
 
+    /// A host factory token, expired or not.
+    pub fn host_factory_token(&self, digest: &Digest) -> Option<&HostFactoryToken> {
+        self.host_factory_tokens.get(digest)
+    }
+
+    /// The tokens of a host factory, by digest.
+    pub fn host_factory_tokens<'a>(
+        &'a self,
+        factory: &ResourceId,
+    ) -> impl Iterator<Item = (&'a Digest, &'a HostFactoryToken)> {
+        let digests = self.tokens_by_factory.get(factory).into_iter().flatten();
+        digests.filter_map(|digest| self.host_factory_tokens.get_key_value(digest))
+    }
+
+    /// Host factory tokens that have expired by an instant, first expired first.
+    pub fn expired_host_factory_tokens(&self, at: Timestamp) -> impl Iterator<Item = Digest> {
+        self.tokens_by_expiry
+            .iter()
+            .take_while(move |(expires_at, _)| *expires_at <= at)
+            .map(|(_, digest)| *digest)
+    }
+
+    /// What was said about an authenticator's webservice.
+    pub fn authenticator_config(&self, webservice: &ResourceId) -> Option<AuthenticatorConfig> {
+        self.authenticator_configs.get(webservice).copied()
+    }
+
+    /// What was said about all authenticators' webservices, by their ids.
+    pub fn authenticator_configs(
+        &self,
+    ) -> impl Iterator<Item = (&ResourceId, AuthenticatorConfig)> {
+        self.authenticator_configs.iter().map(|(id, config)| (id, *config))
+    }
+
+    /// An issuer.
+    pub fn issuer(&self, key: &IssuerKey) -> Option<&Issuer> {
+        self.issuers.get(key)
+    }
+
+    /// The issuers of an account, by name.
+    pub fn issuers<'a>(
+        &'a self,
+        account: &'a AccountName,
+    ) -> impl Iterator<Item = (&'a IssuerKey, &'a Issuer)> {
+        let first = IssuerKey { account: account.clone(), issuer: String::new() };
+        self.issuers.range(first..).take_while(move |(key, _)| key.account == *account)
+    }
+
     /// Every row, sorted by key. For comparing states; costs a copy of all that is held.
     pub fn rows(&self) -> Vec<Row> {
         let mut rows = Vec::new();
@@ -312,6 +367,12 @@ impl State {
         rows.extend(self.join_tokens.iter().map(|(key, one)| Row::JoinToken(*key, one.clone())));
         rows.extend(self.member_nodes.iter().map(|(key, one)| Row::Member(*key, one.clone())));
         rows.extend(self.answered.iter().map(|(key, one)| Row::Answered(*key, one.clone())));
+        let tokens = self.host_factory_tokens.iter();
+        rows.extend(tokens.map(|(key, one)| Row::HostFactoryToken(*key, one.clone())));
+        let configs = self.authenticator_configs.iter();
+        rows.extend(configs.map(|(key, one)| Row::AuthenticatorConfig(key.clone(), *one)));
+        let issuers = self.issuers.iter();
+        rows.extend(issuers.map(|(key, one)| Row::Issuer(key.clone(), one.clone())));
         rows.sort_by_cached_key(Row::key);
         rows
     }
@@ -443,6 +504,13 @@ impl State {
                 }
                 self.answered_order.insert((answered.index, *request));
             }
+            Row::HostFactoryToken(digest, token) => self.put_host_factory_token(*digest, token),
+            Row::AuthenticatorConfig(id, config) => {
+                self.authenticator_configs.insert(id.clone(), *config);
+            }
+            Row::Issuer(key, issuer) => {
+                self.issuers.insert(key.clone(), issuer.clone());
+            }
         }
     }
 
@@ -469,6 +537,34 @@ impl State {
                 if self.answered_order.remove(&(*index, *request)) {
                     self.answered.remove(request);
                 }
+            }
+            RowKey::HostFactoryToken(digest) => self.delete_host_factory_token(*digest),
+            RowKey::AuthenticatorConfig(id) => {
+                self.authenticator_configs.remove(id);
+            }
+            RowKey::Issuer(key) => {
+                self.issuers.remove(key);
+            }
+        }
+    }
+
+    fn put_host_factory_token(&mut self, digest: Digest, token: &HostFactoryToken) {
+        self.delete_host_factory_token(digest);
+        // All tokens of a factory share the texts of its id.
+        let known = self.tokens_by_factory.get_key_value(&token.factory);
+        let factory = known.map_or(&token.factory, |(known, _)| known).clone();
+        self.tokens_by_factory.entry(factory.clone()).or_default().insert(digest);
+        self.tokens_by_expiry.insert((token.expires_at, digest));
+        self.host_factory_tokens.insert(digest, HostFactoryToken { factory, ..token.clone() });
+    }
+
+    fn delete_host_factory_token(&mut self, digest: Digest) {
+        let Some(token) = self.host_factory_tokens.remove(&digest) else { return };
+        self.tokens_by_expiry.remove(&(token.expires_at, digest));
+        if let Some(digests) = self.tokens_by_factory.get_mut(&token.factory) {
+            digests.remove(&digest);
+            if digests.is_empty() {
+                self.tokens_by_factory.remove(&token.factory);
             }
         }
     }

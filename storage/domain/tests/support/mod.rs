@@ -1,13 +1,13 @@
 //! One sample of every command, event and reply, and lists of all their names that the compiler keeps
 //! complete.
 
-use conclave_domain::command::{Actor, Command, Envelope, LoadMode, Proof};
+use conclave_domain::command::{Actor, Command, Envelope, LoadMode, Need, Proof};
 use conclave_domain::event::Event;
 use conclave_domain::id::{AccountName, Id, Kind};
 use conclave_domain::outcome::{Outcome, Rejection, Reply};
 use conclave_domain::records::{
-    Annotation, Digest, Fingerprint, JoinToken, Member, MemberRole, MembershipKey, NewApiKey,
-    PermissionKey, RequestId, Revision, Sealed, SigningKey, Version, WrappedKeyring,
+    Annotation, Digest, Fingerprint, IssuerKey, JoinToken, Member, MemberRole, MembershipKey,
+    NewApiKey, PermissionKey, RequestId, Revision, Sealed, SigningKey, Version, WrappedKeyring,
 };
 use conclave_domain::time::Timestamp;
 
@@ -28,6 +28,8 @@ variants!(COMMANDS, command_name, Command:
     InstallKeyring, CreateAccount, LoadPolicy, SetSecret, ExpireSecret, RotateApiKey,
     ChangePassword, AddMember, RemoveMember, IssueJoinToken, AdmitMember, RemoveMemberNode,
     DeleteAccount,
+    CreateHostFactoryTokens, RevokeHostFactoryToken, EnrolHost, SweepHostFactoryTokens,
+    ToggleAuthenticator, ChangeAccount,
 );
 variants!(EVENTS, event_name, Event:
     KeyringInstalled, AccountCreated, RoleAdded, RoleRemoved, ResourceAdded, OwnerChanged,
@@ -35,8 +37,12 @@ variants!(EVENTS, event_name, Event:
     AnnotationSet, AnnotationRemoved, CredentialCreated, RestrictionChanged, ApiKeyRotated,
     PasswordChanged, PolicyLoaded, SecretVersionAdded, SecretExpired, JoinTokenIssued,
     MemberAdmitted, MemberRemoved, AccountDeleted,
+    HostFactoryTokensIssued, HostFactoryTokenRevoked,
+    HostFactoryTokensExpired, AuthenticatorToggled, IssuerSet, IssuerRemoved,
 );
-variants!(OUTCOMES, outcome_name, Outcome: Done, SecretSet, PolicyLoaded, MemberAdmitted);
+variants!(OUTCOMES, outcome_name, Outcome:
+    Done, SecretSet, PolicyLoaded, MemberAdmitted, HostFactoryTokensIssued,
+);
 variants!(REJECTIONS, rejection_name, Rejection:
     NotFound, Forbidden, Unauthenticated, NoCredentials, Stale, Exists, Invalid, JoinTokenRefused,
 );
@@ -90,6 +96,10 @@ pub(crate) fn member(name: &str, role: MemberRole) -> Member {
         peer_address: "10.0.0.1:7443".to_owned(),
         api_url: "https://one.example:8443".to_owned(),
     }
+}
+
+pub(crate) fn issuer_key() -> IssuerKey {
+    IssuerKey { account: account("demo"), issuer: "aws-1".to_owned() }
 }
 
 pub(crate) fn membership_key() -> MembershipKey {
@@ -169,6 +179,30 @@ pub(crate) fn envelopes() -> Vec<Envelope> {
         },
         Command::RemoveMemberNode { node: 70_000 },
         Command::DeleteAccount { account: account("demo") },
+        Command::CreateHostFactoryTokens {
+            factory: id("host_factory:app/hf"),
+            tokens: vec![api_key(4), api_key(5)],
+            cidr: vec!["10.0.0.0/24".parse().unwrap()],
+            expires_at: Timestamp(1_700_000_600_000),
+        },
+        Command::RevokeHostFactoryToken { digest: Digest([4; 32]) },
+        Command::EnrolHost {
+            token: Digest([4; 32]),
+            host: id("host:app/web"),
+            key: api_key(2),
+            annotations: vec![("os".to_owned(), "linux".to_owned())],
+        },
+        Command::SweepHostFactoryTokens,
+        Command::ToggleAuthenticator {
+            webservice: id("webservice:conjur/authn-jwt/ci"),
+            enabled: true,
+        },
+        Command::ChangeAccount {
+            account: account("demo"),
+            needs: vec![Need { privilege: "create".to_owned(), resource: id("policy:app") }],
+            changes: vec![Event::IssuerRemoved { key: issuer_key() }],
+            based_on: Revision(300),
+        },
     ];
     let mut envelopes: Vec<Envelope> = bodies.into_iter().map(envelope).collect();
     for (place, one) in envelopes.iter_mut().enumerate() {
@@ -246,6 +280,25 @@ pub(crate) fn events() -> Vec<Event> {
         },
         Event::MemberRemoved { node: 5 },
         Event::AccountDeleted { account: account("demo") },
+        Event::HostFactoryTokensIssued {
+            factory: id("host_factory:app/hf"),
+            tokens: vec![api_key(4), api_key(5)],
+            cidr: vec!["10.0.0.0/24".parse().unwrap()],
+            expires_at: Timestamp(1_700_000_600_000),
+        },
+        Event::HostFactoryTokenRevoked { digest: Digest([4; 32]) },
+        Event::HostFactoryTokensExpired { digests: vec![Digest([4; 32]), Digest([5; 32])] },
+        Event::AuthenticatorToggled {
+            webservice: id("webservice:conjur/authn-jwt/ci"),
+            enabled: true,
+        },
+        Event::IssuerSet {
+            key: issuer_key(),
+            kind: "aws".to_owned(),
+            max_ttl: 3000,
+            data: Some(Sealed(vec![0, 255, 1])),
+        },
+        Event::IssuerRemoved { key: issuer_key() },
     ]
 }
 
@@ -263,6 +316,12 @@ pub(crate) fn as_history(event: &Event) -> Event {
         }
         Event::PasswordChanged { password_hash, .. } => password_hash.clear(),
         Event::SecretVersionAdded { value, .. } => *value = None,
+        Event::HostFactoryTokensIssued { tokens, .. } => {
+            for token in tokens {
+                token.sealed = Sealed(Vec::new());
+            }
+        }
+        Event::IssuerSet { data, .. } => *data = None,
         Event::RoleAdded { .. }
         | Event::RoleRemoved { .. }
         | Event::ResourceAdded { .. }
@@ -280,7 +339,11 @@ pub(crate) fn as_history(event: &Event) -> Event {
         | Event::JoinTokenIssued { .. }
         | Event::MemberAdmitted { .. }
         | Event::MemberRemoved { .. }
-        | Event::AccountDeleted { .. } => {}
+        | Event::AccountDeleted { .. }
+        | Event::HostFactoryTokenRevoked { .. }
+        | Event::HostFactoryTokensExpired { .. }
+        | Event::AuthenticatorToggled { .. }
+        | Event::IssuerRemoved { .. } => {}
     }
     event
 }
@@ -293,6 +356,7 @@ pub(crate) fn replies() -> Vec<Reply> {
         Ok(Outcome::SecretSet { version: Version(21), added: true }),
         Ok(Outcome::PolicyLoaded { version: 4 }),
         Ok(Outcome::MemberAdmitted { node: 70_000 }),
+        Ok(Outcome::HostFactoryTokensIssued { digests: vec![Digest([4; 32]), Digest([5; 32])] }),
         Err(Rejection::NotFound { resource: resource.clone() }),
         Err(Rejection::Forbidden {
             role: id("user:alice"),

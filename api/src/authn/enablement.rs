@@ -1,0 +1,110 @@
+//! Which authenticators are in force: those that the settings name, and those that were switched on
+//! by who administers their webservice. Switching off does not reach what the settings name.
+
+use std::collections::BTreeSet;
+
+use conclave_domain::id::{AccountName, Id, Kind, ResourceId};
+use conclave_domain::state::State;
+
+use super::DEFAULT;
+
+/// Every type of authenticator there is in Conjur, and whether it can tell its status.
+const TYPES: [(&str, bool); 8] = [
+    ("authn", false),
+    ("authn-azure", true),
+    ("authn-gcp", true),
+    ("authn-iam", false),
+    ("authn-jwt", true),
+    ("authn-k8s", true),
+    ("authn-ldap", false),
+    ("authn-oidc", true),
+];
+
+/// Whether there is such a type of authenticator, and if so, whether it can tell its status.
+pub(crate) fn known_type(authenticator: &str) -> Option<bool> {
+    TYPES.iter().find(|(name, _)| *name == authenticator).map(|(_, tells)| *tells)
+}
+
+/// `authn-x` or `authn-x/service`.
+pub(crate) fn full_name(authenticator: &str, service: Option<&str>) -> String {
+    match service {
+        Some(service) => format!("{authenticator}/{service}"),
+        None => authenticator.to_owned(),
+    }
+}
+
+/// The webservice that stands for an authenticator; nothing for a name that no policy gives.
+pub(crate) fn webservice(
+    account: &AccountName,
+    authenticator: &str,
+    service: Option<&str>,
+) -> Option<ResourceId> {
+    if service.is_some_and(|service| service.is_empty() || service.contains('/')) {
+        return None;
+    }
+    let name = format!("conjur/{}", full_name(authenticator, service));
+    Id::new(account.clone(), Kind::Webservice, &name).ok()
+}
+
+/// Whether an authenticator is in force for an account, by its webservice.
+pub(crate) fn is_enabled(settings: &[String], state: &State, webservice: &ResourceId) -> bool {
+    let name = webservice.identifier().strip_prefix("conjur/").unwrap_or_default();
+    settings.iter().any(|enabled| enabled == name)
+        || state.authenticator_config(webservice).is_some_and(|config| config.enabled)
+}
+
+/// Names of all in force, of whatever account, sorted.
+pub(crate) fn all_enabled(settings: &[String], state: &State) -> BTreeSet<String> {
+    let switched_on = state.authenticator_configs().filter(|(_, config)| config.enabled);
+    let names = switched_on.filter_map(|(id, _)| id.identifier().strip_prefix("conjur/"));
+    let mut all: BTreeSet<String> = names.map(str::to_owned).collect();
+    all.extend(settings.iter().cloned());
+    all
+}
+
+/// What is wrong with a name in the settings; nothing when it is one.
+pub(crate) fn misnamed(name: &str) -> Option<String> {
+    let (kind, service) = match name.split_once('/') {
+        Some((kind, service)) => (kind, Some(service)),
+        None => (name, None),
+    };
+    if known_type(kind).is_none() {
+        let close = TYPES
+            .iter()
+            .map(|(known, _)| *known)
+            .find(|known| known.eq_ignore_ascii_case(kind) || format!("authn-{kind}") == **known);
+        let hint = close.map_or_else(String::new, |close| format!("; did you mean {close}?"));
+        return Some(format!("there is no authenticator {kind:?}{hint}"));
+    }
+    let wants_service = !matches!(kind, DEFAULT | "authn-gcp");
+    match service {
+        Some(service) if service.is_empty() || service.contains('/') => {
+            Some(format!("{service:?} is no service of {kind}"))
+        }
+        None if wants_service => Some(format!("{kind} needs a service, as {kind}/name")),
+        Some(_) | None => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_in_the_settings_are_checked() {
+        for good in ["authn", "authn-gcp", "authn-jwt/ci", "authn-iam/prod"] {
+            assert_eq!(misnamed(good), None, "{good}");
+        }
+        for (bad, part) in [
+            ("authn-jwtt/x", "no authenticator \"authn-jwtt\""),
+            ("jwt/x", "did you mean authn-jwt?"),
+            ("AUTHN-OIDC/x", "did you mean authn-oidc?"),
+            ("authn-jwt", "needs a service"),
+            ("authn-jwt/a/b", "is no service"),
+            ("", "no authenticator"),
+        ] {
+            let why = misnamed(bad).unwrap();
+            assert!(why.contains(part), "{bad}: {why}");
+        }
+    }
+}
