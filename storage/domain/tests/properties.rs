@@ -9,7 +9,7 @@ mod support;
 
 use std::collections::BTreeSet;
 
-use conclave_domain::command::{Actor, Command, Envelope, LoadMode, Proof};
+use conclave_domain::command::{Actor, Command, Envelope, LoadMode, Need, Proof};
 use conclave_domain::decide::decide;
 use conclave_domain::effect::{Effect, Row};
 use conclave_domain::event::Event;
@@ -18,7 +18,7 @@ use conclave_domain::id::Id;
 use conclave_domain::outcome::{Outcome, Rejection};
 use conclave_domain::rbac;
 use conclave_domain::records::{
-    Annotation, Digest, Fingerprint, MembershipKey, PermissionKey, RequestId, Revision,
+    Annotation, Digest, Fingerprint, IssuerKey, MembershipKey, PermissionKey, RequestId, Revision,
     SECRET_VERSIONS_KEPT, Sealed, Version,
 };
 use conclave_domain::state::State;
@@ -580,6 +580,60 @@ fn secret_versions_count_on_and_the_oldest_go() {
     history.carry_out(Actor::Node, load(changes, revision)).reply.unwrap();
     let reply = history.carry_out(Actor::Node, set(1)).reply;
     assert_eq!(reply, Ok(Outcome::SecretSet { version: Version(1), added: true }));
+}
+
+#[test]
+fn plans_of_the_api_need_a_privilege_and_keep_to_their_account() {
+    let mut history = History::new();
+    let needed = |privilege: &str, resource: &str| Need {
+        privilege: privilege.to_owned(),
+        resource: id(resource),
+    };
+    let ask = |history: &mut History, actor: &str, needs: Vec<Need>, changes: Vec<Event>| {
+        let based_on = history.state.account(&account("demo")).unwrap().revision;
+        let account = account("demo");
+        let body = Command::ChangeAccount { account, needs, changes, based_on };
+        history.carry_out(Actor::Role(id(actor)), body).reply
+    };
+    let root = || vec![needed("create", "policy:root")];
+    let branch = |name: &str| {
+        vec![
+            Event::RoleAdded { role: id(name), policy: None },
+            Event::ResourceAdded { resource: id(name), owner: id("policy:root"), policy: None },
+        ]
+    };
+    assert_eq!(ask(&mut history, "user:admin", root(), branch("policy:app")), Ok(Outcome::Done));
+    // Without a privilege, with one that the actor lacks, and from an older state.
+    let free = ask(&mut history, "user:admin", Vec::new(), branch("policy:b"));
+    assert!(matches!(free, Err(Rejection::Invalid(_))), "{free:?}");
+    let stranger = ask(&mut history, "user:eve", root(), branch("policy:b"));
+    assert!(matches!(stranger, Err(Rejection::NotFound { .. })), "{stranger:?}");
+    let stale = Command::ChangeAccount {
+        account: account("demo"),
+        needs: root(),
+        changes: branch("policy:b"),
+        based_on: Revision(1),
+    };
+    let stale = history.carry_out(Actor::Role(id("user:admin")), stale).reply;
+    assert!(matches!(stale, Err(Rejection::Stale { .. })), "{stale:?}");
+    // Changes that no route makes, or of what stays.
+    for change in [
+        Event::RoleAdded { role: id("other:user:eve"), policy: None },
+        Event::RoleAdded { role: id("variable:x"), policy: None },
+        Event::ResourceRemoved { resource: id("policy:root") },
+        Event::OwnerChanged { resource: id("user:admin"), owner: id("policy:app") },
+        Event::ApiKeyRotated { role: id("user:admin"), key: api_key(1) },
+        Event::PasswordChanged { role: id("user:admin"), password_hash: String::new() },
+        Event::AuthenticatorToggled { webservice: id("policy:app"), enabled: true },
+        Event::HostFactoryTokenRevoked { digest: Digest([4; 32]) },
+        Event::MemberRemoved { node: 1 },
+        Event::IssuerRemoved {
+            key: IssuerKey { account: account("other"), issuer: "aws".to_owned() },
+        },
+    ] {
+        let reply = ask(&mut history, "user:admin", root(), vec![change.clone()]);
+        assert!(matches!(reply, Err(Rejection::Invalid(_))), "{change:?}: {reply:?}");
+    }
 }
 
 #[test]

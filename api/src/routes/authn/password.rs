@@ -1,7 +1,7 @@
 //! `PUT /authn/{account}/password`: a user's new password, proven by its old one or its API key.
 
 use conclave_domain::command::{Actor, Command, Proof};
-use conclave_domain::id::Kind;
+use conclave_domain::id::{Id, Kind};
 use http::StatusCode;
 
 use super::{attempted, prove_basic};
@@ -37,12 +37,15 @@ pub(crate) async fn update(call: &mut Call) -> Result<Answer, Refusal> {
         tried: format!("{who} failed to change their password"),
         ..Deed::default()
     });
-    if call.principal.is_some() {
-        return Err(Refusal::Unauthorized(TOO_WEAK_A_PROOF));
+    if let Some(caller) = &call.principal {
+        let named = call.query.filled("role").map(|named| Id::parse(named, Some(&account)));
+        let is_own = named.is_none_or(|named| named.as_ref() == Ok(&caller.role));
+        let weak = Refusal::Unauthorized(TOO_WEAK_A_PROOF);
+        return Err(if is_own { weak } else { Refusal::UNAUTHENTICATED });
     }
     let proven = prove_basic(call, &account).await?;
     if let Some(named) = call.query.filled("role") {
-        let named = conclave_domain::id::Id::parse(named, Some(&account));
+        let named = Id::parse(named, Some(&account));
         if named.as_ref() != Ok(&proven.role) {
             return Err(Refusal::UNAUTHENTICATED);
         }

@@ -188,7 +188,8 @@ fn matches(state: &State, id: &ResourceId, wanted: &[String]) -> bool {
     for (_, annotation) in state.annotations(id) {
         present.extend(words(&annotation.value));
     }
-    wanted.iter().all(|word| present.contains(word))
+    // A search without a single word finds nothing.
+    !wanted.is_empty() && wanted.iter().all(|word| present.contains(word))
 }
 
 /// Path and query parameters, for the record.

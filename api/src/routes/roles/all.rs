@@ -1,12 +1,9 @@
 //! `GET /roles/{account}/{kind}/{id}?all`: every role that this one holds, itself included.
 
-use std::collections::HashSet;
-
-use conclave_domain::id::Id;
 use conclave_domain::rbac;
 use serde_json::json;
 
-use super::describe;
+use super::{describe, filter};
 use crate::authz;
 use crate::context::{Answer, Call};
 use crate::error::Refusal;
@@ -14,15 +11,7 @@ use crate::wire::documents;
 
 pub(crate) async fn show(call: &mut Call) -> Result<Answer, Refusal> {
     let role = describe(call, "memberships", "list")?;
-    let filter: Option<HashSet<Id>> = call
-        .query
-        .has("filter")
-        .then_some(())
-        .or_else(|| call.query.has("filter[]").then_some(()))
-        .map(|()| {
-            let texts = call.query.values("filter");
-            texts.filter_map(|text| Id::parse(text, Some(role.account())).ok()).collect()
-        });
+    let filter = filter(call, &role);
     let mut roles = call
         .view(|view, caller| {
             authz::require_visible(view.state, &caller.role, &role)?;

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::describe;
+use super::{describe, filter};
 use crate::authz;
 use crate::context::{Answer, Call};
 use crate::error::Refusal;
@@ -10,12 +10,17 @@ use crate::wire::documents::MembershipDocument;
 
 pub(crate) async fn show(call: &mut Call) -> Result<Answer, Refusal> {
     let role = describe(call, "memberships", "list")?;
-    let rows = call
+    // As in Conjur it is the member that is looked for, who is always the role itself.
+    let is_asked_for = filter(call, &role).is_none_or(|filter| filter.contains(&role));
+    let mut rows = call
         .view(|view, caller| {
             authz::require_visible(view.state, &caller.role, &role)?;
             Ok(view.state.memberships(&role))
         })
         .await?;
+    if !is_asked_for {
+        rows.clear();
+    }
     Ok(if call.query.has("count") {
         Answer::json(&json!({"count": rows.len()}))
     } else {

@@ -8,6 +8,8 @@ pub(crate) mod memberships;
 pub(crate) mod remove_member;
 pub(crate) mod show;
 
+use std::collections::HashSet;
+
 use conclave_domain::id::{Id, RoleId};
 
 use crate::audit::Deed;
@@ -44,6 +46,14 @@ pub(super) fn describe(
         format!("{user} failed to list {what} with parameters: {shown}"),
     );
     Ok(role)
+}
+
+/// The roles that a filter names, by full or partial ids, where there is one. What names no role is
+/// passed by.
+pub(super) fn filter(call: &Call, role: &RoleId) -> Option<HashSet<RoleId>> {
+    let asked = call.query.has("filter") || call.query.has("filter[]");
+    let texts = call.query.values("filter");
+    asked.then(|| texts.filter_map(|text| Id::parse(text, Some(role.account())).ok()).collect())
 }
 
 /// The member that a change names.
