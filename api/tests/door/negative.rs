@@ -31,10 +31,11 @@ const WORLD: &str = r#"
   - !host web
   - !host {id: fenced, restricted_to: [10.1.0.0/16]}
   - !webservice
-  - !layer
+  - !layer machines
   - !group crew
   - !policy inner
-  - !permit {role: !user /reader, privileges: [read], resources: [!variable pw, !host web, !group crew]}
+  - !host-factory {id: hf, layers: [!layer machines]}
+  - !permit {role: !user /reader, privileges: [read], resources: [!variable pw, !host web, !group crew, !host-factory hf]}
   - !permit {role: !user /executor, privileges: [execute], resources: [!variable pw, !variable empty]}
   - !permit {role: !user /updater, privileges: [update], resource: !variable pw}
 - !permit {role: !user reader, privileges: [read], resource: !policy app}
@@ -54,6 +55,14 @@ async fn world() -> House {
     let headers = [("authorization", password.as_str())];
     let reply = house.send(&Method::PUT, "/authn/demo/password", &headers, "Correct-HORSE-1").await;
     assert_eq!(reply.status, 204, "{}", reply.text());
+    for (name, cidr) in [("hf", ""), ("hf-fenced", "&cidr[]=10.1.0.0/16")] {
+        let uri = format!(
+            "/host_factory_tokens?host_factory=demo:host_factory:app/hf&expiration=2050-12-31{cidr}"
+        );
+        let reply = house.send_as("demo/admin", &Method::POST, &uri, "").await;
+        let token = reply.json()[0]["token"].as_str().unwrap().to_owned();
+        house.keys.lock().unwrap().insert(name.to_owned(), token);
+    }
     house
 }
 
@@ -77,7 +86,9 @@ fn fill(house: &House, text: &str) -> String {
     while let Some((before, after)) = rest.split_once("{{") {
         out.push_str(before);
         let (directive, left) = after.split_once("}}").unwrap();
-        if let Some(who) = directive.strip_prefix("key ") {
+        if let Some(who) =
+            directive.strip_prefix("key").and_then(|rest| rest.strip_prefix([' ', ':']))
+        {
             out.push_str(&house.key(who));
         } else {
             let (count, repeated) = directive.split_once('*').unwrap();
