@@ -182,8 +182,7 @@ def reading_a_follower():
 
 everyday("leader", LEADER)
 everyday("standby", STANDBY)
-if "host-factory" in sys.argv[1:]:
-    host_factory("hf-leader", LEADER)
-    host_factory("hf-standby", STANDBY)
+host_factory("hf-leader", LEADER)
+host_factory("hf-standby", STANDBY)
 reading_a_follower()
 print("all facts hold for the command line of PyPI conjur")

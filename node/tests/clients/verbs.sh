@@ -109,6 +109,42 @@ curl -sf --cacert "$cert" -H "$($conclave authenticate -H)" "$url/whoami" | grep
 $conclave logout | grep -qx 'Logged out'
 test "$(code $conclave whoami)" = 4 && grep -q 'conclave login' err
 
+# Policies as they are in force, public keys, machines that enrol themselves, authenticators.
+echo "$key" | $conclave login -i admin
+cat > more.yml <<'YAML'
+- !user
+  id: dave
+  public_keys: [ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ dave@laptop]
+- !policy
+  id: farm
+  body:
+  - !layer boxes
+  - !host-factory {id: factory, layers: [!layer boxes]}
+- !policy
+  id: conjur/authn-jwt/ci
+  body: [!webservice]
+YAML
+$conclave policy load -b root -f more.yml
+$conclave policy show -b shop | grep -q 'variable pin'
+$conclave policy fetch -b shop --output json | grep -q '"policy"'
+$conclave policy show -b shop -f shop.yml && test "$(stat -c %a shop.yml)" = 600
+$conclave policy replace -b root -f shop.yml --dry-run | grep -q 'Valid YAML'
+$conclave pubkeys show dave | grep -q '^ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ dave@laptop$'
+$conclave hostfactory tokens create -i farm/factory --duration-minutes 10 --cidr 127.0.0.0/8 -n 2 > tokens
+test "$(grep -c '"token"' tokens)" = 2
+sed -n '0,/"token"/s/.*"token": "\([a-z0-9]*\)".*/\1/p' tokens > token
+$conclave hostfactory hosts create -i box-1 --token-file token --key-file box.key --annotation rack=7 | grep -q box-1
+test "$(stat -c %a box.key)" = 600
+$conclave login -i host/box-1 --password-file box.key && $conclave whoami | grep -q host/box-1
+echo "$key" | $conclave login -i admin
+$conclave role members layer:farm/boxes | grep -qx dev:host:box-1
+$conclave hostfactory tokens revoke --token-file token | grep -qx 'Token has been revoked'
+test "$(code $conclave hostfactory hosts create -i box-2 --token-file token)" = 4
+$conclave authenticator enable -i authn-jwt/ci | grep -qx 'Authenticator authn-jwt/ci is enabled'
+$conclave authenticator list | grep -q '^enabled .*authn-jwt/ci'
+$conclave authenticator disable -i authn-jwt/ci
+test "$(code $conclave authenticator enable -i authn-jwt/none)" = 6
+
 # Help teaches.
 for verb in 'policy load' 'variable get' list check role 'user rotate-api-key' 'hostfactory tokens create' import login; do
   $conclave $verb --help | grep -qi example
