@@ -304,6 +304,29 @@ proptest! {
     }
 
     #[test]
+    fn an_excerpt_says_what_the_whole_does(
+        (steps, picks) in (steps(60), prop::collection::vec(any::<usize>(), 1..4))
+    ) {
+        let whole = History::of(&steps).state;
+        let ids: BTreeSet<Id> = picks.iter().map(|at| id(IDS[at % IDS.len()])).collect();
+        let part = State::from_rows(whole.rows_about(&ids));
+        for one in &ids {
+            prop_assert_eq!(part.role(one), whole.role(one));
+            prop_assert_eq!(part.resource(one), whole.resource(one));
+            prop_assert_eq!(part.credential(one), whole.credential(one));
+            prop_assert!(part.annotations(one).eq(whole.annotations(one)));
+            prop_assert_eq!(part.permissions(one), whole.permissions(one));
+            prop_assert_eq!(part.permissions_of(one), whole.permissions_of(one));
+            prop_assert_eq!(part.members(one), whole.members(one));
+            prop_assert_eq!(part.memberships(one), whole.memberships(one));
+            for (other, _) in part.resources(None, None) {
+                let seen = rbac::is_visible(&whole, one, other);
+                prop_assert_eq!(rbac::is_visible(&part, one, other), seen, "{} {}", one, other);
+            }
+        }
+    }
+
+    #[test]
     fn decisions_do_not_depend_on_the_order_of_rows(
         (steps, next, swaps) in (steps(40), steps(10), any::<Vec<(usize, usize)>>())
     ) {

@@ -1,6 +1,7 @@
 //! `?dryRun=true`: what a load would do, without doing it.
 //!
-//! The plan is carried out on a copy of the state, and both are compared. What the caller may not
+//! The plan is carried out on a copy of that part of the state which it is about, and both are
+//! compared. What the caller may not
 //! see stays hidden: before and deleted by the state as it is, created and after by the state as it
 //! would be.
 
@@ -8,7 +9,7 @@ use std::collections::BTreeSet;
 
 use conclave_domain::event::Event;
 use conclave_domain::evolve::evolve;
-use conclave_domain::id::{Id, ResourceId};
+use conclave_domain::id::{Id, ResourceId, RoleId};
 use conclave_domain::policy::PolicyError;
 use conclave_domain::rbac;
 use conclave_domain::records::{Digest, NewApiKey, Sealed};
@@ -28,8 +29,8 @@ pub(super) fn answer(planned: Planned, target: &ResourceId) -> Answer {
         Ok(plan) => plan,
         Err(error) => return invalid(&error, target),
     };
-    let before = before.unwrap_or_default();
-    let mut after = before.clone();
+    let mut after = State::from_rows(before.clone());
+    let before = State::from_rows(before);
     // Keys made for nobody: the copy is thrown away.
     let changes = plan
         .into_changes(|_role| NewApiKey { sealed: Sealed(Vec::new()), digest: Digest([0; 32]) });
@@ -79,6 +80,19 @@ fn invalid(error: &PolicyError, target: &Id) -> Answer {
         }],
     }))
     .status(StatusCode::UNPROCESSABLE_ENTITY)
+}
+
+/// The ids that a dry run has to know about: those that the changes make look different, whoever
+/// asks, and what a role that goes owns elsewhere.
+pub(super) fn asked_about(state: &State, changes: &[Event], actor: &RoleId) -> BTreeSet<Id> {
+    let mut ids = BTreeSet::from([actor.clone()]);
+    for change in changes {
+        touch(change, &mut ids);
+        if let Event::RoleRemoved { role } = change {
+            ids.extend(state.owned(role));
+        }
+    }
+    ids
 }
 
 /// Notes the records that a change makes look different.

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use conclave_domain::command::{Actor, Command, LoadMode};
+use conclave_domain::effect::Row;
 use conclave_domain::event::Event;
 use conclave_domain::id::{Id, ResourceId, RoleId};
 use conclave_domain::outcome::{Outcome, Rejection};
@@ -13,7 +14,6 @@ use conclave_domain::policy::{
 };
 use conclave_domain::rbac;
 use conclave_domain::records::{NewApiKey, Version};
-use conclave_domain::state::State;
 use http::StatusCode;
 use http::header::{HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
@@ -194,10 +194,10 @@ fn check(
     Ok(())
 }
 
-/// A plan, and for a dry run what the state was and would be.
+/// A plan, and for a dry run what the state says of all that the plan is about.
 pub(super) struct Planned {
     pub(super) outcome: Result<Plan, PolicyError>,
-    pub(super) before: Option<State>,
+    pub(super) before: Vec<Row>,
     pub(super) actor: RoleId,
     pub(super) at: conclave_domain::time::Timestamp,
 }
@@ -233,24 +233,30 @@ async fn plan(
             })?;
             let owner = match owner {
                 Ok(owner) => owner,
-                Err(error) => return Ok((planned(Err(error), None), known)),
+                Err(error) => return Ok((planned(Err(error), Vec::new()), known)),
             };
             let ready = match known.take().filter(|ready| *ready.owner() == owner) {
                 Some(ready) => ready,
                 None => match policy::prepare(&request, &owner) {
                     Ok(ready) => Arc::new(ready),
-                    Err(error) => return Ok((planned(Err(error), None), None)),
+                    Err(error) => return Ok((planned(Err(error), Vec::new()), None)),
                 },
             };
             let mut comparison = Comparison::new(&ready);
             loop {
-                let step: Option<(Result<Step, PolicyError>, Option<State>)> = state.read(|view| {
+                let step: Option<(Result<Step, PolicyError>, Vec<Row>)> = state.read(|view| {
                     if policy::owner_of_target(view.state, &target) != Ok(owner.clone()) {
                         return None;
                     }
                     let step = comparison.advance(view.state, PIECE_ROWS);
-                    let before = (keep_state && matches!(step, Ok(Step::Done(_))))
-                        .then(|| view.state.clone());
+                    let before = match &step {
+                        Ok(Step::Done(plan)) if keep_state => {
+                            let changes = &plan.changes;
+                            let ids = dry_run::asked_about(view.state, changes, &caller.role);
+                            view.state.rows_about(&ids)
+                        }
+                        Ok(_) | Err(_) => Vec::new(),
+                    };
                     Some((step, before))
                 });
                 match step {
@@ -259,7 +265,7 @@ async fn plan(
                     Some((Ok(Step::Done(plan)), before)) => {
                         return Ok((planned(Ok(*plan), before), Some(Arc::clone(&ready))));
                     }
-                    Some((Err(error), _)) => return Ok((planned(Err(error), None), None)),
+                    Some((Err(error), _)) => return Ok((planned(Err(error), Vec::new()), None)),
                 }
             }
         }

@@ -9,6 +9,7 @@
 //! whose load declared it.
 
 mod closure;
+mod excerpt;
 mod slots;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
