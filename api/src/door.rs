@@ -30,6 +30,7 @@ use crate::error::Refusal;
 use crate::limits::{Failures, URI_BYTES_MAX, discard};
 use crate::metrics::Meters;
 use crate::ports::{Clock, Part, Proposer, StateStore, Vault, VaultSource};
+use crate::read::patiently;
 use crate::router::{Access, Auth, PathClass, ROUTES, Route, RouteTable, loggable};
 use crate::routes::policies::turns::Turns;
 use crate::server::Peer;
@@ -296,7 +297,7 @@ impl Door {
             (None, _) => Err(TokenError::Missing),
             (Some(header), _) => {
                 let keys = |key_id: &str| {
-                    self.state.read(|view| {
+                    patiently(&self.state, |view| {
                         let (name, account) = view.state.account_by_key_id(key_id)?;
                         Some((name.clone(), account.signing_key.public.clone()))
                     })

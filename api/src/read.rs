@@ -6,11 +6,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::time::Instant;
 
 use crate::context::{Call, confirm};
 use crate::error::Refusal;
-use crate::ports::{Part, ReadError, View};
+use crate::ports::{Part, ReadError, StateStore, View};
 use crate::token::Verified;
 
 /// The header that asks for the local view.
@@ -19,6 +20,29 @@ const CONSISTENCY: &str = "x-conclave-consistency";
 const LEADERLESS_TIME_MAX: Duration = Duration::from_secs(2);
 /// The pause before a leader is asked for again.
 const LEADERLESS_PAUSE: Duration = Duration::from_millis(50);
+
+/// How often a read looks again before it makes room for others: long enough for what changes the
+/// state in a moment.
+const GLANCES: usize = 16;
+
+/// Reads from the state. While a large command is being applied that has to wait, and the reactor's
+/// other work, the talk among nodes first of all, moves to another thread meanwhile.
+pub(crate) fn patiently<R>(state: &StateStore, read: impl FnOnce(&View<'_>) -> R) -> R {
+    let mut read = read;
+    for _ in 0..GLANCES {
+        match state.try_read(read) {
+            Ok(result) => return result,
+            Err(unread) => read = unread,
+        }
+        std::thread::yield_now();
+    }
+    let many_threads = |handle: Handle| handle.runtime_flavor() == RuntimeFlavor::MultiThread;
+    if Handle::try_current().is_ok_and(many_threads) {
+        tokio::task::block_in_place(|| state.read(read))
+    } else {
+        state.read(read)
+    }
+}
 
 impl Call {
     /// Whether the client is content with the local view.
@@ -82,7 +106,7 @@ impl Call {
         &mut self,
         decide: impl FnOnce(&View<'_>) -> Result<R, Refusal>,
     ) -> Result<R, Refusal> {
-        let (result, applied) = self.door.state.read(|view| (decide(view), view.applied));
+        let (result, applied) = patiently(&self.door.state, |view| (decide(view), view.applied));
         self.index = self.index.max(applied.0);
         result
     }

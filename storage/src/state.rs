@@ -13,7 +13,9 @@
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError,
+};
 
 use aws_lc_rs::digest::{Context, SHA256};
 use bytes::Bytes;
@@ -273,8 +275,11 @@ impl StateStore {
         self.points().hit("state.apply.before")?;
         let mut batch = self.0.turn.lock().unwrap_or_else(PoisonError::into_inner);
         self.check_running()?;
+        // Reading commands needs no state, and takes long for a large one: readers do not wait for it.
+        let commands = self.stop_on_error(entries.iter().map(decode_command).collect())?;
         let mut held = self.held_mut();
-        let applied = self.stop_on_error(self.apply_to(&mut held, &mut batch, entries))?;
+        let applied = self.apply_to(&mut held, &mut batch, entries, commands);
+        let applied = self.stop_on_error(applied)?;
         drop(held);
         drop(batch);
         self.points().hit("state.apply.after")?;
@@ -286,13 +291,14 @@ impl StateStore {
         held: &mut Held,
         batch: &mut Batch,
         entries: &[Entry],
+        commands: Vec<Option<Envelope>>,
     ) -> Result<Vec<Vec<u8>>, Fault> {
         let Some(last) = entries.last() else { return Ok(Vec::new()) };
         let mut expected = held.mark.as_ref().map(|mark| mark.index + 1);
         let mut membership = None;
         let mut replies = Vec::with_capacity(entries.len());
         batch.clear();
-        for entry in entries {
+        for (entry, command) in entries.iter().zip(commands) {
             if expected.is_some_and(|expected| entry.index != expected) {
                 let (index, expected) = (entry.index, expected.unwrap_or_default());
                 let text = format!("entry {index} was to be applied where {expected} is next");
@@ -300,9 +306,12 @@ impl StateStore {
             }
             expected = Some(entry.index + 1);
             replies.push(match &entry.kind {
-                EntryKind::Command(bytes) => {
-                    apply_command(&mut held.state, batch, entry.index, bytes)?
-                }
+                EntryKind::Command(_) => match command {
+                    Some(envelope) => {
+                        apply_command(&mut held.state, batch, entry.index, &envelope)?
+                    }
+                    None => Vec::new(),
+                },
                 EntryKind::Membership(bytes) => {
                     membership = Some(bytes.clone());
                     Vec::new()
@@ -336,6 +345,20 @@ impl StateStore {
         let held = self.held();
         let applied = LogIndex(held.mark.as_ref().map_or(0, |mark| mark.index));
         read(&View { state: &held.state, applied, engine: &**held.generation.engine() })
+    }
+
+    /// As [`StateStore::read`], unless it would have to wait: then what was to be done is given back.
+    ///
+    /// # Errors
+    /// `read` itself, not called.
+    pub fn try_read<R, F: FnOnce(&View<'_>) -> R>(&self, read: F) -> Result<R, F> {
+        let held = match self.0.held.try_read() {
+            Ok(held) => held,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return Err(read),
+        };
+        let applied = LogIndex(held.mark.as_ref().map_or(0, |mark| mark.index));
+        Ok(read(&View { state: &held.state, applied, engine: &**held.generation.engine() }))
     }
 
     /// Builds a snapshot of the state and keeps it as the newest. Blocks for as long as the disk
@@ -531,15 +554,21 @@ impl StateStore {
 }
 
 /// Carries one command out in memory and adds its writes to the batch. Gives the encoded reply.
+/// The command of an entry that holds one.
+fn decode_command(entry: &Entry) -> Result<Option<Envelope>, Fault> {
+    let EntryKind::Command(bytes) = &entry.kind else { return Ok(None) };
+    let envelope = command::codec::decode(bytes)
+        .map_err(|error| Fault::Command { index: entry.index, detail: error.to_string() })?;
+    Ok(Some(envelope))
+}
+
 fn apply_command(
     state: &mut State,
     batch: &mut Batch,
     index: u64,
-    bytes: &[u8],
+    envelope: &Envelope,
 ) -> Result<Vec<u8>, Fault> {
-    let envelope = command::codec::decode(bytes)
-        .map_err(|error| Fault::Command { index, detail: error.to_string() })?;
-    let execution = execute(state, LogIndex(index), &envelope);
+    let execution = execute(state, LogIndex(index), envelope);
     for effect in &execution.effects {
         match effect {
             Effect::Put(row) => batch.put_with(
@@ -550,7 +579,7 @@ fn apply_command(
         }
     }
     if !execution.events.is_empty() {
-        batch.put(&keys::history_key(index), &encode_history(&envelope, &execution.events));
+        batch.put(&keys::history_key(index), &encode_history(envelope, &execution.events));
     }
     Ok(outcome::codec::encode(&execution.reply))
 }

@@ -15,6 +15,7 @@ use crate::audit::Deed;
 use crate::authn::{Proven, UNKNOWN, basic_credentials, prove};
 use crate::context::Call;
 use crate::error::Refusal;
+use crate::read::patiently;
 
 /// Checks HTTP Basic, counting failures; the caller has said what it is for.
 pub(super) async fn prove_basic(call: &mut Call, account: &AccountName) -> Result<Proven, Refusal> {
@@ -39,7 +40,7 @@ pub(super) async fn prove_basic(call: &mut Call, account: &AccountName) -> Resul
 /// Names the attempted role as the user of the record, when there is such a role.
 pub(super) fn name_if_known(call: &mut Call, attempted: &str) {
     let Ok(role) = attempted.parse::<RoleId>() else { return };
-    let known = call.door.state.read(|view| view.state.role(&role).is_some());
+    let known = patiently(&call.door.state, |view| view.state.role(&role).is_some());
     if let Some(deed) = call.deeds.first_mut().filter(|_| known) {
         deed.user = Some(attempted.to_owned());
     }
