@@ -3,8 +3,13 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail loudly")]
 
+#[path = "support/python.rs"]
+mod python;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+use python::{environment, run};
 
 fn conclave() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_conclave"));
@@ -30,33 +35,6 @@ fn against_dev(size: &[&str], script: &str) {
     assert!(status.success(), "{script} ended with {status}");
 }
 
-/// What pip is asked for, one call a line; `{folder}` is the environment's own.
-type Packages = [&'static [&'static str]];
-
-/// A Python with public packages, made once and kept beside the build. They come from the package
-/// index that pip is configured with; where none can be reached, the test says so and fails.
-fn python(name: &str, packages: &Packages) -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    let python = folder.join("bin/python");
-    let ready = folder.join("ready");
-    if !ready.exists() {
-        run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder), "making it");
-        for call in packages {
-            let mut pip = Command::new(&python);
-            pip.args(["-m", "pip", "--disable-pip-version-check", "--quiet"]);
-            pip.args(call.iter().map(|word| word.replace("{folder}", &folder.to_string_lossy())));
-            run(&mut pip, "this test needs a package index, and pip could not take it from there");
-        }
-        std::fs::write(ready, name).unwrap();
-    }
-    python
-}
-
-fn run(command: &mut Command, what: &str) {
-    let status = command.stdin(Stdio::null()).status().unwrap();
-    assert!(status.success(), "{what}: {command:?} ended with {status}");
-}
-
 /// Runs a Python script against a development cluster of three voters and a follower.
 fn python_against_dev(python: &Path, script: &str, args: &[&Path]) {
     let mut command = conclave();
@@ -66,7 +44,7 @@ fn python_against_dev(python: &Path, script: &str, args: &[&Path]) {
 
 #[test]
 fn the_command_line_of_pypi_conjur_works() {
-    let python = python(
+    let python = environment(
         "conjur-7.1.0",
         &[
             &["install", "conjur==7.1.0", "async_timeout==5.0.1"],
@@ -79,7 +57,7 @@ fn the_command_line_of_pypi_conjur_works() {
 
 #[test]
 fn every_method_of_pypi_conjur_api_works() {
-    let python = python("conjur-api-0.2.0", &[&["install", "conjur-api==0.2.0"]]);
+    let python = environment("conjur-api-0.2.0", &[&["install", "conjur-api==0.2.0"]]);
     python_against_dev(&python, "conjur_api_methods.py", &[]);
 }
 
@@ -87,7 +65,7 @@ fn every_method_of_pypi_conjur_api_works() {
 fn the_collection_of_ansible_works() {
     let name = "ansible-12.3.0";
     // The wheel of `ansible` brings a hundred collections; only one of them is unpacked.
-    let python = python(
+    let python = environment(
         name,
         &[
             &["install", "ansible-core==2.19.14", "cryptography==50.0.2"],
@@ -108,6 +86,7 @@ fn the_collection_of_ansible_works() {
 
 #[test]
 fn programs_of_the_machine_get_tokens_where_that_is_configured() {
+    python::provide();
     let mut command = Command::new("python3");
     command.arg(scripts().join("local_socket.py")).arg(env!("CARGO_BIN_EXE_conclave"));
     run(&mut command, "local_socket.py");

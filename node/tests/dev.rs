@@ -3,8 +3,13 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail loudly")]
 
+#[path = "support/python.rs"]
+mod python;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+use python::{environment, run};
 
 /// The public client that must work unchanged.
 const CLIENT: &str = "conjur-api==0.2.0";
@@ -12,22 +17,9 @@ const CLIENT: &str = "conjur-api==0.2.0";
 /// What makes requests up from the OpenAPI document.
 const GENERATOR: &str = "schemathesis==4.32.5";
 
-/// A Python with a package from PyPI, made once and kept beside the build.
+/// A Python with a package from PyPI.
 fn python(package: &str) -> PathBuf {
-    let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).join(package.replace("==", "-"));
-    let python = venv.join("bin/python");
-    let ready = venv.join("ready");
-    if !ready.exists() {
-        run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv));
-        run(Command::new(&python).args(["-m", "pip", "install", "--quiet", package]));
-        std::fs::write(ready, package).unwrap();
-    }
-    python
-}
-
-fn run(command: &mut Command) {
-    let status = command.stdin(Stdio::null()).status().unwrap();
-    assert!(status.success(), "{command:?} ended with {status}");
+    environment(&package.replace("==", "-"), &[&["install", package]])
 }
 
 fn conclave() -> Command {
@@ -39,14 +31,14 @@ fn conclave() -> Command {
 #[test]
 fn public_clients_work_and_survive_the_leaders_death() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/dev/first_day.py");
-    run(conclave().args(["dev", "--run"]).arg(python(CLIENT)).arg(script));
+    run(conclave().args(["dev", "--run"]).arg(python(CLIENT)).arg(script), "first_day.py");
 }
 
 #[test]
 fn generated_requests_get_documented_answers_and_no_fault() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/dev/generated_requests.py");
     let size = ["dev", "--voters", "1", "--followers", "0", "--run"];
-    run(conclave().args(size).arg(python(GENERATOR)).arg(script));
+    run(conclave().args(size).arg(python(GENERATOR)).arg(script), "generated_requests.py");
 }
 
 #[test]
@@ -122,6 +114,35 @@ fn the_command_line_speaks_to_a_cluster_and_ends_with_telling_codes() {
     let status = conclave()
         .args(["dev", "--voters", "1", "--followers", "0", "--run", "sh", "-exc", script, "sh"])
         .arg(binary)
+        .status()
+        .unwrap();
+    assert!(status.success(), "{status}");
+}
+
+#[test]
+fn accounts_are_managed_by_the_operator_and_over_https_by_whom_that_is_given() {
+    let script = r#"
+        cfg=$CONCLAVE_DEV_DIR/n1/conclave.toml
+        code() { set +e; "$@" >out 2>err; echo $?; set -e; }
+        cd $(mktemp -d)
+        test "$($1 account list --config $cfg)" = dev
+        url=$CONJUR_APPLIANCE_URL
+        call() { curl -s --cacert $CONJUR_CERT_FILE "$@"; }
+        test $(call -o /dev/null -w '%{http_code}' -H "$($1 authenticate -H)" $url/accounts) = 403
+        key=$($1 account create --config $cfg '!' | tail -1)
+        token=$(call -H 'accept-encoding: base64' -d "$key" "$url/authn/!/admin/authenticate")
+        as="authorization: Token token=\"$token\""
+        test "$(call -H "$as" $url/accounts)" = '["dev"]'
+        call -H "$as" -d id=acme $url/accounts | grep -q api_key
+        $1 account list --config $cfg --output json | grep -q acme
+        test $(code $1 account delete --config $cfg acme --confirm dev) = 2
+        test $(code $1 account delete --config $cfg nobody --confirm nobody) = 6
+        $1 account delete --config $cfg acme --confirm acme
+        test "$(call -H "$as" $url/accounts)" = '["dev"]'
+    "#;
+    let status = conclave()
+        .args(["dev", "--voters", "1", "--followers", "0", "--run", "sh", "-ec", script, "sh"])
+        .arg(env!("CARGO_BIN_EXE_conclave"))
         .status()
         .unwrap();
     assert!(status.success(), "{status}");

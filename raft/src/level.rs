@@ -120,11 +120,11 @@ mod tests {
         let level = Level::default();
         level.tick();
         level.note(5, Instant::now(), Duration::ZERO, 5);
-        tokio::time::advance(Duration::from_secs(60)).await;
+        tokio::time::advance(Duration::from_mins(1)).await;
         level.note(5, Instant::now(), Duration::ZERO, 5);
         level.tick();
         level.note(5, Instant::now(), Duration::ZERO, 5);
-        assert_eq!(level.age(), Some(Duration::from_secs(60)));
+        assert_eq!(level.age(), Some(Duration::from_mins(1)));
         for _ in 0..11 {
             tokio::time::advance(TICK).await;
             level.tick();
