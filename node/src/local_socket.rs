@@ -21,6 +21,8 @@ use tokio::time::{sleep, timeout};
 use crate::exit::{Context, Exit, Failure};
 use crate::lifecycle::told_to_stop;
 
+/// How much is read away after a question that was too long.
+const REST_BYTES_MAX: u64 = 1 << 20;
 /// Longest question.
 const QUESTION_BYTES_MAX: u64 = 16 * 1024;
 /// How long a question may take to arrive, and an answer to be taken.
@@ -101,7 +103,8 @@ pub(crate) async fn serve(
 async fn converse(door: &Door, stream: UnixStream) -> std::io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut line = Vec::new();
-    BufReader::new(read.take(QUESTION_BYTES_MAX)).read_until(b'\n', &mut line).await?;
+    let mut question = BufReader::new(read.take(QUESTION_BYTES_MAX));
+    question.read_until(b'\n', &mut line).await?;
     let mut answer = match door.issue_locally(&line).await {
         Ok(token) => token,
         Err(error) => {
@@ -111,5 +114,8 @@ async fn converse(door: &Door, stream: UnixStream) -> std::io::Result<()> {
     };
     answer.push('\n');
     write.write_all(answer.as_bytes()).await?;
-    write.shutdown().await
+    write.shutdown().await?;
+    // Closing on bytes that nobody read would take the answer back from whoever sent too many.
+    let mut rest = question.into_inner().into_inner().take(REST_BYTES_MAX);
+    tokio::io::copy(&mut rest, &mut tokio::io::sink()).await.map(drop)
 }

@@ -49,12 +49,7 @@ pub(super) fn begin(
         tried: format!("{user} failed to {operation} {what} with URI path: '{path}'"),
         ..Deed::default()
     });
-    let accepts = call
-        .headers
-        .get_all(ACCEPT)
-        .iter()
-        .any(|accept| accept.to_str().is_ok_and(|accept| accept.contains(V2)));
-    if accepts {
+    if accepts(call) {
         Ok(())
     } else {
         Err(Refusal::V2(
@@ -74,9 +69,16 @@ pub(super) fn answer(call: &Call, status: StatusCode, document: &impl Serialize)
     answer
 }
 
-/// What `Accept` says, which v2 answers repeat.
+/// Whether the caller asked for this version.
+fn accepts(call: &Call) -> bool {
+    let named = |accept: &HeaderValue| accept.to_str().is_ok_and(|accept| accept.contains(V2));
+    call.headers.get_all(ACCEPT).iter().any(named)
+}
+
+/// The version's own media type for who asked for it. `Accept` itself is not repeated: it may be a
+/// list, or no media type at all.
 pub(crate) fn media_type(call: &Call) -> HeaderValue {
-    call.headers.get(ACCEPT).cloned().unwrap_or(HeaderValue::from_static(V2))
+    HeaderValue::from_static(if accepts(call) { V2 } else { "application/json" })
 }
 
 /// 422 with a text.
