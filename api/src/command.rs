@@ -4,14 +4,16 @@
 use std::time::Duration;
 
 use conclave_domain::command::{self, Actor, Command, Envelope};
+use conclave_domain::id::RoleId;
 use conclave_domain::outcome::{self, Reply};
 use conclave_domain::records::RequestId;
 use tokio::time::Instant;
+use zeroize::Zeroizing;
 
 use crate::context::Call;
-use crate::credentials;
+use crate::credentials::{self, api_key_digest};
 use crate::error::Refusal;
-use crate::ports::ProposeError;
+use crate::ports::{ProposeError, Vault};
 use crate::token::sha256;
 
 /// The header by which a client marks retries of one request as such.
@@ -25,6 +27,27 @@ impl Call {
     /// Whether the client marked this request as one that it may repeat.
     pub(crate) fn is_repeatable(&self) -> bool {
         self.headers.contains_key(IDEMPOTENCY_KEY)
+    }
+
+    /// The API key that a role has since this request's command was carried out: `fresh`, unless the
+    /// log had known the request already. Then the key in force is that of the first try.
+    pub(crate) async fn key_in_force(
+        &mut self,
+        vault: &Vault,
+        role: &RoleId,
+        fresh: Zeroizing<String>,
+    ) -> Result<Zeroizing<String>, Refusal> {
+        if !self.is_repeatable() {
+            return Ok(fresh);
+        }
+        self.wait_for_seen(self.index).await?;
+        let kept = self.open_view(|view| Ok(view.state.credential(role).cloned()))?;
+        let made = api_key_digest(fresh.as_bytes());
+        let Some(kept) = kept.filter(|kept| kept.api_key_digest != made) else { return Ok(fresh) };
+        let opened = vault
+            .open(role, &kept.api_key)
+            .map_err(|fault| Refusal::Fault(format!("API key of {role}: {fault}")))?;
+        Ok(Zeroizing::new(String::from_utf8_lossy(opened.expose_secret()).into_owned()))
     }
 
     /// Names this request: at random, or from the client's idempotency key, caller, route and body,

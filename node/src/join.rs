@@ -9,7 +9,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use conclave_domain::command::Command;
-use conclave_domain::outcome::Outcome;
+use conclave_domain::outcome::{Outcome, Rejection};
 use conclave_domain::records::{Digest, Member};
 use conclave_domain::time::Clock;
 use conclave_raft::{Handle, Identity, NodeKey, ServiceError, join_call};
@@ -230,7 +230,8 @@ impl JoinDesk {
             // Perhaps the token is so new that this node has not heard of it.
             self.raft.read_barrier().await.map_err(|error| refuse(error.to_string()))?;
             if !may_come() {
-                return Err(refuse("join token refused: unknown or already used".to_owned()));
+                let why = Rejection::JoinTokenRefused("unknown or already used".to_owned());
+                return Err(refuse(why.to_string()));
             }
         }
         let member = Member {

@@ -12,8 +12,8 @@ use super::password::TOO_WEAK_A_PROOF;
 use super::{attempted, prove_basic};
 use crate::audit::Deed;
 use crate::authn::{UNKNOWN, basic_credentials};
-use crate::context::{Answer, Call, secret_bytes, wiped_bytes};
-use crate::credentials::{api_key_digest, new_api_key, seal_api_key};
+use crate::context::{Answer, Call, wiped_bytes};
+use crate::credentials::{new_api_key, seal_api_key};
 use crate::error::Refusal;
 use crate::wire::time;
 
@@ -32,25 +32,12 @@ pub(crate) async fn rotate(call: &mut Call) -> Result<Answer, Refusal> {
     let vault = door.vault()?;
     let fresh = new_api_key()?;
     let key = seal_api_key(&vault, &entitled.target, &fresh)?;
-    let digest = key.digest;
     let id = call.command_id(&[0; 32])?;
     let command =
         Command::RotateApiKey { role: entitled.target.clone(), key, proof: entitled.proof };
     call.propose(id, Actor::Role(entitled.caller), command).await??;
-    if !call.is_repeatable() {
-        return Ok(Answer::text(wiped_bytes(Zeroizing::new(fresh.as_bytes().to_vec()))));
-    }
-    // The log may have known this request already: then the key in force is that of the first try.
-    call.wait_for_seen(call.index).await?;
-    let kept = call.open_view(|view| Ok(view.state.credential(&entitled.target).cloned()))?;
-    let Some(kept) = kept.filter(|kept| kept.api_key_digest != digest) else {
-        return Ok(Answer::text(wiped_bytes(Zeroizing::new(fresh.as_bytes().to_vec()))));
-    };
-    let opened = vault
-        .open(&entitled.target, &kept.api_key)
-        .map_err(|fault| Refusal::Fault(format!("API key of {}: {fault}", entitled.target)))?;
-    debug_assert_eq!(api_key_digest(opened.expose_secret()), kept.api_key_digest);
-    Ok(Answer::text(secret_bytes(opened)))
+    let key = call.key_in_force(&vault, &entitled.target, fresh).await?;
+    Ok(Answer::text(wiped_bytes(Zeroizing::new(key.as_bytes().to_vec()))))
 }
 
 pub(crate) async fn show(call: &mut Call) -> Result<Answer, Refusal> {

@@ -52,25 +52,18 @@ pub(crate) async fn create(call: &mut Call) -> Result<Answer, Refusal> {
     let vault = call.door.vault()?;
     let fresh = new_api_key()?;
     let key = seal_api_key(&vault, &host, &fresh)?;
-    let (made, annotations) = (key.digest, annotations(&params));
+    let annotations = annotations(&params);
     let id = call.command_id(&digest_of(&token, &params))?;
     let command = Command::EnrolHost { token, host: host.clone(), key, annotations };
     call.propose(id, Actor::Role(factory), command).await?.map_err(refusal)?;
     // The document is this node's, which may not have come as far as the one that decided.
     call.wait_for_seen(call.index).await?;
-    let (document, kept) = call.open_view(|view| {
+    let document = call.open_view(|view| {
         let document = documents::resource(view.state, &host, now).map(|one| json::to_vec(&one));
-        let document = document.ok_or_else(|| Refusal::missing(&host))?;
-        Ok((document, view.state.credential(&host).cloned()))
+        document.ok_or_else(|| Refusal::missing(&host))
     })?;
-    // The log may have known this request already: then the key in force is that of the first try.
-    if let Some(kept) = kept.filter(|kept| call.is_repeatable() && kept.api_key_digest != made) {
-        let opened = vault
-            .open(&host, &kept.api_key)
-            .map_err(|fault| Refusal::Fault(format!("API key of {host}: {fault}")))?;
-        return Ok(answer(&document, &String::from_utf8_lossy(opened.expose_secret())));
-    }
-    Ok(answer(&document, &fresh))
+    let key = call.key_in_force(&vault, &host, fresh).await?;
+    Ok(answer(&document, &key))
 }
 
 /// The digest of the token in the header.

@@ -122,7 +122,12 @@ async fn load(call: &mut Call, mode: LoadMode) -> Result<Answer, Refusal> {
                 for deed in &mut call.deeds {
                     deed.policy = Some((target.to_string(), version));
                 }
-                let answer = answer(&keys, version, &warnings);
+                let mut told = Vec::with_capacity(keys.len());
+                for (role, key) in keys {
+                    let key = call.key_in_force(&vault, &role, key).await?;
+                    told.push((role, key));
+                }
+                let answer = answer(&told, version, &warnings);
                 let shown = call.door.settings.ignored_changes_header && !ignored.is_empty();
                 return Ok(if shown {
                     answer.header(IGNORED, ignored_value(&ignored))
