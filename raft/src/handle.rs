@@ -1,7 +1,6 @@
 //! What the other rooms hold of consensus: propose, read barriers, members, leadership, status.
 //!
-//! A proposal may be made on any member: those that do not lead pass it on to the one that does, at
-//! most [`HOPS_MAX`] times. Reads that must be linearizable ask for a barrier: on the leader the
+//! Proposals are made in [`crate::propose`]. Reads that must be linearizable ask for a barrier: on the leader the
 //! engine confirms the leadership once for all that wait; elsewhere the leader is asked once for
 //! all that wait, and the answer is waited for until it is applied here.
 
@@ -11,7 +10,6 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use bytes::Bytes;
 use conclave_storage::{LogStore, StateStore};
 use futures::future::BoxFuture;
 use openraft::async_runtime::WatchReceiver;
@@ -28,22 +26,16 @@ use crate::config::{Config, ConfigError, KnownMember};
 use crate::error::{CallError, ChangeError, Fault, ProposeError, ReadError};
 use crate::level::{self, Level};
 use crate::members::{MemberList, Members};
+use crate::propose::{Groups, HOPS_MAX};
 use crate::read::Barriers;
-use crate::server::{Server, refused};
+use crate::server::Server;
 use crate::service::{Service, ServiceError};
 use crate::standing;
 use crate::status::{MemberStatus, NodeState, Status};
 use crate::transport::{Peer, PeerIdentity, Transport, Urgency};
-use crate::types::{Engine, EngineLogId, NodeInfo, NodeRole, Opaque, TypeConfig, place};
-use crate::wire::COMMAND_BYTES_MAX;
-use crate::wire::latest::{Refusal, Request, Response};
+use crate::types::{Engine, EngineLogId, NodeInfo, NodeRole, TypeConfig, place};
+use crate::wire::latest::{Request, Response};
 
-/// How often a proposal is passed on before it is given back as "no leader".
-pub const HOPS_MAX: u8 = 2;
-/// A proposal counts as at least this many bytes in flight: even an empty one costs something.
-const PROPOSAL_BYTES_MIN: usize = 512;
-/// How long a proposal may still be answered here after this node stopped to lead.
-const AFTERMATH: Duration = Duration::from_millis(500);
 /// How often other members may be asked for their list.
 const REFRESH_EVERY: Duration = Duration::from_secs(1);
 
@@ -114,7 +106,8 @@ pub(crate) struct Node {
     transport: Arc<dyn Transport>,
     flusher: Flusher,
     quorum_age: Arc<QuorumAge>,
-    budget: Arc<Semaphore>,
+    pub(crate) budget: Arc<Semaphore>,
+    pub(crate) groups: Arc<Groups>,
     barriers: Arc<Barriers>,
     failure: OnceLock<String>,
     on_fault: FaultHook,
@@ -200,6 +193,7 @@ impl Handle {
             transport: Arc::clone(&transport),
             flusher,
             quorum_age,
+            groups: Arc::default(),
             barriers: Arc::default(),
             failure: OnceLock::new(),
             on_fault,
@@ -218,6 +212,7 @@ impl Handle {
         node.spawn(watch_pauses(Arc::downgrade(&node)));
         node.spawn(refresh_members(Arc::downgrade(&node)));
         node.spawn(Arc::clone(&node.barriers).run(Arc::downgrade(&node)));
+        node.spawn(Arc::clone(&node.groups).run(Arc::downgrade(&node)));
         transport.serve(Server::new(&node), Arc::clone(&node.members), standing);
         Ok(Self(node))
     }
@@ -560,7 +555,7 @@ impl Handle {
 
     /// Why this node has failed, where it has.
     pub fn failure(&self) -> Option<String> {
-        self.0.failure.get().cloned()
+        self.0.failure()
     }
 
     /// Stops this member. Proposals under way are given back as unknown; what is committed stays.
@@ -580,6 +575,7 @@ impl Handle {
         }
         // Nobody asks for them any more.
         drop(node.barriers.take());
+        drop(node.groups.take());
         if node.failure.get().is_none() {
             let log = Arc::clone(&node.log);
             match crate::runtime::blocking(move || log.close()).await {
@@ -611,6 +607,11 @@ impl Node {
         }
     }
 
+    /// Why this node has failed, where it has.
+    pub(crate) fn failure(&self) -> Option<String> {
+        self.failure.get().cloned()
+    }
+
     pub(crate) fn leader(&self) -> Option<u64> {
         self.raft()?.server_metrics().borrow_watched().current_leader
     }
@@ -626,136 +627,6 @@ impl Node {
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks().push(tokio::spawn(task).abort_handle());
-    }
-
-    // ---- proposals ----
-
-    async fn propose(&self, command: Bytes, hops: u8) -> Result<Committed, ProposeError> {
-        if let Some(failure) = self.failure.get() {
-            return Err(ProposeError::Fault(failure.clone()));
-        }
-        let raft = self.raft().ok_or(ProposeError::Closed)?;
-        let found = command.len();
-        if found > COMMAND_BYTES_MAX {
-            return Err(ProposeError::TooLarge { found, most: COMMAND_BYTES_MAX });
-        }
-        let most = self.config.bytes_in_flight;
-        let permits = u32::try_from(found.max(PROPOSAL_BYTES_MIN)).unwrap_or(u32::MAX);
-        let Ok(_permit) = Arc::clone(&self.budget).try_acquire_many_owned(permits) else {
-            let in_flight = most - self.budget.available_permits();
-            return Err(ProposeError::Overloaded { in_flight, most });
-        };
-        let leader = self.leader();
-        match leader {
-            Some(id) if id != self.config.node_id => self.forward(id, command, hops).await,
-            Some(_) | None => self.propose_here(raft, command, hops).await,
-        }
-    }
-
-    async fn propose_here(
-        &self,
-        raft: &Engine,
-        command: Bytes,
-        hops: u8,
-    ) -> Result<Committed, ProposeError> {
-        // The copy is a counted reference; it is only needed when somebody else leads by now.
-        let write = raft.client_write(Opaque(command.clone()));
-        let write = tokio::time::timeout(self.config.propose_timeout, write);
-        let result = tokio::select! {
-            biased;
-            result = write => result.map_err(|_| ProposeError::Unknown)?,
-            () = self.deposed(raft) => return Err(ProposeError::Unknown),
-        };
-        match result {
-            Ok(response) => Ok(Committed {
-                index: place(response.log_id.index),
-                reply: response.data.0.to_vec(),
-            }),
-            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
-                match forward.leader_id {
-                    Some(id) if id != self.config.node_id => self.forward(id, command, hops).await,
-                    leader => Err(ProposeError::NoLeader { leader }),
-                }
-            }
-            // It was in the log, and may yet be committed by another leader.
-            Err(
-                RaftError::APIError(
-                    ClientWriteError::LogEntryDiscarded(_)
-                    | ClientWriteError::ChangeMembershipError(_)
-                    | ClientWriteError::PreconditionFailed(_),
-                )
-                | RaftError::Fatal(_),
-            ) => Err(ProposeError::Unknown),
-        }
-    }
-
-    /// Ends some time after this node has stopped to lead: what it has in flight is then another's.
-    async fn deposed(&self, raft: &Engine) {
-        let mut metrics = raft.server_metrics();
-        let mut led = false;
-        loop {
-            let leads = metrics.borrow_and_update().state == ServerState::Leader;
-            if led && !leads {
-                tokio::time::sleep(AFTERMATH).await;
-                return;
-            }
-            led |= leads;
-            if metrics.changed().await.is_err() {
-                tokio::time::sleep(AFTERMATH).await;
-                return;
-            }
-        }
-    }
-
-    async fn forward(&self, to: u64, command: Bytes, hops: u8) -> Result<Committed, ProposeError> {
-        let no_leader = ProposeError::NoLeader { leader: Some(to) };
-        let Some(hops_left) = hops.checked_sub(1) else { return Err(no_leader) };
-        let Ok(peer) = self.peer(to) else { return Err(no_leader) };
-        let request = Request::Forward { hops_left, command };
-        let call = self.ask(&peer, Urgency::Normal, &request, self.config.propose_timeout);
-        let answer = tokio::select! {
-            biased;
-            answer = call => answer,
-            // Sent or not, that leader will not answer any more.
-            () = self.leader_is_not(to) => return Err(ProposeError::Unknown),
-        };
-        match answer {
-            Ok(Response::Committed { index, reply }) => {
-                Ok(Committed { index, reply: reply.to_vec() })
-            }
-            Ok(Response::Refused { refusal, .. }) => Err(match refusal {
-                Refusal::Overloaded => {
-                    let most = self.config.bytes_in_flight;
-                    ProposeError::Overloaded { in_flight: most, most }
-                }
-                Refusal::TooLarge => ProposeError::TooLarge { found: 0, most: COMMAND_BYTES_MAX },
-                Refusal::Unknown => ProposeError::Unknown,
-                Refusal::NoLeader
-                | Refusal::Stopped
-                | Refusal::Forbidden
-                | Refusal::NoService
-                | Refusal::Failed => ProposeError::NoLeader { leader: None },
-            }),
-            Err(error) if error.never_sent() => Err(no_leader),
-            Ok(_) | Err(_) => Err(ProposeError::Unknown),
-        }
-    }
-
-    /// A proposal that another member passed on.
-    pub(crate) async fn forwarded(&self, hops_left: u8, command: Bytes) -> Response {
-        match self.propose(command, hops_left.min(HOPS_MAX)).await {
-            Ok(Committed { index, reply }) => Response::Committed { index, reply: reply.into() },
-            Err(error) => {
-                let refusal = match &error {
-                    ProposeError::NoLeader { .. } => Refusal::NoLeader,
-                    ProposeError::Overloaded { .. } => Refusal::Overloaded,
-                    ProposeError::TooLarge { .. } => Refusal::TooLarge,
-                    ProposeError::Unknown => Refusal::Unknown,
-                    ProposeError::Fault(_) | ProposeError::Closed => Refusal::Stopped,
-                };
-                refused(refusal, &error.to_string())
-            }
-        }
     }
 
     /// Ends when this node learns that `id` does not lead any more.
@@ -871,14 +742,14 @@ impl Node {
         }
     }
 
-    fn peer(&self, id: u64) -> Result<Peer, CallError> {
+    pub(crate) fn peer(&self, id: u64) -> Result<Peer, CallError> {
         match self.members.get(id) {
             Some(member) => Ok(Peer { id, address: member.info.peer_address }),
             None => Err(CallError::Nobody(format!("node {id} is not a member"))),
         }
     }
 
-    async fn ask(
+    pub(crate) async fn ask(
         &self,
         peer: &Peer,
         urgency: Urgency,

@@ -9,7 +9,8 @@
 //! - [`members`]: the list that every connection is checked against.
 //! - [`service`]: calls between nodes that are no business of consensus.
 //! - [`wire`]: the messages, by version.
-//! - `server`: who is answered what. `read`: shared read barriers. `level`: how old the state is.
+//! - `propose`: proposals, passed on and gathered into groups. `read`: shared read barriers.
+//! - `server`: who is answered what. `level`: how old the state is.
 //! - `standing`: what a node shows of its disk.
 //! - `adapter`, `types`, `runtime`: the engine's traits over storage and transport.
 //! - `sim` (feature `simulation`): whole clusters in one thread, under simulated time and faults.
@@ -26,6 +27,7 @@ pub mod handle;
 mod level;
 pub mod members;
 pub mod metrics;
+mod propose;
 mod read;
 mod runtime;
 mod server;
