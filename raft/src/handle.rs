@@ -36,6 +36,8 @@ use crate::transport::{Peer, PeerIdentity, Transport, Urgency};
 use crate::types::{Engine, EngineLogId, NodeInfo, NodeRole, TypeConfig, place};
 use crate::wire::latest::{Request, Response};
 
+/// How long a proposal may still be answered here after this node stopped to lead.
+const AFTERMATH: Duration = Duration::from_millis(500);
 /// How often other members may be asked for their list.
 const REFRESH_EVERY: Duration = Duration::from_secs(1);
 
@@ -591,6 +593,23 @@ impl std::fmt::Debug for Handle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Handle(node {})", self.0.config.node_id)
     }
+}
+
+/// Ends some time after this node has stopped to lead: what it has in flight is then another's.
+pub(crate) async fn deposed(raft: &Engine) {
+    let mut metrics = raft.server_metrics();
+    let mut led = false;
+    loop {
+        let leads = metrics.borrow_and_update().state == ServerState::Leader;
+        if led && !leads {
+            break;
+        }
+        led |= leads;
+        if metrics.changed().await.is_err() {
+            break;
+        }
+    }
+    tokio::time::sleep(AFTERMATH).await;
 }
 
 impl Node {

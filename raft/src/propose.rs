@@ -11,13 +11,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use openraft::ServerState;
 use openraft::errors::{ClientWriteError, Fatal};
 use openraft::raft::WriteResult;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::error::ProposeError;
-use crate::handle::{Committed, Node};
+use crate::handle::{Committed, Node, deposed};
 use crate::server::refused;
 use crate::transport::Urgency;
 use crate::types::{Engine, Opaque, TypeConfig, place};
@@ -28,8 +27,6 @@ use crate::wire::{APPEND_BYTES_TARGET, COMMAND_BYTES_MAX};
 pub(crate) const HOPS_MAX: u8 = 2;
 /// A proposal counts as at least this many bytes in flight: even an empty one costs something.
 const PROPOSAL_BYTES_MIN: usize = 512;
-/// How long a proposal may still be answered here after this node stopped to lead.
-const AFTERMATH: Duration = Duration::from_millis(500);
 /// So many groups are agreed on at a time: while one is on its way to the peers and the disks, the
 /// next is made ready.
 const GROUPS_IN_FLIGHT: usize = 2;
@@ -172,23 +169,6 @@ async fn deliver(
         // Whoever has given up waiting needs no answer.
         drop(waiting.send(Fate::of(result)));
     }
-}
-
-/// Ends some time after this node has stopped to lead: what it has in flight is then another's.
-async fn deposed(raft: &Engine) {
-    let mut metrics = raft.server_metrics();
-    let mut led = false;
-    loop {
-        let leads = metrics.borrow_and_update().state == ServerState::Leader;
-        if led && !leads {
-            break;
-        }
-        led |= leads;
-        if metrics.changed().await.is_err() {
-            break;
-        }
-    }
-    tokio::time::sleep(AFTERMATH).await;
 }
 
 impl Fate {
