@@ -29,7 +29,7 @@ use crate::credentials::{CredentialError, PasswordOffice, hex, random};
 use crate::error::Refusal;
 use crate::limits::{Failures, URI_BYTES_MAX, discard};
 use crate::metrics::Meters;
-use crate::ports::{Clock, Part, Proposer, StateStore, Vault, VaultSource};
+use crate::ports::{Clock, Health, Part, Proposer, StateStore, Vault, VaultSource};
 use crate::read::patiently;
 use crate::router::{Access, Auth, PathClass, ROUTES, Route, RouteTable, loggable};
 use crate::routes::policies::turns::Turns;
@@ -144,6 +144,11 @@ impl Door {
     /// Makes `/health` say that this node is about to stop, so that load balancers turn away first.
     pub fn drain(&self) {
         self.draining.store(Some(Arc::new("draining")));
+    }
+
+    /// How this node is, for other members that ask.
+    pub fn health(&self) -> Health {
+        routes::status::health::of(self)
     }
 
     /// The vault, or a refusal while this node is sealed.

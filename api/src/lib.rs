@@ -36,6 +36,6 @@ mod wire;
 
 pub use audit::{Durability, Spool};
 pub use door::{Door, DoorError, Parts};
-pub use router::router;
+pub use router::{health_router, router};
 pub use server::{Certificates, Peer, ServerTls, serve, serve_plain};
 pub use settings::Settings;

@@ -253,6 +253,10 @@ fn operations() -> Vec<Operation> {
         health("health.live", "Whether this node answers", 503),
         health("health.ready", "Whether this node may serve", 503),
         health("health.leader", "Whether this node leads", 503),
+        row("health.remote", "How another member is, as it says itself")
+            .gives(200, Json("Health"), "It is ready")
+            .gives(404, Json("Health"), "No member has that name")
+            .gives(502, Json("Health"), "It is not, or cannot be reached"),
         row("info.show", "Release, part and authenticators of this node").gives(
             200,
             Json("Info"),

@@ -15,6 +15,9 @@ use conclave_raft::{Handle, NodeState};
 pub use conclave_storage::seal::{Secret, Vault};
 pub use conclave_storage::{StateStore, View};
 
+/// How long a member may take to say how it is.
+const HEALTH_PATIENCE: Duration = Duration::from_secs(2);
+
 /// A command that is in the log and applied here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Committed {
@@ -148,6 +151,60 @@ pub trait Proposer: Send + Sync + 'static {
 
     /// Everything `/health` and `/info` tell.
     fn status(&self) -> ClusterStatus;
+
+    /// Asks a member by its name how it is.
+    ///
+    /// # Errors
+    /// [`HealthError`].
+    fn health_of<'a>(&'a self, member: &'a str) -> BoxFuture<'a, Result<Health, HealthError>>;
+}
+
+/// The kind of call between nodes that asks for [`Health`].
+pub const SERVICE_HEALTH: u8 = 4;
+
+/// Version of [`Health`]'s bytes.
+const HEALTH_VERSION: u8 = 1;
+
+/// A member's own account of how it is, as its `/health` answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// Whether it may serve.
+    pub ok: bool,
+    /// The JSON document.
+    pub document: Vec<u8>,
+}
+
+impl Health {
+    /// For the way between nodes: version, ok as 0 or 1, document.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = vec![HEALTH_VERSION, u8::from(self.ok)];
+        bytes.extend_from_slice(&self.document);
+        bytes
+    }
+
+    /// Reads what [`Health::encode`] wrote; nothing when it is something else, or newer.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        match bytes {
+            [HEALTH_VERSION, ok @ (0 | 1), document @ ..] => {
+                Some(Self { ok: *ok == 1, document: document.to_vec() })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Why a member's health is not known.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HealthError {
+    /// No member has that name.
+    #[error("no member has that name")]
+    NoMember,
+    /// It is this node itself.
+    #[error("it is this node")]
+    Myself,
+    /// It could not be asked, or gave no answer that is understood.
+    #[error("{0}")]
+    Unreachable(String),
 }
 
 /// Opens and seals values, once the keyring is open.
@@ -237,6 +294,22 @@ impl Proposer for Agreement {
             followers: status.members.iter().filter(|member| !member.voter).count(),
             age: status.age,
         }
+    }
+
+    fn health_of<'a>(&'a self, member: &'a str) -> BoxFuture<'a, Result<Health, HealthError>> {
+        Box::pin(async move {
+            let members = self.handle.members();
+            let found = members.members.iter().find(|(_, known)| known.info.name == member);
+            let (&id, _) = found.ok_or(HealthError::NoMember)?;
+            if id == self.node_id {
+                return Err(HealthError::Myself);
+            }
+            let answer = self.handle.call(id, SERVICE_HEALTH, Vec::new(), HEALTH_PATIENCE).await;
+            let bytes = answer.map_err(|error| HealthError::Unreachable(error.to_string()))?;
+            Health::decode(&bytes).ok_or_else(|| {
+                HealthError::Unreachable("its answer is not one that this version knows".to_owned())
+            })
+        })
     }
 }
 

@@ -140,6 +140,8 @@ pub static ROUTES: &[Route] = &[
     route!(GET "/health/live", Open Read, "status" "show", "health.live" => routes::status::health::live),
     route!(GET "/health/ready", Open Read, "status" "show", "health.ready" => routes::status::health::ready),
     route!(GET "/health/leader", Open Read, "status" "show", "health.leader" => routes::status::health::leader),
+    route!(GET "/remote_health/:name", Open Read, "status" "show", "health.remote"
+        => routes::status::health::remote),
     route!(GET "/info", Open Read, "status" "show", "info.show" => routes::status::info::show),
     route!(GET "/metrics", Open Read, "status" "show", "metrics.show" => routes::status::metrics::show),
     route!(GET "/openapi.json", Open Read, "status" "show", "openapi.show"
@@ -292,6 +294,7 @@ impl PathClass {
                 | "/metrics"
                 | "/openapi.json"
         ) || path.starts_with("/assets/")
+            || path.starts_with("/remote_health/")
             || is_authn && path.ends_with("/authenticate")
             || path.starts_with("/authn-oidc/") && path.ends_with("/providers");
         if open || *method == Method::OPTIONS && path == "*" {
@@ -433,6 +436,12 @@ pub(crate) fn route_of(method: &Method, path: &str, query: &str) -> Option<&'sta
 /// The name of the route that a request finds; nothing when there is none.
 pub fn named(method: &Method, path: &str, query: &str) -> Option<&'static str> {
     route_of(method, path, query).map(|route| route.name)
+}
+
+/// The router of a listener without TLS, for load balancers: `/health`, `/health/live`,
+/// `/health/ready`, `/health/leader`, and nothing else.
+pub fn health_router(door: Arc<Door>) -> Router {
+    routes::status::health::plain(door)
 }
 
 /// The router that a listener serves. Everything goes to the door: axum's own matching decodes

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use zeroize::Zeroizing;
 
 use crate::credentials::is_strong_password;
-use crate::ports::Secret;
+use crate::ports::{Part, Secret};
 
 use crate::authn::misnamed;
 
@@ -70,6 +70,9 @@ pub struct Settings {
     pub dynamic_secrets_enabled: bool,
     /// Whether `/metrics` answers.
     pub metrics: bool,
+    /// The parts on which `/health` is good when all is well; on others it is 502, so that a load
+    /// balancer finds the leader, or any voter, with the one check that it has.
+    pub health_ok_for: Wanted,
     /// Whether a follower forwards writes to the leader in place of refusing them.
     pub forward_writes: bool,
     /// What policies may not say.
@@ -82,6 +85,33 @@ pub struct Settings {
     pub effective_policy_max: Bounds,
     /// Passwords that new users get.
     pub user_passwords: UserPasswords,
+}
+
+/// On nodes of which parts load balancers are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted {
+    /// On the leader.
+    pub leader: bool,
+    /// On voters that do not lead.
+    pub standby: bool,
+    /// On followers.
+    pub follower: bool,
+}
+
+impl Wanted {
+    /// Everywhere.
+    pub const ALL: Self = Self { leader: true, standby: true, follower: true };
+
+    /// Whether on a node of this part.
+    pub(crate) const fn contains(self, part: Part) -> bool {
+        match part {
+            Part::Leader => self.leader,
+            Part::Standby | Part::Candidate => self.standby,
+            Part::Follower => self.follower,
+            // Never ready: that is said first.
+            Part::Joining | Part::Stopped => true,
+        }
+    }
 }
 
 /// Passwords for users who are yet to come, by what the environment calls them: the identifier in
@@ -148,6 +178,7 @@ impl Default for Settings {
             host_factories_enabled: true,
             dynamic_secrets_enabled: false,
             metrics: true,
+            health_ok_for: Wanted::ALL,
             forward_writes: false,
             policy_rules: Rules::default(),
             policy_wait_max: Duration::from_secs(5),

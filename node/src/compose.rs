@@ -55,6 +55,8 @@ pub struct Core {
     pub vault: Arc<ArcSwapOption<Vault>>,
     /// Why the storage has failed, where it has. The process must then end.
     pub fault: watch::Receiver<Option<String>>,
+    /// What other nodes are answered.
+    pub peers: Arc<PeerService>,
 }
 
 impl Core {
@@ -116,9 +118,10 @@ impl Core {
             }),
         };
         let raft = Handle::start(parts).await.context(Exit::Fault, "raft")?;
-        raft.set_service(PeerService::new(raft.clone(), state.clone(), root_key.clone()));
+        let peers = PeerService::new(raft.clone(), state.clone(), root_key.clone());
+        raft.set_service(peers.clone());
         let vault = Arc::new(ArcSwapOption::empty());
-        let core = Self { raft, log, state, root_key, vault, fault };
+        let core = Self { raft, log, state, root_key, vault, fault, peers };
         core.unseal()?;
         Ok(core)
     }
@@ -168,6 +171,8 @@ pub struct Node {
     pub tls: Arc<ServerTls>,
     /// Where clients connect.
     listener: Mutex<Option<TcpListener>>,
+    /// Where load balancers without TLS ask how this node is; none: nowhere.
+    health_listener: Mutex<Option<TcpListener>>,
 }
 
 impl Node {
@@ -204,6 +209,14 @@ impl Node {
         let listener = TcpListener::bind(config.api.listen)
             .await
             .context(Exit::Configuration, format_args!("api.listen {}", config.api.listen))?;
+        let health_listener = match config.api.health_listen {
+            Some(address) => Some(
+                TcpListener::bind(address)
+                    .await
+                    .context(Exit::Configuration, format_args!("api.health_listen {address}"))?,
+            ),
+            None => None,
+        };
         let tls = Arc::new(server_tls(&folder.cluster_certificate(&master)?)?);
 
         let core = Core::start(config, &identity, &datadir, &master).await?;
@@ -225,6 +238,7 @@ impl Node {
                     .staleness_degraded
                     .min(config.reads.max_staleness),
                 forward_writes: config.reads.forward_writes,
+                health_ok_for: config.api.health_ok_for,
                 policy_rules: config.policy.rules,
                 policy_wait_max: config.policy.load_wait,
                 ignored_changes_header: config.policy.ignored_changes_header,
@@ -239,14 +253,21 @@ impl Node {
             },
         };
         let door = Door::new(parts).context(Exit::Configuration, "api")?;
+        core.peers.tell_health_of(&door);
         let config = config.clone();
         let listener = Mutex::new(Some(listener));
-        Ok(Self { core, identity, config, folder, master, door, tls, listener })
+        let health_listener = Mutex::new(health_listener);
+        Ok(Self { core, identity, config, folder, master, door, tls, listener, health_listener })
     }
 
     /// The HTTPS listener, for the one task that serves it.
     pub fn take_listener(&self) -> Option<TcpListener> {
         self.listener.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// The listener for health alone, where there is one, for the one task that serves it.
+    pub fn take_health_listener(&self) -> Option<TcpListener> {
+        self.health_listener.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 

@@ -62,6 +62,15 @@ pub async fn serve(config: &Config, end_with_stdin: bool) -> Result<(), Failure>
     );
     let (stop, stopped) = watch::channel(false);
     let http = tokio::spawn(serve_https(node.clone(), stopped.clone()));
+    if let Some(listener) = node.take_health_listener() {
+        let (router, mut stopped) =
+            (conclave_api::health_router(node.door.clone()), stopped.clone());
+        // It answers until the requests in work are done: load balancers are to see the end coming.
+        tokio::spawn(async move {
+            let shutdown = async move { told_to_stop(&mut stopped).await };
+            conclave_api::serve_plain(listener, router, shutdown).await;
+        });
+    }
     let operator = tokio::spawn(admin::server::serve(node.clone(), stopped.clone()));
     if let Some(path) = config.api.local_socket.clone() {
         let listener = local_socket::bind(&path)?;

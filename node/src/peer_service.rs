@@ -1,9 +1,11 @@
 //! What nodes ask of each other beside consensus: to be let in, and to hand leadership over when the
 //! operator asked another node for it. Raft carries the calls and has proven who calls.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
+use conclave_api::Door;
+use conclave_api::ports::SERVICE_HEALTH;
 use conclave_raft::{Handle, PeerIdentity, SERVICE_JOIN, Service, ServiceError, Who};
 use conclave_storage::StateStore;
 use conclave_storage::seal::RootKey;
@@ -20,12 +22,27 @@ const SERVICE_TRANSFER: u8 = 2;
 pub struct PeerService {
     raft: Handle,
     desk: JoinDesk,
+    /// Known once the node serves. The door holds Raft, which holds this: it is not kept alive here.
+    door: OnceLock<Weak<Door>>,
 }
 
 impl PeerService {
     /// A service that admits with this root key whom the state's join tokens allow.
     pub fn new(raft: Handle, state: StateStore, root_key: Arc<RootKey>) -> Arc<Self> {
-        Arc::new(Self { desk: JoinDesk::new(raft.clone(), state, root_key), raft })
+        let desk = JoinDesk::new(raft.clone(), state, root_key);
+        Arc::new(Self { desk, raft, door: OnceLock::new() })
+    }
+
+    /// From now on other members are told how this node is.
+    pub fn tell_health_of(&self, door: &Arc<Door>) {
+        // A node has one door: a second call changes nothing.
+        let _ = self.door.set(Arc::downgrade(door));
+    }
+
+    fn health(&self) -> Result<Vec<u8>, ServiceError> {
+        let door = self.door.get().and_then(Weak::upgrade);
+        let door = door.ok_or_else(|| ServiceError("this node does not serve yet".to_owned()))?;
+        Ok(door.health().encode())
     }
 
     async fn transfer(&self, body: &[u8]) -> Result<Vec<u8>, ServiceError> {
@@ -50,6 +67,7 @@ impl Service for PeerService {
                     Err(ServiceError("a follower may not move leadership: ask a voter".to_owned()))
                 }
                 (SERVICE_TRANSFER, Who::Member(_)) => self.transfer(&body).await,
+                (SERVICE_HEALTH, Who::Member(_)) => self.health(),
                 (kind, _) => Err(ServiceError(format!("no service {kind} for this caller"))),
             }
         })

@@ -79,6 +79,19 @@ fn wrong_values_are_refused_with_key_value_and_fix() {
         ("# heartbeat_ms = 50", "heartbeat_ms = 190", "raft", "190"),
         ("# election_max_ms = 300", "election_max_ms = 100000000", "raft.election_max_ms", "60000"),
         ("/etc/conclave/master.key", "/var/lib/conclave/m.key", "node.master_key_file", "outside"),
+        ("# health_listen = \"\"", "health_listen = \"8444\"", "api.health_listen", "port"),
+        (
+            "# health_ok_for = [\"leader\", \"standby\", \"follower\"]",
+            "health_ok_for = [\"boss\"]",
+            "api.health_ok_for",
+            "standby",
+        ),
+        (
+            "# health_ok_for = [\"leader\", \"standby\", \"follower\"]",
+            "health_ok_for = []",
+            "api.health_ok_for",
+            "at least one",
+        ),
         ("https://n1.conclave", "http://n1.conclave", "api.url", "https"),
     ];
     for (before, after, key, fix) in cases {

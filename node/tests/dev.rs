@@ -42,6 +42,16 @@ fn generated_requests_get_documented_answers_and_no_fault() {
 }
 
 #[test]
+fn load_balancers_find_who_may_serve() {
+    python::provide();
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let scratch = tempfile::tempdir().unwrap();
+    let mut script = conclave();
+    script.args(["dev", "--run", "python3"]).arg(here.join("tests/dev/load_balancer.py"));
+    run(script.arg(here.join("deploy/haproxy")).arg(scratch.path()), "load_balancer.py");
+}
+
+#[test]
 fn status_and_environment_reach_the_command() {
     let script = "test -n \"$CONJUR_APPLIANCE_URL$CONJUR_CERT_FILE\" && \
                   test \"$CONJUR_ACCOUNT/$CONJUR_AUTHN_LOGIN\" = dev/admin && exit 42";

@@ -14,9 +14,10 @@ use base64::Engine;
 use conclave_api::credentials::new_account;
 use conclave_api::openapi;
 use conclave_api::ports::{
-    Clock, ClusterStatus, Committed, Part, ProposeError, Proposer, ReadError, StateStore, Vault,
+    Clock, ClusterStatus, Committed, Health, HealthError, Part, ProposeError, Proposer, ReadError,
+    StateStore, Vault,
 };
-use conclave_api::{Door, Durability, Parts, Peer, Settings, Spool, router};
+use conclave_api::{Door, Durability, Parts, Peer, Settings, Spool, health_router, router};
 use conclave_domain::command::{self, Actor, Command, Envelope};
 use conclave_domain::id::AccountName;
 use conclave_domain::records::RequestId;
@@ -81,6 +82,20 @@ impl Single {
 }
 
 impl Proposer for Single {
+    /// `n1` is this node, `n2` is ill, `n3` cannot be reached.
+    fn health_of<'a>(&'a self, member: &'a str) -> BoxFuture<'a, Result<Health, HealthError>> {
+        Box::pin(async move {
+            match member {
+                "n1" => Err(HealthError::Myself),
+                "n2" => {
+                    Ok(Health { ok: false, document: br#"{"ok":false,"role":"standby"}"#.into() })
+                }
+                "n3" => Err(HealthError::Unreachable("10.0.0.3:7443: refused".into())),
+                _ => Err(HealthError::NoMember),
+            }
+        })
+    }
+
     fn propose(&self, command: Vec<u8>) -> BoxFuture<'_, Result<Committed, ProposeError>> {
         Box::pin(async move {
             if take(&self.leaderless) {
@@ -189,6 +204,8 @@ impl Reply {
 /// A door and everything behind it.
 pub(crate) struct House {
     pub(crate) router: Router,
+    /// What listens without TLS.
+    pub(crate) plain_health: Router,
     pub(crate) state: StateStore,
     pub(crate) clock: Arc<TestClock>,
     pub(crate) proposer: Arc<Single>,
@@ -240,7 +257,8 @@ impl House {
         })
         .unwrap();
         let house = Self {
-            router: router(door),
+            router: router(door.clone()),
+            plain_health: health_router(door),
             state,
             clock,
             proposer,

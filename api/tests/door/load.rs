@@ -2,9 +2,12 @@
 
 use std::sync::atomic::Ordering;
 
+use axum::body::Body;
 use conclave_api::ports::Part;
+use conclave_api::settings::Wanted;
 use conclave_domain::command::{Actor, Command};
-use http::{Method, StatusCode};
+use http::{Method, Request, StatusCode};
+use tower::ServiceExt;
 
 use super::harness::House;
 
@@ -104,6 +107,54 @@ async fn a_follower_reads_refuses_writes_and_knows_its_age() {
     assert_eq!(reply.json()["alive"], true);
     let reply = house.send(&Method::GET, "/health/live", &[], "").await;
     assert_eq!(reply.status, StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_tell_of_each_other_and_of_nobody_else() {
+    let house = House::new();
+    let of = async |member: &str| {
+        let path = format!("/remote_health/{member}");
+        let reply = house.send(&Method::GET, &path, &[], "").await;
+        (reply.status, reply.header("conjur-health").to_owned(), reply.text())
+    };
+    let (status, word, text) = of("n1").await;
+    assert_eq!((status, &*word), (StatusCode::OK, "OK"), "{text}");
+    assert!(text.contains("\"role\":\"leader\""), "{text}");
+    let (status, word, text) = of("n2").await;
+    assert_eq!((status, &*word), (StatusCode::BAD_GATEWAY, "NOT OK"));
+    assert_eq!(text, r#"{"ok":false,"role":"standby"}"#);
+    let (status, _, text) = of("n3").await;
+    assert_eq!(status, StatusCode::BAD_GATEWAY);
+    assert!(!text.contains("10.0.0.3"), "strangers learn no addresses: {text}");
+    for stranger in ["n4", "127.0.0.1", "localhost:22", "n2%2F", "%00"] {
+        let (status, ..) = of(stranger).await;
+        assert!(matches!(status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST), "{stranger}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_check_finds_the_parts_that_it_is_set_for_with_and_without_tls() {
+    let leader_only = Wanted { leader: true, standby: false, follower: false };
+    let house = House::with(|settings| settings.health_ok_for = leader_only);
+    let ask = async |path: &str| {
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        house.plain_health.clone().oneshot(request).await.unwrap().status()
+    };
+    let health = async || house.send(&Method::GET, "/health", &[], "").await;
+    assert_eq!(health().await.status, StatusCode::OK);
+    assert_eq!(ask("/health").await, StatusCode::OK);
+    assert_eq!(ask("/health/leader").await, StatusCode::OK);
+
+    *house.proposer.part.lock().unwrap() = Part::Standby;
+    let reply = health().await;
+    assert_eq!(reply.status, StatusCode::BAD_GATEWAY);
+    assert_eq!(reply.json()["ready"], true, "it is well, only not looked for");
+    assert_eq!(ask("/health").await, StatusCode::BAD_GATEWAY);
+    assert_eq!(ask("/health/ready").await, StatusCode::OK);
+    assert_eq!(ask("/health/leader").await, StatusCode::SERVICE_UNAVAILABLE);
+    for hidden in ["/", "/info", "/metrics", "/whoami", "/remote_health/n1", "/health/"] {
+        assert_eq!(ask(hidden).await, StatusCode::NOT_FOUND, "{hidden} is not for plain HTTP");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

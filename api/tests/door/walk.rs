@@ -18,6 +18,7 @@ const REQUESTS: &[(&str, &str)] = &[
     ("health.live", "/health/live"),
     ("health.ready", "/health/ready"),
     ("health.leader", "/health/leader"),
+    ("health.remote", "/remote_health/n1"),
     ("info.show", "/info"),
     ("metrics.show", "/metrics"),
     ("openapi.show", "/openapi.json"),

@@ -12,6 +12,7 @@ use ipnet::IpNet;
 
 use super::environment::{DYNAMIC_SECRETS, HOST_FACTORIES, ServerEnvironment};
 use super::raw::{RawConfig, RawPolicy, RawRaft};
+use conclave_api::settings::Wanted;
 
 /// The defaults, in one place; those of Raft are in its own crate. `node/deploy/conclave.toml`
 /// shows the same numbers.
@@ -121,6 +122,10 @@ pub struct ApiConfig {
     pub trusted_proxies: Vec<IpNet>,
     /// Where programs of this machine may get tokens without credentials; none: nowhere.
     pub local_socket: Option<PathBuf>,
+    /// TCP address where `/health` and its like are answered without TLS; none: nowhere.
+    pub health_listen: Option<SocketAddr>,
+    /// On nodes of which parts `/health` is good when all is well.
+    pub health_ok_for: Wanted,
     /// Authenticators in force whatever is switched through the API.
     pub authenticators: Vec<String>,
     /// Whether host factories are there.
@@ -312,6 +317,15 @@ impl Config {
             Some(text) => Some(socket_path(folder, text)?),
         };
 
+        let health_listen = match raw.api.health_listen.as_deref() {
+            None | Some("") => None,
+            Some(text) => Some(address("api.health_listen", text)?),
+        };
+        let health_ok_for = match raw.api.health_ok_for.as_deref() {
+            None => Wanted::ALL,
+            Some(parts) => wanted(parts)?,
+        };
+
         let mut names = raw.tls.names;
         for name in &names {
             if name.is_empty() || name.len() > 253 || name.chars().any(|c| !is_name_char(c)) {
@@ -357,6 +371,8 @@ impl Config {
                 url,
                 trusted_proxies,
                 local_socket,
+                health_listen,
+                health_ok_for,
                 authenticators: raw.api.authenticators,
                 host_factories_enabled: raw.api.host_factories_enabled.unwrap_or(true),
                 dynamic_secrets_enabled: raw.api.dynamic_secrets_enabled.unwrap_or(false),
@@ -445,6 +461,27 @@ fn socket_path(folder: &Path, text: &str) -> Result<PathBuf, ConfigError> {
         ));
     }
     Ok(path)
+}
+
+fn wanted(parts: &[String]) -> Result<Wanted, ConfigError> {
+    const KEY: &str = "api.health_ok_for";
+    let mut wanted = Wanted { leader: false, standby: false, follower: false };
+    for part in parts {
+        match part.as_str() {
+            "leader" => wanted.leader = true,
+            "standby" => wanted.standby = true,
+            "follower" => wanted.follower = true,
+            other => {
+                return Err(invalid(KEY, other, "write \"leader\", \"standby\" or \"follower\""));
+            }
+        }
+    }
+    if parts.is_empty() {
+        let hint = "name at least one of \"leader\", \"standby\" and \"follower\": with none, no load \
+                    balancer would ever choose this node";
+        return Err(invalid(KEY, "[]", hint));
+    }
+    Ok(wanted)
 }
 
 fn address(key: &'static str, text: &str) -> Result<SocketAddr, ConfigError> {

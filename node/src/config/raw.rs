@@ -47,6 +47,8 @@ pub(super) struct RawApi {
     #[serde(default)]
     pub(super) trusted_proxies: Vec<String>,
     pub(super) local_socket: Option<String>,
+    pub(super) health_listen: Option<String>,
+    pub(super) health_ok_for: Option<Vec<String>>,
     #[serde(default)]
     pub(super) authenticators: Vec<String>,
     pub(super) host_factories_enabled: Option<bool>,

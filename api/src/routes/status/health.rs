@@ -2,19 +2,25 @@
 //!
 //! *Alive* says that the process answers. *Ready* says that it may serve: open, not failed, a voter
 //! with a leader or a follower young enough. `/health` is 200 when ready and 502 when not, as load
-//! balancers for Conjur expect; `/health/live` is always 200, `/health/ready` and `/health/leader`
-//! are 200 or 503.
+//! balancers for Conjur expect, and also 502 on a node whose part is none of
+//! [`Settings::health_ok_for`](crate::settings::Settings::health_ok_for); `/health/live` is always 200,
+//! `/health/ready` and `/health/leader` are 200 or 503. `/remote_health/{member}` passes on what another
+//! member says of itself. A listener without TLS may offer these and nothing else ([`plain`]).
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
 use http::StatusCode;
-use http::header::{HeaderName, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use serde_json::{Value, json};
 
 use crate::context::{Answer, Call};
 use crate::door::Door;
 use crate::error::Refusal;
-use crate::ports::{ClusterStatus, Part};
+use crate::ports::{ClusterStatus, Health, HealthError, Part};
 
 /// What each part of the node says of itself.
 #[expect(clippy::struct_excessive_bools, reason = "each is a finding of its own")]
@@ -27,6 +33,8 @@ struct Report {
     has_leader: bool,
     too_old: bool,
     degraded: bool,
+    /// Whether `/health` is to be good on a node of this part.
+    wanted: bool,
 }
 
 impl Report {
@@ -44,6 +52,7 @@ impl Report {
             has_leader: status.leader.is_some(),
             too_old: older_than(door.settings.staleness_max),
             degraded: older_than(door.settings.staleness_degraded),
+            wanted: door.settings.health_ok_for.contains(status.part),
             status,
         }
     }
@@ -67,16 +76,22 @@ impl Report {
         }
     }
 
+    /// Why load balancers are to pass this node by; nothing when they are not.
+    fn unwanted(&self) -> Option<&'static str> {
+        let not_here = || (!self.wanted).then_some("not for a node of this part, by its settings");
+        self.obstacle().or_else(not_here)
+    }
+
     fn document(&self) -> Value {
-        let obstacle = self.obstacle();
+        let obstacle = self.unwanted();
         let ok = obstacle.is_none();
         let word = |good: bool, bad: &str| if good { json!("ok") } else { json!(bad) };
         let age_ms = self.status.age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
-        let running = if ok { "running" } else { "starting" };
+        let running = if self.obstacle().is_none() { "running" } else { "starting" };
         json!({
             "ok": ok,
             "alive": true,
-            "ready": ok,
+            "ready": self.obstacle().is_none(),
             "degraded": self.degraded,
             "sealed": self.sealed,
             "role": self.status.part.as_str(),
@@ -110,31 +125,114 @@ impl Report {
     }
 }
 
+/// How this node is, for those who ask it as a member.
+pub(crate) fn of(door: &Door) -> Health {
+    let report = Report::of(door);
+    Health { ok: report.unwanted().is_none(), document: report.document().to_string().into_bytes() }
+}
+
+/// The status and header by which load balancers decide.
+const fn verdict(ok: bool) -> (StatusCode, HeaderValue) {
+    if ok {
+        (StatusCode::OK, HeaderValue::from_static("OK"))
+    } else {
+        (StatusCode::BAD_GATEWAY, HeaderValue::from_static("NOT OK"))
+    }
+}
+
+const CONJUR_HEALTH: HeaderName = HeaderName::from_static("conjur-health");
+
 pub(crate) async fn show(call: &mut Call) -> Result<Answer, Refusal> {
     let report = Report::of(&call.door);
-    let ready = report.obstacle().is_none();
-    let status = if ready { StatusCode::OK } else { StatusCode::BAD_GATEWAY };
-    let word = if ready { "OK" } else { "NOT OK" };
-    Ok(Answer::json(&report.document())
-        .status(status)
-        .header(HeaderName::from_static("conjur-health"), HeaderValue::from_static(word)))
+    let (status, word) = verdict(report.unwanted().is_none());
+    Ok(Answer::json(&report.document()).status(status).header(CONJUR_HEALTH, word))
+}
+
+/// What another member says of itself. Only names of members are taken: this node asks nobody else.
+pub(crate) async fn remote(call: &mut Call) -> Result<Answer, Refusal> {
+    let member = call.params.name.clone().unwrap_or_default();
+    match call.door.proposer.health_of(&member).await {
+        Ok(health) => {
+            let document: Value = serde_json::from_slice(&health.document).unwrap_or(Value::Null);
+            let (status, word) = verdict(health.ok);
+            Ok(Answer::json(&document).status(status).header(CONJUR_HEALTH, word))
+        }
+        Err(HealthError::Myself) => show(call).await,
+        Err(HealthError::NoMember) => {
+            Ok(Answer::json(&json!({"ok": false, "error": "no member has that name"}))
+                .status(StatusCode::NOT_FOUND))
+        }
+        Err(HealthError::Unreachable(reason)) => {
+            // The reason may tell addresses; strangers are told no more than the fact.
+            tracing::warn!(member, reason, "health.unreachable");
+            let (status, word) = verdict(false);
+            Ok(Answer::json(&json!({"ok": false, "error": "the member cannot be reached"}))
+                .status(status)
+                .header(CONJUR_HEALTH, word))
+        }
+    }
+}
+
+/// The checks alone, for a listener without TLS: load balancers that speak none need no more.
+pub(crate) fn plain(door: Arc<Door>) -> Router {
+    let json = |status: StatusCode, document: Value| -> Response {
+        (status, [(CONTENT_TYPE, "application/json")], document.to_string()).into_response()
+    };
+    let for_health = Arc::clone(&door);
+    let for_ready = Arc::clone(&door);
+    Router::new()
+        .route(
+            "/health",
+            get(move || async move {
+                let report = Report::of(&for_health);
+                let (status, word) = verdict(report.unwanted().is_none());
+                ([(CONJUR_HEALTH, word)], json(status, report.document())).into_response()
+            }),
+        )
+        .route("/health/live", get(move || async move { json(StatusCode::OK, alive()) }))
+        .route(
+            "/health/ready",
+            get(move || async move {
+                let (status, document) = readiness(&Report::of(&for_ready));
+                json(status, document)
+            }),
+        )
+        .route(
+            "/health/leader",
+            get(move || async move {
+                let (status, document) = leadership(&Report::of(&door));
+                json(status, document)
+            }),
+        )
+}
+
+fn alive() -> Value {
+    json!({"alive": true})
+}
+
+fn readiness(report: &Report) -> (StatusCode, Value) {
+    let obstacle = report.obstacle();
+    let document = json!({"ready": obstacle.is_none(), "reason": obstacle});
+    (yes_or_no(obstacle.is_none()), document)
+}
+
+fn leadership(report: &Report) -> (StatusCode, Value) {
+    let leads = report.status.part == Part::Leader && report.obstacle().is_none();
+    (yes_or_no(leads), json!({"leader": leads}))
 }
 
 pub(crate) async fn live(_call: &mut Call) -> Result<Answer, Refusal> {
-    Ok(Answer::json(&json!({"alive": true})))
+    Ok(Answer::json(&alive()))
 }
 
 pub(crate) async fn ready(call: &mut Call) -> Result<Answer, Refusal> {
-    let report = Report::of(&call.door);
-    let obstacle = report.obstacle();
-    Ok(Answer::json(&json!({"ready": obstacle.is_none(), "reason": obstacle}))
-        .status(yes_or_no(obstacle.is_none())))
+    let (status, document) = readiness(&Report::of(&call.door));
+    Ok(Answer::json(&document).status(status))
 }
 
 pub(crate) async fn leader(call: &mut Call) -> Result<Answer, Refusal> {
-    let report = Report::of(&call.door);
-    let leads = report.status.part == Part::Leader && report.obstacle().is_none();
-    Ok(Answer::json(&json!({"leader": leads})).status(yes_or_no(leads)))
+    let (status, document) = leadership(&Report::of(&call.door));
+    Ok(Answer::json(&document).status(status))
 }
 
 const fn yes_or_no(yes: bool) -> StatusCode {
