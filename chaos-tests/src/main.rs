@@ -99,10 +99,14 @@ fn drill_command(args: &DrillArgs) -> ExitCode {
             return ExitCode::from(Verdict::Unknown.exit_code());
         }
     };
-    let replay = format!(
-        "cargo run --release -p conclave-chaos -- drill {} --trials {} --seed {}",
-        args.name, args.trials, args.seed
-    );
+    let mut replay = format!("cargo run --release -p conclave-chaos -- drill {}", args.name);
+    replay += &match args.name.as_str() {
+        "calm" => format!(" --seconds {} --seed {}", args.seconds, args.seed),
+        _ => format!(" --trials {} --seed {}", args.trials, args.seed),
+    };
+    if args.busy {
+        replay += " --busy";
+    }
     let options = drill::Options {
         trials: args.trials,
         seed: args.seed,
