@@ -148,7 +148,7 @@ impl Door {
 
     /// How this node is, for other members that ask.
     pub fn health(&self) -> Health {
-        routes::status::health::of(self)
+        crate::routes::status::health::of(self)
     }
 
     /// The vault, or a refusal while this node is sealed.

@@ -65,6 +65,8 @@ def balancer(file, **variables):
         process.terminate()
         process.wait(10)
         log.close()
+        if sys.exc_info()[0] is not None:
+            print((SCRATCH / f"{file}.log").read_text(errors="replace")[-4000:], file=sys.stderr)
 
 
 def request(method, port, path, body=None, token=None, headers=(), tls=None):
@@ -146,9 +148,9 @@ def followers():
         login = ("POST", port, LOGIN, KEY.encode())
         until("no login through the balancer", wanted(200, *login, tls=tls))
         for node in nodes():
-            if node["part"] != "follower":
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(node["pid"], signal.SIGKILL)
+            # One is dead already.
+            if node["part"] != "follower" and node["pid"] is not None:
+                os.kill(node["pid"], signal.SIGKILL)
         # Every voter is dead, and nothing is refused.
         for number in range(20):
             status, token = request(*login, tls=tls)
