@@ -188,10 +188,11 @@ fn resident(pids: &[u32]) -> u64 {
 
 /// A policy of its own: variables, a group that may use them, and hosts in the group.
 fn policy(number: usize) -> String {
-    let mut text = format!("- !policy\n  id: app{number}\n  body:\n  - &variables\n");
+    let mut text = format!("- !policy\n  id: app{number}\n  body:\n  - &variables{number}\n");
     text.extend((0..VARIABLES).map(|at| format!("    - !variable v{at}\n")));
     text.push_str("  - !group users\n  - !permit\n    role: !group users\n");
-    text.push_str("    privileges: [read, execute, update]\n    resource: *variables\n");
+    // Several of these go into one text, in which a name of an anchor stands once.
+    text += &format!("    privileges: [read, execute, update]\n    resource: *variables{number}\n");
     text.extend((0..HOSTS).map(|at| format!("  - !host h{at}\n")));
     text.push_str("  - !grant\n    role: !group users\n    members:\n");
     text.extend((0..HOSTS).map(|at| format!("    - !host h{at}\n")));
