@@ -94,6 +94,7 @@ fn programs_of_the_machine_get_tokens_where_that_is_configured() {
 
 #[test]
 fn verbs_answer_as_people_know_them() {
+    python::curl();
     against_dev(&["--voters", "1", "--followers", "0"], "verbs.sh");
 }
 

@@ -110,6 +110,9 @@ async fn measure(
     let token = door.log_in(&reader.login, &reader.key).await?;
     let reads = door.timed("GET", &reader.path, &token, READS).await?;
     lines.add("authenticated read, p50", "us", point(reads.as_secs_f64() * 1e6));
+    let check = format!("/resources/{account}/variable/reading%2Fv?check=true&privilege=execute");
+    let checks = door.timed("GET", &check, &token, READS).await?;
+    lines.add("permission check, p50", "us", point(checks.as_secs_f64() * 1e6));
     for (step, path, count) in [
         ("list with limit 1,000", format!("/resources/{account}?limit=1000"), 5),
         (

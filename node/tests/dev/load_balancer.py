@@ -41,13 +41,15 @@ def free_port():
         return one.getsockname()[1]
 
 
-def haproxy():
-    if shutil.which("haproxy") is None and not os.path.exists("/usr/sbin/haproxy"):
-        print("haproxy is missing; asking apt-get for it", file=sys.stderr)
-        environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
-        for words in (["update", "-q"], ["install", "-qy", "--no-install-recommends", "haproxy"]):
-            subprocess.run(["apt-get", *words], env=environment, check=True, stdout=subprocess.DEVNULL)
-    return shutil.which("haproxy") or "/usr/sbin/haproxy"
+def provide(program):
+    """The program's path, from Debian's package of the same name where it is missing."""
+    path = os.pathsep.join([os.environ["PATH"], "/usr/sbin"])
+    if shutil.which(program, path=path) is None:
+        print(f"{program} is missing; asking apt-get for it", file=sys.stderr)
+        install = f"apt-get update -q && apt-get install -qy --no-install-recommends {program}"
+        subprocess.run(["flock", "/tmp/conclave-tests-apt.lock", "sh", "-c", install], check=True,
+                       env=dict(os.environ, DEBIAN_FRONTEND="noninteractive"), stdout=subprocess.DEVNULL)
+    return shutil.which(program, path=path)
 
 
 @contextlib.contextmanager
@@ -57,7 +59,7 @@ def balancer(file, **variables):
     environment = dict(os.environ, BIND=f"127.0.0.1:{port}", CLUSTER_CA=CERT,
                        CLUSTER_NAME="localhost", **variables)
     log = (SCRATCH / f"{file}.log").open("wb")
-    process = subprocess.Popen([haproxy(), "-f", str(DEPLOY / file)], env=environment, stdout=log,
+    process = subprocess.Popen([provide("haproxy"), "-f", str(DEPLOY / file)], env=environment, stdout=log,
                                stderr=subprocess.STDOUT)
     try:
         yield port
@@ -137,7 +139,7 @@ def voters():
 def followers():
     site = SCRATCH / "site.pem"
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+        [provide("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
          "-days", "1", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout",
          str(SCRATCH / "site.key"), "-out", str(SCRATCH / "site.crt")],
         check=True, capture_output=True)

@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
+/// Whoever holds this file locked may ask the package manager; the scripts know it, too.
+const APT_TURN: &str = "/tmp/conclave-tests-apt.lock";
+
 /// The interpreter of an environment of that name; `{folder}` in a package's words is the
 /// environment's own folder. Each of `calls` is one call of pip.
 pub(crate) fn environment(name: &str, calls: &[&[&str]]) -> PathBuf {
@@ -31,19 +34,35 @@ pub(crate) fn environment(name: &str, calls: &[&[&str]]) -> PathBuf {
 
 /// Makes sure that `python3` can make environments.
 pub(crate) fn provide() {
-    let has = Command::new("python3")
-        .args(["-c", "import venv, ensurepip"])
-        .stderr(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success());
-    if has {
+    let probe = ["python3", "-c", "import venv, ensurepip"];
+    package("python3-venv", &probe, "these tests run public Python clients");
+}
+
+/// Makes sure that there is `curl`.
+pub(crate) fn curl() {
+    package("curl", &["curl", "--version"], "this test asks as README's first lines do, with curl");
+}
+
+/// Asks the package manager for a package unless `probe` succeeds. One at a time, since scripts of
+/// other tests ask it, too.
+fn package(name: &str, probe: &[&str], why: &str) {
+    let works = || {
+        Command::new(probe[0])
+            .args(&probe[1..])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success())
+    };
+    if works() {
         return;
     }
-    eprintln!("python3 with venv is missing; asking apt-get for it");
-    let install = "apt-get update -q && apt-get install -qy --no-install-recommends python3-venv";
-    let mut apt = Command::new("sh");
-    apt.args(["-c", install]).env("DEBIAN_FRONTEND", "noninteractive");
-    run(&mut apt, "these tests run public Python clients; install python3 and python3-venv");
+    eprintln!("{name} is missing; asking apt-get for it");
+    let install = "apt-get update -q && apt-get install -qy --no-install-recommends \"$1\"";
+    let mut apt = Command::new("flock");
+    apt.args([APT_TURN, "sh", "-c", install, "sh", name]).env("DEBIAN_FRONTEND", "noninteractive");
+    run(&mut apt, &format!("{why}; install {name}"));
+    assert!(works(), "{why}; {name} was installed, but {probe:?} fails still");
 }
 
 /// Runs a command, which must succeed; `what` says what it was for.
