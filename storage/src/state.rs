@@ -135,13 +135,21 @@ impl View<'_> {
     /// The sealed value of a secret's version, where it is retained.
     ///
     /// # Errors
-    /// [`Fault::Corrupt`], [`Fault::Database`].
+    /// [`Fault::Corrupt`], also for a version that is known and whose row is not there: the write that
+    /// made it has failed, and the node is about to end. [`Fault::Database`].
     pub fn secret_value(
         &self,
         resource: &ResourceId,
         version: Version,
     ) -> Result<Option<Sealed>, Fault> {
         let value = self.engine.get(&keys::secret_value_key(resource, version))?;
+        let is_known = || {
+            let secret = self.state.secret(resource);
+            secret.is_some_and(|secret| secret.versions.contains_key(&version))
+        };
+        if value.is_none() && is_known() {
+            return Err(Fault::corrupt("a secret's version", "its value is missing"));
+        }
         value.map(keys::secret_value).transpose()
     }
 }

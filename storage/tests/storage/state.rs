@@ -25,6 +25,22 @@ fn a_view_shows_state_and_value_of_one_moment() {
 }
 
 #[test]
+fn a_value_that_the_disk_refused_is_a_fault_and_never_absent() {
+    let disk = SimDisk::new(1);
+    let store = StateStore::open(&simulated(&disk).0).unwrap();
+    found(&store);
+    disk.fail_write(1);
+    store.apply(&[set_secret(4)]).unwrap_err();
+    // Until the node has ended, memory may know of a version whose row was never written.
+    store.read(|view| {
+        let known = view.state.secret(&variable()).unwrap().versions.keys().copied().max();
+        let newest = known.unwrap();
+        let value = view.secret_value(&variable(), newest);
+        assert!(newest == Version(1) || matches!(value, Err(Fault::Corrupt { .. })), "{value:?}");
+    });
+}
+
+#[test]
 fn reopening_rebuilds_the_same_state() {
     let folder = tempfile::tempdir().unwrap();
     let before = {
