@@ -72,7 +72,7 @@ def balancer(file, **variables):
 
 
 def request(method, port, path, body=None, token=None, headers=(), tls=None):
-    ask = urllib.request.Request(f"https://localhost:{port}{path}", data=body, method=method,
+    ask = urllib.request.Request(f"https://127.0.0.1:{port}{path}", data=body, method=method,
                                  headers=dict(headers))
     if token is not None:
         ask.add_header("Authorization", f'Token token="{base64.b64encode(token).decode()}"')
@@ -140,7 +140,7 @@ def followers():
     site = SCRATCH / "site.pem"
     subprocess.run(
         [provide("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-         "-days", "1", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout",
+         "-days", "1", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout",
          str(SCRATCH / "site.key"), "-out", str(SCRATCH / "site.crt")],
         check=True, capture_output=True)
     site.write_bytes((SCRATCH / "site.crt").read_bytes() + (SCRATCH / "site.key").read_bytes())
