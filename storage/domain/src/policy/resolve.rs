@@ -161,11 +161,28 @@ struct Resolver<'a> {
 
 impl Resolver<'_> {
     fn count(&mut self, place: Place) -> Result<(), PolicyError> {
-        self.rows += 1;
+        self.count_all(1, place)
+    }
+
+    /// Counts rows to come. What multiplies lists is counted before any row is made: a short text
+    /// that asks for too many costs nothing.
+    fn count_all(&mut self, rows: usize, place: Place) -> Result<(), PolicyError> {
+        self.rows = self.rows.saturating_add(rows);
         if self.rows > limits::ROWS_MAX {
             return Err(reject(ParseRejection::TooManyRows, place));
         }
         Ok(())
+    }
+
+    /// Counts the rows of lists that are multiplied; the last list says where they stand.
+    fn count_product(
+        &mut self,
+        lengths: &[usize],
+        last: &[(Id, Place)],
+    ) -> Result<(), PolicyError> {
+        let Some((_, place)) = last.first() else { return Ok(()) };
+        let rows = lengths.iter().fold(last.len(), |rows, length| rows.saturating_mul(*length));
+        self.count_all(rows, *place)
     }
 
     fn statements(&mut self, statements: Vec<Statement>, scope: &Scope) -> Result<(), PolicyError> {
@@ -178,9 +195,10 @@ impl Resolver<'_> {
                 }
                 Statement::Revoke { roles, members } => {
                     let members = self.ids(&members, scope, Reach::Anywhere)?;
-                    for (role, place) in self.ids(&roles, scope, Reach::Below)? {
+                    let roles = self.ids(&roles, scope, Reach::Below)?;
+                    self.count_product(&[members.len()], &roles)?;
+                    for (role, _) in roles {
                         for (member, _) in &members {
-                            self.count(place)?;
                             let (role, member) = (role.clone(), member.clone());
                             let key = MembershipKey { role, member, ownership: false };
                             self.desired.deletions.push(Deletion::Membership(key));
@@ -189,10 +207,11 @@ impl Resolver<'_> {
                 }
                 Statement::Deny { roles, privileges, resources } => {
                     let roles = self.ids(&roles, scope, Reach::Anywhere)?;
-                    for (resource, place) in self.ids(&resources, scope, Reach::Below)? {
+                    let resources = self.ids(&resources, scope, Reach::Below)?;
+                    self.count_product(&[privileges.len(), roles.len()], &resources)?;
+                    for (resource, _) in resources {
                         for privilege in &privileges {
                             for (role, _) in &roles {
-                                self.count(place)?;
                                 let key = PermissionKey {
                                     resource: resource.clone(),
                                     role: role.clone(),
@@ -249,9 +268,10 @@ impl Resolver<'_> {
             }
         }
         let layers = self.ids(&record.layers, scope, Reach::Below)?;
+        self.count_all(layers.len(), place)?;
         for (layer, layer_place) in &layers {
             let key = MembershipKey { role: layer.clone(), member: id.clone(), ownership: false };
-            self.add_grant(key, false, *layer_place, place)?;
+            self.add_grant(key, false, *layer_place, place);
         }
         self.add_record(DesiredRecord {
             id: id.clone(),
@@ -306,6 +326,7 @@ impl Resolver<'_> {
         scope: &Scope,
     ) -> Result<(), PolicyError> {
         let roles = self.ids(roles, scope, Reach::Below)?;
+        self.count_product(&[members.len()], &roles)?;
         for member in members {
             let member_id = self.id(&member.role, scope, Reach::Anywhere)?;
             for (role, role_place) in &roles {
@@ -314,7 +335,7 @@ impl Resolver<'_> {
                     member: member_id.clone(),
                     ownership: false,
                 };
-                self.add_grant(key, member.admin, *role_place, member.role.place)?;
+                self.add_grant(key, member.admin, *role_place, member.role.place);
             }
         }
         Ok(())
@@ -326,13 +347,11 @@ impl Resolver<'_> {
         admin_option: bool,
         role_place: Place,
         member_place: Place,
-    ) -> Result<(), PolicyError> {
-        self.count(role_place)?;
+    ) {
         if let Entry::Vacant(vacant) = self.grants.entry(key.clone()) {
             vacant.insert(self.desired.grants.len());
             self.desired.grants.push(DesiredGrant { key, admin_option, role_place, member_place });
         }
-        Ok(())
     }
 
     fn permit(
@@ -343,10 +362,11 @@ impl Resolver<'_> {
         scope: &Scope,
     ) -> Result<(), PolicyError> {
         let roles = self.ids(roles, scope, Reach::Anywhere)?;
-        for (resource, resource_place) in self.ids(resources, scope, Reach::Below)? {
+        let resources = self.ids(resources, scope, Reach::Below)?;
+        self.count_product(&[privileges.len(), roles.len()], &resources)?;
+        for (resource, resource_place) in resources {
             for privilege in privileges {
                 for (role, role_place) in &roles {
-                    self.count(resource_place)?;
                     let key = PermissionKey {
                         resource: resource.clone(),
                         role: role.clone(),
