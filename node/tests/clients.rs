@@ -8,6 +8,7 @@ mod python;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
 use python::{environment, run};
 
@@ -61,27 +62,43 @@ fn every_method_of_pypi_conjur_api_works() {
     python_against_dev(&python, "conjur_api_methods.py", &[]);
 }
 
+/// Ansible, and the folder with its collection for Conjur; made once, for all that ask.
+fn ansible() -> &'static (PathBuf, PathBuf) {
+    static MADE: OnceLock<(PathBuf, PathBuf)> = OnceLock::new();
+    MADE.get_or_init(|| {
+        let name = "ansible-12.3.0";
+        // The wheel of `ansible` brings a hundred collections; only one of them is unpacked.
+        let python = environment(
+            name,
+            &[
+                &["install", "ansible-core==2.19.14", "cryptography==50.0.2"],
+                &["download", "--no-deps", "--dest", "{folder}/wheel", "ansible==12.3.0"],
+            ],
+        );
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let collections = folder.join("collections");
+        if !collections.exists() {
+            let unpack = "import glob, os, sys, zipfile\n\
+                 wheel = zipfile.ZipFile(glob.glob(sys.argv[1] + '/wheel/*.whl')[0])\n\
+                 part = [n for n in wheel.namelist() if '/cyberark/conjur/' in n]\n\
+                 wheel.extractall(sys.argv[1] + '/unpacked', part)\n\
+                 os.rename(sys.argv[1] + '/unpacked', sys.argv[1] + '/collections')";
+            run(Command::new(&python).args(["-c", unpack]).arg(&folder), "unpacking");
+        }
+        (python, collections)
+    })
+}
+
 #[test]
-fn the_collection_of_ansible_works() {
-    let name = "ansible-12.3.0";
-    // The wheel of `ansible` brings a hundred collections; only one of them is unpacked.
-    let python = environment(
-        name,
-        &[
-            &["install", "ansible-core==2.19.14", "cryptography==50.0.2"],
-            &["download", "--no-deps", "--dest", "{folder}/wheel", "ansible==12.3.0"],
-        ],
-    );
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    let collections = folder.join("collections");
-    if !collections.exists() {
-        let unpack = "import glob, sys, zipfile\n\
-             wheel = zipfile.ZipFile(glob.glob(sys.argv[1] + '/wheel/*.whl')[0])\n\
-             part = [n for n in wheel.namelist() if '/cyberark/conjur/' in n]\n\
-             wheel.extractall(sys.argv[1] + '/collections', part)";
-        run(Command::new(&python).args(["-c", unpack]).arg(&folder), "unpacking the collection");
-    }
-    python_against_dev(&python, "ansible_lookup.py", &[&collections]);
+fn the_lookup_of_ansible_works() {
+    let (python, collections) = ansible();
+    python_against_dev(python, "ansible_lookup.py", &[collections]);
+}
+
+#[test]
+fn the_role_of_ansible_enrols_a_machine() {
+    let (python, collections) = ansible();
+    python_against_dev(python, "ansible_role.py", &[collections]);
 }
 
 #[test]

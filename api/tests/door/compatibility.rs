@@ -82,8 +82,10 @@ fn every_test_named_in_the_matrix_exists_and_is_about_it() {
     for row in rows(&page, "## Routes").iter().filter(|row| row[3] == "done") {
         shown.push((bare(&row[1]).to_owned(), row[4].clone()));
     }
-    for row in rows(&page, "## Policy statements").iter().filter(|row| row[2] == "done") {
-        shown.push((row[0].clone(), row[3].clone()));
+    for heading in ["## Policy statements", "## Clients"] {
+        for row in rows(&page, heading).iter().filter(|row| row[2] == "done") {
+            shown.push((row[0].clone(), row[3].clone()));
+        }
     }
     for (what, cell) in shown {
         for (file, wanted) in evidence(&cell) {
