@@ -60,6 +60,8 @@ pub(crate) struct Single {
     pub(crate) lost_answers: AtomicU32,
     /// Done before the next proposals, one each.
     pub(crate) before: Mutex<Vec<Vec<u8>>>,
+    /// The last proposal.
+    pub(crate) proposed: Mutex<Vec<u8>>,
     pub(crate) no_barrier: Mutex<bool>,
 }
 
@@ -101,6 +103,7 @@ impl Proposer for Single {
             if take(&self.leaderless) {
                 return Err(ProposeError::NoLeader);
             }
+            self.proposed.lock().unwrap().clone_from(&command);
             let first = self.before.lock().unwrap().pop();
             if let Some(first) = first {
                 self.commit(first);
@@ -233,6 +236,7 @@ impl House {
             leaderless: AtomicU32::new(0),
             lost_answers: AtomicU32::new(0),
             before: Mutex::default(),
+            proposed: Mutex::default(),
             no_barrier: Mutex::new(false),
         });
         let founding = founding();

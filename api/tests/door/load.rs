@@ -203,6 +203,41 @@ async fn a_repeated_request_is_answered_as_the_first() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_load_asked_of_two_nodes_at_once_tells_the_keys_that_the_log_took() {
+    // Two houses with the same past stand for two nodes: the second plans before the first's load
+    // is applied, and proposes after it.
+    let houses = [House::new(), House::new()];
+    let (uri, text) = (
+        "/policies/demo/policy/root",
+        "- !host new
+- !user newer
+",
+    );
+    for house in &houses {
+        house.load("demo", POLICY).await;
+    }
+    let mut answers = Vec::new();
+    for house in &houses {
+        let token = house.token("demo/admin").await;
+        let headers = [("authorization", token.as_str()), ("idempotency-key", "once")];
+        let reply = house.send(&Method::POST, uri, &headers, text).await;
+        assert_eq!(reply.status, StatusCode::CREATED, "{}", reply.text());
+        answers.push(reply.json());
+        let first = houses[0].proposer.proposed.lock().unwrap().clone();
+        houses[1].proposer.before.lock().unwrap().extend([first]);
+    }
+    assert_eq!(answers[0]["created_roles"].as_object().unwrap().len(), 2);
+    assert_eq!(answers[0], answers[1]);
+    for login in ["host/new", "newer"] {
+        let id = format!("demo:{}", if login == "newer" { "user:newer" } else { "host:new" });
+        let key = answers[1]["created_roles"][id]["api_key"].as_str().unwrap().to_owned();
+        let uri = format!("/authn/demo/{}/authenticate", login.replace('/', "%2F"));
+        let reply = houses[1].send(&Method::POST, &uri, &[], key).await;
+        assert_eq!(reply.status, StatusCode::OK, "{login}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_is_good_only_from_where_its_role_may_be_and_proxies_are_believed_if_trusted() {
     let house = House::new();
     house.load("demo", "- !host\n  id: h\n  restricted_to: [10.1.0.0/16]\n").await;
