@@ -34,6 +34,7 @@ use crate::clock::SystemClock;
 use crate::config::{AuditDurability, Config, environment};
 use crate::exit::{Context, Exit, Failure};
 use crate::folder::{Folder, KnownMemberFile, NodeFile, master_key};
+use crate::jobs::Rotations;
 use crate::peer_service::PeerService;
 
 /// How long a command of the node's own is tried before it is given up.
@@ -167,6 +168,10 @@ pub struct Node {
     pub master: MasterKey,
     /// Requests in, answers out.
     pub door: Arc<Door>,
+    /// Where audit records go.
+    pub spool: Arc<Spool>,
+    /// How rotations stand while this node leads.
+    pub rotations: Rotations,
     /// TLS towards clients.
     pub tls: Arc<ServerTls>,
     /// Where clients connect.
@@ -220,12 +225,13 @@ impl Node {
         let tls = Arc::new(server_tls(&folder.cluster_certificate(&master)?)?);
 
         let core = Core::start(config, &identity, &datadir, &master).await?;
+        let spool = Arc::new(spool);
         let parts = Parts {
             state: core.state.clone(),
             proposer: Arc::new(Agreement::new(core.raft.clone())),
             vaults: core.vault.clone(),
             clock: Arc::new(SystemClock),
-            spool: Arc::new(spool),
+            spool: spool.clone(),
             metrics_text,
             settings: Settings {
                 node_name: identity.name.clone(),
@@ -257,7 +263,20 @@ impl Node {
         let config = config.clone();
         let listener = Mutex::new(Some(listener));
         let health_listener = Mutex::new(health_listener);
-        Ok(Self { core, identity, config, folder, master, door, tls, listener, health_listener })
+        let rotations = Rotations::default();
+        Ok(Self {
+            core,
+            identity,
+            config,
+            folder,
+            master,
+            door,
+            spool,
+            rotations,
+            tls,
+            listener,
+            health_listener,
+        })
     }
 
     /// The HTTPS listener, for the one task that serves it.

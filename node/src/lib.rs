@@ -10,11 +10,11 @@
 //! | [`folder`] | what lies where in a data folder, and the keys in it |
 //! | [`certificates`] | the authority and the cluster certificate |
 //! | [`admin`] | the operator's socket |
-//! | [`jobs`] | what a node does by itself: members of the log into members of Raft |
+//! | [`jobs`] | what a node does by itself: members of the log into members of Raft, rotations |
 //! | [`lifecycle`] | run, drain, stop |
 //! | `local_socket` | tokens for programs of this machine, without credentials |
 //! | [`dev`] | a whole cluster of child processes on one machine |
-//! | [`clock`], [`telemetry`], [`exit`] | wall clock, logs, exit codes |
+//! | [`clock`], [`telemetry`], [`metrics`], [`exit`] | wall clock, logs, what is measured, exit codes |
 
 pub mod admin;
 pub mod bootstrap;
@@ -31,6 +31,7 @@ pub mod jobs;
 pub mod join;
 pub mod lifecycle;
 mod local_socket;
+pub mod metrics;
 pub mod peer_service;
 pub mod seed;
 pub mod telemetry;

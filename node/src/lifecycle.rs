@@ -44,6 +44,7 @@ pub async fn serve(config: &Config, end_with_stdin: bool) -> Result<(), Failure>
     forbid_core_dumps();
     let mut ends = watch_ends(end_with_stdin)?;
     let recorder = PrometheusBuilder::new().install_recorder().context(Exit::Failed, "metrics")?;
+    crate::metrics::describe();
     let metrics_text = Arc::new(move || recorder.render());
 
     let built = tokio::select! {
@@ -78,6 +79,7 @@ pub async fn serve(config: &Config, end_with_stdin: bool) -> Result<(), Failure>
     }
     let membership = tokio::spawn(jobs::membership(node.clone()));
     let sweep = tokio::spawn(jobs::sweep(node.clone()));
+    let rotation = tokio::spawn(jobs::rotation(node.clone()));
     let unseal = jobs::unseal(node.clone());
 
     let result = tokio::select! {
@@ -101,6 +103,7 @@ pub async fn serve(config: &Config, end_with_stdin: bool) -> Result<(), Failure>
     node.door.drain();
     membership.abort();
     sweep.abort();
+    rotation.abort();
     if end == End::Asked {
         hand_over(&node).await;
     }

@@ -102,6 +102,14 @@ fn the_role_of_ansible_enrols_a_machine() {
 }
 
 #[test]
+fn passwords_of_a_real_database_are_rotated() {
+    let mut command = conclave();
+    command.args(["dev", "--voters", "3", "--followers", "0", "--run", "python3"]);
+    command.arg(scripts().join("rotation.py")).arg(env!("CARGO_BIN_EXE_conclave"));
+    run(&mut command, "rotation.py");
+}
+
+#[test]
 fn programs_of_the_machine_get_tokens_where_that_is_configured() {
     python::provide();
     let mut command = Command::new("python3");

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::exit::{Exit, Failure};
+use crate::jobs::RotationStatus;
 use crate::seed::{Seed, SeedRole};
 
 /// A question.
@@ -152,6 +153,9 @@ pub struct Status {
     pub version: String,
     /// Everybody, as the log knows them.
     pub members: Vec<MemberStatus>,
+    /// How rotations stand; only the leader knows.
+    #[serde(default)]
+    pub rotations: Vec<RotationStatus>,
 }
 
 /// One member of the cluster.

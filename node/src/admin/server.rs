@@ -170,6 +170,7 @@ fn status(node: &Node) -> protocol::Status {
         pid: std::process::id(),
         api_url: node.config.api.url.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        rotations: node.rotations.status(),
         members: status
             .members
             .into_iter()

@@ -255,7 +255,7 @@ fn status_text(status: &Status) -> String {
     );
     format!(
         "cluster    {}\nnode       {} (node {})\npart       {}{}\nleader     {leader}\nterm       {}\n\
-         log        last {}, committed {}, applied {}, snapshot {}\n\n{}",
+         log        last {}, committed {}, applied {}, snapshot {}\n{}\n{}",
         status.cluster_id,
         status.name,
         status.node_id,
@@ -266,8 +266,24 @@ fn status_text(status: &Status) -> String {
         status.committed,
         status.applied,
         status.snapshot,
+        rotations_text(status),
         members_text(status)
     )
+}
+
+/// One line on rotations, where there are any, and one for each that fails.
+fn rotations_text(status: &Status) -> String {
+    let failing: Vec<_> = status.rotations.iter().filter(|one| one.failures > 0).collect();
+    if status.rotations.is_empty() {
+        return String::new();
+    }
+    let mut text =
+        format!("rotations  {} known, {} failing\n", status.rotations.len(), failing.len());
+    for one in failing {
+        let error = one.error.as_deref().unwrap_or_default();
+        text.push_str(&format!("  {} failed {} times: {error}\n", one.resource, one.failures));
+    }
+    text
 }
 
 fn members_text(status: &Status) -> String {

@@ -77,6 +77,9 @@ pub fn decide(
             let changes = asked.account_changes(account, needs, changes, *based_on)?;
             Ok((changes, Outcome::Done))
         }
+        Command::RotateSecret { resource, after, value, fingerprint, expires_at } => {
+            asked.rotate_secret(resource, *after, value, *fingerprint, *expires_at)
+        }
     }
 }
 
@@ -290,6 +293,38 @@ impl Asked<'_> {
             Some((current, _)) => (Version(current.0 + 1), false),
             None => (Version(1), false),
         }
+    }
+
+    /// Nodes rotate, nobody else. What was set by hand meanwhile stays in force.
+    fn rotate_secret(
+        &self,
+        resource: &ResourceId,
+        after: Version,
+        value: &Sealed,
+        fingerprint: Fingerprint,
+        expires_at: Timestamp,
+    ) -> Decision {
+        self.node_only("rotate a secret")?;
+        if resource.kind() != Kind::Variable {
+            return Err(Rejection::Invalid(format!("{resource} is not a variable")));
+        }
+        let secret = self.state.secret(resource).ok_or_else(|| not_found(resource))?;
+        let current = secret.versions.last_key_value().map(|(version, _)| *version);
+        if current != Some(after) {
+            return Err(Rejection::Invalid(format!("{resource} has been set since")));
+        }
+        let (version, _) = self.next_version(resource, fingerprint);
+        if version == after {
+            return Err(Rejection::Invalid(format!("{resource} has that value already")));
+        }
+        let event = Event::SecretRotated {
+            resource: resource.clone(),
+            version,
+            fingerprint,
+            value: Some(value.clone()),
+            expires_at,
+        };
+        Ok((vec![event], Outcome::SecretSet { version, added: true }))
     }
 
     fn expire_secret(&self, resource: &ResourceId) -> Decision {
@@ -697,7 +732,8 @@ fn check_change(
         | Event::HostFactoryTokensExpired { .. }
         | Event::AuthenticatorToggled { .. }
         | Event::IssuerSet { .. }
-        | Event::IssuerRemoved { .. } => return Err("not a change that a load makes".to_owned()),
+        | Event::IssuerRemoved { .. }
+        | Event::SecretRotated { .. } => return Err("not a change that a load makes".to_owned()),
     };
     if about.account() != policy.account() {
         return Err(format!("{about} is of another account than {policy}"));
@@ -748,7 +784,8 @@ fn check_api_change(account: &AccountName, change: &Event) -> Result<(), String>
         | Event::HostFactoryTokensIssued { .. }
         | Event::HostFactoryTokenRevoked { .. }
         | Event::HostFactoryTokensExpired { .. }
-        | Event::AuthenticatorToggled { .. } => {
+        | Event::AuthenticatorToggled { .. }
+        | Event::SecretRotated { .. } => {
             return Err("not a change that the API makes".to_owned());
         }
     };

@@ -197,7 +197,12 @@ impl Writes<'_> {
                 }
             }
             Event::SecretVersionAdded { resource, version, fingerprint, value } => {
-                self.secret_version_added(resource, *version, *fingerprint, value.as_ref());
+                let (value, due) = (value.as_ref(), None);
+                self.secret_version_added(resource, *version, *fingerprint, value, due);
+            }
+            Event::SecretRotated { resource, version, fingerprint, value, expires_at } => {
+                let (value, due) = (value.as_ref(), Some(*expires_at));
+                self.secret_version_added(resource, *version, *fingerprint, value, due);
             }
             Event::SecretExpired { resource } => {
                 let versions = self.state.secret(resource).into_iter();
@@ -349,6 +354,7 @@ impl Writes<'_> {
         version: Version,
         fingerprint: Fingerprint,
         value: Option<&Sealed>,
+        expires_at: Option<Timestamp>,
     ) {
         if let Some(secret) = self.state.secret(resource) {
             let surplus = (secret.versions.len() + 1).saturating_sub(SECRET_VERSIONS_KEPT);
@@ -357,7 +363,7 @@ impl Writes<'_> {
                 self.delete(RowKey::SecretValue(resource.clone(), *old));
             }
         }
-        let record = SecretVersion { fingerprint, expires_at: None, created_at: self.at };
+        let record = SecretVersion { fingerprint, expires_at, created_at: self.at };
         self.put(Row::SecretVersion(resource.clone(), version, record));
         if let Some(value) = value {
             self.put(Row::SecretValue(resource.clone(), version, value.clone()));

@@ -740,6 +740,7 @@ fn only_the_operator_touches_members_and_keys() {
                 | Command::AdmitMember { .. }
                 | Command::RemoveMemberNode { .. }
                 | Command::SweepHostFactoryTokens
+                | Command::RotateSecret { .. }
         );
         let asked = Envelope { actor: Actor::Role(id("user:admin")), ..envelope };
         let decision = decide(&history.state, LogIndex(9), &asked);

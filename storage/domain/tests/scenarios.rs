@@ -48,7 +48,7 @@ use conclave_domain::id::Id;
 use conclave_domain::outcome::{Outcome, Rejection, Reply};
 use conclave_domain::policy::{LoadRequest, Rules, plan};
 use conclave_domain::rbac::{self, Denial};
-use conclave_domain::records::{Fingerprint, RequestId, Revision, Sealed};
+use conclave_domain::records::{Fingerprint, RequestId, Revision, Sealed, Version};
 use conclave_domain::state::State;
 use conclave_domain::time::{LogIndex, Timestamp};
 use support::{account, api_key, envelope, id, signing_key};
@@ -162,6 +162,22 @@ impl World {
             ["expire", resource, "as", role] => {
                 self.ask(role, Command::ExpireSecret { resource: id(resource) })
             }
+            ["renew", resource, "after", version, "by", value, "for", seconds, "as", role] => {
+                let mut fingerprint = [0; 16];
+                fingerprint[..value.len()].copy_from_slice(value.as_bytes());
+                self.ask(
+                    role,
+                    Command::RotateSecret {
+                        resource: id(resource),
+                        after: Version(version.parse().unwrap()),
+                        value: Sealed(value.into()),
+                        fingerprint: Fingerprint(fingerprint),
+                        expires_at: self.in_seconds(seconds),
+                    },
+                )
+            }
+            ["due", resource] => self.due(&id(resource)),
+            ["rotated"] => self.state.rotated().map(short).collect::<Vec<_>>().join(" "),
             ["rotate", target, "as", role, "by", proof] => {
                 let proof = self.proof(role, proof);
                 self.ask(role, Command::RotateApiKey { role: id(target), key: api_key(9), proof })
@@ -305,6 +321,16 @@ impl World {
         let mut numbers: Vec<String> = secret.map(|one| one.0.to_string()).collect();
         numbers.extend(policy.map(|(number, _)| number.to_string()));
         if numbers.is_empty() { "none".to_owned() } else { numbers.join(" ") }
+    }
+
+    /// Of each version, in how many seconds it expires.
+    fn due(&self, resource: &Id) -> String {
+        let versions = self.state.secret(resource).into_iter().flat_map(|one| one.versions.iter());
+        let texts = versions.map(|(version, record)| match record.expires_at {
+            None => format!("v{} never", version.0),
+            Some(at) => format!("v{} in {}", version.0, (at.0 - self.now.0) / 1000),
+        });
+        texts.collect::<Vec<_>>().join(", ")
     }
 
     fn rows(&self, word: &str) -> String {

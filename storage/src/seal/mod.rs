@@ -22,7 +22,7 @@ mod vault;
 pub use keyring::{Keyring, RootKey};
 pub use master::MasterKey;
 pub use secret::Secret;
-pub use vault::{SEALS_PER_GENERATION_MAX, Vault};
+pub use vault::{RotationBytes, SEALS_PER_GENERATION_MAX, Vault};
 
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 

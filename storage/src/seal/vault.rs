@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use aws_lc_rs::hmac;
 use conclave_domain::id::ResourceId;
-use conclave_domain::records::{Fingerprint, Sealed};
+use conclave_domain::records::{Fingerprint, Sealed, Version};
 
 use super::aead::{SealingKey, label_aad};
 use super::{Keyring, RootKey, Secret};
@@ -25,6 +25,37 @@ pub struct Vault {
     generation: u32,
     sealed: AtomicU64,
     fingerprints: hmac::Key,
+    rotations: hmac::Key,
+}
+
+/// Bytes that look random to whoever lacks the root key, and are the same for the same resource,
+/// version and seed on every node.
+pub struct RotationBytes<'a> {
+    key: &'a hmac::Key,
+    info: Vec<u8>,
+    block: Option<hmac::Tag>,
+    blocks: u32,
+    place: usize,
+}
+
+impl RotationBytes<'_> {
+    /// The next one; they do not end.
+    pub fn next_byte(&mut self) -> u8 {
+        let block = match &self.block {
+            Some(block) if self.place < block.as_ref().len() => block,
+            _ => {
+                let mut context = hmac::Context::with_key(self.key);
+                context.update(&self.blocks.to_be_bytes());
+                context.update(&self.info);
+                self.blocks = self.blocks.wrapping_add(1);
+                self.place = 0;
+                self.block.insert(context.sign())
+            }
+        };
+        let byte = block.as_ref().get(self.place).copied().unwrap_or_default();
+        self.place += 1;
+        byte
+    }
 }
 
 impl Vault {
@@ -39,6 +70,7 @@ impl Vault {
                 hmac::HMAC_SHA256,
                 &root.subkey("conclave fingerprint v1")[..],
             ),
+            rotations: hmac::Key::new(hmac::HMAC_SHA256, &root.subkey("conclave rotation v1")[..]),
         }
     }
 
@@ -104,6 +136,23 @@ impl Vault {
         let mut fingerprint = [0; 16];
         fingerprint.copy_from_slice(&context.sign().as_ref()[..16]);
         Fingerprint(fingerprint)
+    }
+
+    /// Bytes for the value that a rotation puts after `version` of a resource. Whoever leads can make
+    /// the same ones, so a rotation that was cut off can be taken up again.
+    pub fn rotation_bytes(
+        &self,
+        resource: &ResourceId,
+        version: Version,
+        seed: &[u8],
+    ) -> RotationBytes<'_> {
+        let mut info = version.0.to_be_bytes().to_vec();
+        // The seed goes last and the id before it has its length in front: no two inputs are alike.
+        let id = resource.to_string();
+        info.extend_from_slice(&(id.len() as u64).to_be_bytes());
+        info.extend_from_slice(id.as_bytes());
+        info.extend_from_slice(seed);
+        RotationBytes { key: &self.rotations, info, block: None, blocks: 0, place: 0 }
     }
 
     fn seal_with(&self, aad: &[u8], secret: &Secret) -> Result<Sealed, Fault> {

@@ -139,6 +139,7 @@ fn touch(change: &Event, touched: &mut BTreeSet<ResourceId>) {
         | Event::HostFactoryTokensExpired { .. }
         | Event::AuthenticatorToggled { .. }
         | Event::IssuerSet { .. }
-        | Event::IssuerRemoved { .. } => {}
+        | Event::IssuerRemoved { .. }
+        | Event::SecretRotated { .. } => {}
     }
 }

@@ -126,6 +126,7 @@ fn deed(user: &str, change: &Event) -> Option<Deed> {
         | Event::HostFactoryTokensExpired { .. }
         | Event::AuthenticatorToggled { .. }
         | Event::IssuerSet { .. }
-        | Event::IssuerRemoved { .. } => return None,
+        | Event::IssuerRemoved { .. }
+        | Event::SecretRotated { .. } => return None,
     })
 }

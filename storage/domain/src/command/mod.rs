@@ -12,7 +12,7 @@ use crate::event::Event;
 use crate::id::{AccountName, ResourceId, RoleId};
 use crate::records::{
     Digest, Fingerprint, JoinToken, Member, NewApiKey, RequestId, Revision, Sealed, SigningKey,
-    WrappedKeyring,
+    Version, WrappedKeyring,
 };
 use crate::time::Timestamp;
 
@@ -220,5 +220,19 @@ pub enum Command {
         changes: Vec<Event>,
         /// The account's revision that the plan was made from.
         based_on: Revision,
+    },
+    /// Adds the version that a rotation has put in force elsewhere. Refused when the secret has moved
+    /// on since.
+    RotateSecret {
+        /// The variable.
+        resource: ResourceId,
+        /// The version that was in force when the rotation began.
+        after: Version,
+        /// Its new value, sealed for this resource.
+        value: Sealed,
+        /// Fingerprint of the plain value.
+        fingerprint: Fingerprint,
+        /// When the next rotation is due.
+        expires_at: Timestamp,
     },
 }

@@ -8,7 +8,7 @@ use crate::event::v1::{
     Ciphertext, EventV1, JoinTokenV1, KeyringV1, MemberV1, NewApiKeyV1, SigningKeyV1, nets, texts,
 };
 use crate::id::{AccountName, ResourceId, RoleId};
-use crate::records::{Digest, Fingerprint, RequestId, Revision, Sealed};
+use crate::records::{Digest, Fingerprint, RequestId, Revision, Sealed, Version};
 use crate::time::Timestamp;
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -118,6 +118,13 @@ enum CommandV1 {
         needs: Vec<(String, ResourceId)>,
         changes: Vec<EventV1>,
         based_on: u64,
+    },
+    RotateSecret {
+        resource: ResourceId,
+        after: u32,
+        value: Bytes,
+        fingerprint: [u8; 16],
+        expires_at: Timestamp,
     },
 }
 
@@ -233,6 +240,15 @@ impl From<&Command> for CommandV1 {
                     based_on: based_on.0,
                 }
             }
+            Command::RotateSecret { resource, after, value, fingerprint, expires_at } => {
+                Self::RotateSecret {
+                    resource: resource.clone(),
+                    after: after.0,
+                    value: Bytes(value.0.clone()),
+                    fingerprint: fingerprint.0,
+                    expires_at: *expires_at,
+                }
+            }
         }
     }
 }
@@ -309,6 +325,15 @@ impl TryFrom<CommandV1> for Command {
                     needs: needs.into_iter().map(need).collect(),
                     changes: changes.collect::<Result<_, _>>()?,
                     based_on: Revision(based_on),
+                }
+            }
+            CommandV1::RotateSecret { resource, after, value, fingerprint, expires_at } => {
+                Self::RotateSecret {
+                    resource,
+                    after: Version(after),
+                    value: Sealed(value.0),
+                    fingerprint: Fingerprint(fingerprint),
+                    expires_at,
                 }
             }
         })

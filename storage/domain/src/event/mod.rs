@@ -102,4 +102,12 @@ pub enum Event {
     IssuerSet { key: IssuerKey, kind: String, max_ttl: u32, data: Option<Sealed> },
     /// An issuer went.
     IssuerRemoved { key: IssuerKey },
+    /// A rotation gave a secret a version; `value` as with [`Event::SecretVersionAdded`].
+    SecretRotated {
+        resource: ResourceId,
+        version: Version,
+        fingerprint: Fingerprint,
+        value: Option<Sealed>,
+        expires_at: Timestamp,
+    },
 }

@@ -160,6 +160,13 @@ pub(crate) enum EventV1 {
         account: AccountName,
         issuer: String,
     },
+    SecretRotated {
+        resource: ResourceId,
+        version: u32,
+        fingerprint: [u8; 16],
+        value: Option<Bytes>,
+        expires_at: Timestamp,
+    },
 }
 
 impl EventV1 {
@@ -286,6 +293,16 @@ impl EventV1 {
             Event::IssuerRemoved { key } => {
                 Self::IssuerRemoved { account: key.account.clone(), issuer: key.issuer.clone() }
             }
+            Event::SecretRotated { resource, version, fingerprint, value, expires_at } => {
+                let kept = value.as_ref().filter(|_| ciphertext == Ciphertext::Kept);
+                Self::SecretRotated {
+                    resource: resource.clone(),
+                    version: version.0,
+                    fingerprint: fingerprint.0,
+                    value: kept.map(|value| Bytes(value.0.clone())),
+                    expires_at: *expires_at,
+                }
+            }
         }
     }
 }
@@ -381,6 +398,15 @@ impl TryFrom<EventV1> for Event {
             },
             EventV1::IssuerRemoved { account, issuer } => {
                 Self::IssuerRemoved { key: IssuerKey { account, issuer } }
+            }
+            EventV1::SecretRotated { resource, version, fingerprint, value, expires_at } => {
+                Self::SecretRotated {
+                    resource,
+                    version: Version(version),
+                    fingerprint: Fingerprint(fingerprint),
+                    value: value.map(|bytes| Sealed(bytes.0)),
+                    expires_at,
+                }
             }
         })
     }

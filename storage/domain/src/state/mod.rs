@@ -30,6 +30,9 @@ use crate::records::{
 };
 use crate::time::{LogIndex, Timestamp};
 
+/// The annotation that names what rotates a variable.
+pub const ROTATOR: &str = "rotation/rotator";
+
 /// All rows but secret values.
 #[derive(Debug, Default)]
 pub struct State {
@@ -41,6 +44,8 @@ pub struct State {
     /// The text of each privilege, shared by all permission rows that name it.
     privileges: HashSet<Arc<str>>,
     closures: Closures,
+    /// What has a [`ROTATOR`].
+    rotated: BTreeSet<ResourceId>,
     keyring: Option<WrappedKeyring>,
     join_tokens: BTreeMap<Digest, JoinToken>,
     member_nodes: BTreeMap<u64, Member>,
@@ -125,6 +130,11 @@ impl State {
     pub fn annotation(&self, resource: &ResourceId, name: &str) -> Option<&Annotation> {
         let annotations = &self.slots.slot(resource)?.annotations;
         annotation_place(annotations, name).ok().map(|at| &annotations[at].1)
+    }
+
+    /// Everything that has the annotation [`ROTATOR`], in the order of ids.
+    pub fn rotated(&self) -> impl Iterator<Item = &ResourceId> {
+        self.rotated.iter()
     }
 
     /// Permission rows on a resource, by role and privilege.
@@ -713,6 +723,9 @@ impl State {
 
     fn put_annotation(&mut self, id: &ResourceId, name: &str, annotation: &Annotation) {
         self.delete_annotation(id, name);
+        if name == ROTATOR {
+            self.rotated.insert(id.clone());
+        }
         let policy = self.acquire_policy(annotation.policy.as_ref());
         let handle = self.slots.acquire(id);
         let record = Annotation { value: annotation.value.clone(), policy: self.id_of(policy) };
@@ -731,6 +744,9 @@ impl State {
         let annotations = &mut self.slots[handle].annotations;
         let Ok(at) = annotation_place(annotations, name) else { return };
         let (name, record) = annotations.remove(at);
+        if &*name == ROTATOR {
+            self.rotated.remove(id);
+        }
         if let Some(policy) = record.policy.and_then(|policy| self.slots.find(&policy)) {
             self.slots[policy].policy_side().annotations.remove(&(handle, name));
             self.slots.release(policy);

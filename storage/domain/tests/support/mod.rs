@@ -29,7 +29,7 @@ variants!(COMMANDS, command_name, Command:
     ChangePassword, AddMember, RemoveMember, IssueJoinToken, AdmitMember, RemoveMemberNode,
     DeleteAccount,
     CreateHostFactoryTokens, RevokeHostFactoryToken, EnrolHost, SweepHostFactoryTokens,
-    ToggleAuthenticator, ChangeAccount,
+    ToggleAuthenticator, ChangeAccount, RotateSecret,
 );
 variants!(EVENTS, event_name, Event:
     KeyringInstalled, AccountCreated, RoleAdded, RoleRemoved, ResourceAdded, OwnerChanged,
@@ -39,6 +39,7 @@ variants!(EVENTS, event_name, Event:
     MemberAdmitted, MemberRemoved, AccountDeleted,
     HostFactoryTokensIssued, HostFactoryTokenRevoked,
     HostFactoryTokensExpired, AuthenticatorToggled, IssuerSet, IssuerRemoved,
+    SecretRotated,
 );
 variants!(OUTCOMES, outcome_name, Outcome:
     Done, SecretSet, PolicyLoaded, MemberAdmitted, HostFactoryTokensIssued,
@@ -203,6 +204,13 @@ pub(crate) fn envelopes() -> Vec<Envelope> {
             changes: vec![Event::IssuerRemoved { key: issuer_key() }],
             based_on: Revision(300),
         },
+        Command::RotateSecret {
+            resource: id("variable:app/pw"),
+            after: Version(21),
+            value: Sealed(vec![0, 255, 1]),
+            fingerprint: Fingerprint([8; 16]),
+            expires_at: Timestamp(1_767_225_600_000),
+        },
     ];
     let mut envelopes: Vec<Envelope> = bodies.into_iter().map(envelope).collect();
     for (place, one) in envelopes.iter_mut().enumerate() {
@@ -299,6 +307,13 @@ pub(crate) fn events() -> Vec<Event> {
             data: Some(Sealed(vec![0, 255, 1])),
         },
         Event::IssuerRemoved { key: issuer_key() },
+        Event::SecretRotated {
+            resource: id("variable:app/pw"),
+            version: Version(22),
+            fingerprint: Fingerprint([8; 16]),
+            value: Some(Sealed(vec![0, 255, 1])),
+            expires_at: Timestamp(1_767_225_600_000),
+        },
     ]
 }
 
@@ -315,7 +330,9 @@ pub(crate) fn as_history(event: &Event) -> Event {
             key.sealed = Sealed(Vec::new());
         }
         Event::PasswordChanged { password_hash, .. } => password_hash.clear(),
-        Event::SecretVersionAdded { value, .. } => *value = None,
+        Event::SecretVersionAdded { value, .. } | Event::SecretRotated { value, .. } => {
+            *value = None;
+        }
         Event::HostFactoryTokensIssued { tokens, .. } => {
             for token in tokens {
                 token.sealed = Sealed(Vec::new());
