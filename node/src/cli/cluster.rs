@@ -281,7 +281,7 @@ fn rotations_text(status: &Status) -> String {
         format!("rotations  {} known, {} failing\n", status.rotations.len(), failing.len());
     for one in failing {
         let error = one.error.as_deref().unwrap_or_default();
-        text.push_str(&format!("  {} failed {} times: {error}\n", one.resource, one.failures));
+        text.extend([format!("  {} failed {} times: {error}\n", one.resource, one.failures)]);
     }
     text
 }

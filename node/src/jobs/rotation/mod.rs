@@ -172,13 +172,12 @@ impl Rotations {
         let one = standing.entry(resource.clone()).or_default();
         one.in_work = false;
         one.error = failed.map(ToString::to_string);
-        match failed {
-            None => (one.failures, one.again_at) = (0, now),
-            Some(_) => {
-                let pause = PAUSE_FIRST.saturating_mul(1 << one.failures.min(16)).min(PAUSE_MAX);
-                one.failures = one.failures.saturating_add(1);
-                one.again_at = Timestamp(now.0.saturating_add(millis(pause)));
-            }
+        if failed.is_some() {
+            let pause = PAUSE_FIRST.saturating_mul(1 << one.failures.min(16)).min(PAUSE_MAX);
+            one.failures = one.failures.saturating_add(1);
+            one.again_at = Timestamp(now.0.saturating_add(millis(pause)));
+        } else {
+            (one.failures, one.again_at) = (0, now);
         }
         count_failing(&standing);
     }

@@ -203,14 +203,13 @@ impl Tls {
     fn new(target: &Target) -> Result<Self, RotationError> {
         let mut roots = rustls::RootCertStore::empty();
         let system;
-        let pem = match target.siblings.get("ca-cert") {
-            Some(pem) => pem.as_bytes(),
-            None => {
-                system = std::fs::read(SYSTEM_BUNDLE).map_err(|error| {
-                    RotationError::new(format!("{SYSTEM_BUNDLE}: {error}; set ca-cert beside it"))
-                })?;
-                &system
-            }
+        let pem = if let Some(pem) = target.siblings.get("ca-cert") {
+            pem.as_bytes()
+        } else {
+            system = std::fs::read(SYSTEM_BUNDLE).map_err(|error| {
+                RotationError::new(format!("{SYSTEM_BUNDLE}: {error}; set ca-cert beside it"))
+            })?;
+            &system
         };
         for certificate in CertificateDer::pem_slice_iter(pem) {
             let certificate =
