@@ -13,7 +13,8 @@ const ROOT: &str = "/policies/demo/policy/root";
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rules_of_the_operator_are_kept_by_loads_and_dry_runs() {
     let house = House::with(|settings| {
-        settings.policy_rules = Rules { users_in_root_only: true, hosts_ask_for_api_keys: true };
+        settings.policy_rules =
+            Rules { users_in_root_only: true, hosts_ask_for_api_keys: true, ..Rules::default() };
     });
     let texts = [
         ("- !policy { id: app, body: [ !user bob ] }", "User creation is disabled."),

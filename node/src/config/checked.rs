@@ -414,6 +414,8 @@ fn checked_policy(raw: &RawPolicy) -> Result<PolicyConfig, ConfigError> {
         rules: Rules {
             users_in_root_only: raw.users_in_root_only.unwrap_or(false),
             hosts_ask_for_api_keys: !raw.authn_api_key_default.unwrap_or(true),
+            // The door knows whether it has issuers.
+            ..Rules::default()
         },
         ignored_changes_header: raw.ignored_changes_header.unwrap_or(false),
         load_wait,

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 use super::bad;
 use crate::context::Call;
 use crate::error::Refusal;
+use crate::wire::json::{Wiped, wipe};
 
 const ID_BYTES_MAX: usize = 60;
 const TTL_MIN: u64 = 900;
@@ -18,17 +19,19 @@ pub(super) struct Asked {
     pub(super) id: Option<String>,
     pub(super) kind: Option<String>,
     pub(super) max_ttl: Option<u32>,
-    pub(super) data: Option<Value>,
+    pub(super) data: Option<Wiped>,
 }
 
 /// Reads a body that may hold `known` names only.
 pub(super) async fn take(call: &mut Call, known: &[&str]) -> Result<(Asked, [u8; 32]), Refusal> {
     let body = call.take_body(call.door.settings.body_bytes_max).await?;
     let digest = crate::token::sha256(&body);
-    let Ok(Value::Object(object)) = serde_json::from_slice(&body) else {
+    let Ok(Value::Object(mut object)) = serde_json::from_slice(&body) else {
         return Err(Refusal::Empty(http::StatusCode::BAD_REQUEST));
     };
-    Ok((asked(&object, known)?, digest))
+    let asked = asked(&object, known);
+    object.values_mut().for_each(wipe);
+    Ok((asked?, digest))
 }
 
 fn asked(object: &Map<String, Value>, known: &[&str]) -> Result<Asked, Refusal> {
@@ -100,7 +103,7 @@ fn required(name: &str) -> String {
 }
 
 /// The credentials, checked, and nothing beside them.
-fn credentials(data: &Value) -> Result<Value, Refusal> {
+fn credentials(data: &Value) -> Result<Wiped, Refusal> {
     let unfit = |text: String| Refusal::Unprocessable(text);
     let Value::Object(data) = data else {
         return Err(unfit("the 'data' parameter must be an object".to_owned()));
@@ -133,7 +136,7 @@ fn credentials(data: &Value) -> Result<Value, Refusal> {
                 .to_owned(),
         ));
     }
-    Ok(json!({"access_key_id": key_id, "secret_access_key": secret}))
+    Ok(Wiped(json!({"access_key_id": key_id, "secret_access_key": secret})))
 }
 
 #[cfg(test)]

@@ -2,14 +2,13 @@
 //! use was granted, and with the variables that it filled unless they are to be kept.
 
 use conclave_domain::event::Event;
-use conclave_domain::id::Kind;
+use conclave_domain::policy::dynamic;
 use conclave_domain::rbac;
 use http::StatusCode;
 
 use super::{FORBIDDEN, bound, describe, named, not_found, policy};
 use crate::context::{Answer, Call};
 use crate::error::Refusal;
-use crate::routes::secrets::DYNAMIC;
 use crate::routes::v2::{Planned, commit};
 
 pub(crate) async fn delete(call: &mut Call) -> Result<Answer, Refusal> {
@@ -31,9 +30,9 @@ pub(crate) async fn delete(call: &mut Call) -> Result<Answer, Refusal> {
             changes.push(Event::ResourceRemoved { resource: own.clone() });
         }
         if !keep {
-            let dynamic = bound(state, &key)
-                .filter(|id| id.kind() == Kind::Variable && id.identifier().starts_with(DYNAMIC));
-            changes.extend(dynamic.map(|id| Event::ResourceRemoved { resource: id.clone() }));
+            let filled =
+                bound(state, &key).filter(|id| id.identifier().starts_with(dynamic::BELOW));
+            changes.extend(filled.map(|id| Event::ResourceRemoved { resource: id.clone() }));
         }
         Ok(Planned::new("update", &base, changes))
     })

@@ -9,6 +9,7 @@ pub(crate) mod show;
 pub(crate) mod update;
 
 use conclave_domain::id::{AccountName, Id, Kind, ResourceId};
+use conclave_domain::policy::dynamic;
 use conclave_domain::rbac::root_policy;
 use conclave_domain::records::{Issuer, IssuerKey};
 use conclave_domain::state::State;
@@ -19,14 +20,13 @@ use crate::audit::Deed;
 use crate::context::Call;
 use crate::error::Refusal;
 use crate::ports::{Secret, Vault};
+use crate::wire::json::{Wiped, to_wiped};
 use crate::wire::time;
 
 /// What stands where a secret would.
 const MASK: &str = "*****";
-/// The annotation by which a variable names its issuer.
-const DYNAMIC_ISSUER: &str = "dynamic/issuer";
 /// The policy that all issuers lie below.
-const BASE: &str = "conjur/issuers";
+const BASE: &str = dynamic::ISSUERS;
 
 fn label(key: &IssuerKey) -> String {
     format!("issuer {} of {}", key.issuer, key.account)
@@ -35,10 +35,10 @@ fn label(key: &IssuerKey) -> String {
 fn seal(
     vault: &Vault,
     key: &IssuerKey,
-    data: &Value,
+    data: &Wiped,
 ) -> Result<conclave_domain::records::Sealed, Refusal> {
     vault
-        .seal_labelled(&label(key), &Secret::new(data.to_string().into_bytes()))
+        .seal_labelled(&label(key), &Secret::new(std::mem::take(&mut *to_wiped(data))))
         .map_err(|fault| Refusal::Fault(format!("sealing the {}: {fault}", label(key))))
 }
 
@@ -47,13 +47,13 @@ fn document(vault: &Vault, key: &IssuerKey, issuer: &Issuer) -> Result<Value, Re
     let opened = vault
         .open_labelled(&label(key), &issuer.data)
         .map_err(|fault| Refusal::Fault(format!("the {}: {fault}", label(key))))?;
-    let data: Value = serde_json::from_slice(opened.expose_secret()).unwrap_or_default();
+    let data = Wiped(serde_json::from_slice(opened.expose_secret()).unwrap_or_default());
     Ok(json!({
         "id": key.issuer,
         "account": key.account.as_str(),
         "max_ttl": issuer.max_ttl,
         "type": issuer.kind,
-        "data": {"access_key_id": data["access_key_id"], "secret_access_key": MASK},
+        "data": {"access_key_id": data.0["access_key_id"], "secret_access_key": MASK},
         "created_at": time::with_offset(issuer.created_at),
         "modified_at": time::with_offset(issuer.modified_at),
     }))
@@ -111,7 +111,7 @@ fn describe(call: &mut Call, operation: &'static str, key: &IssuerKey, did: &str
 fn bound<'a>(state: &'a State, key: &'a IssuerKey) -> impl Iterator<Item = &'a ResourceId> {
     let variables = state.resources(Some(&key.account), Some(Kind::Variable));
     variables.map(|(id, _)| id).filter(|id| {
-        let issuer = state.annotation(id, DYNAMIC_ISSUER);
+        let issuer = state.annotation(id, dynamic::ISSUER);
         issuer.is_some_and(|issuer| issuer.value == key.issuer)
     })
 }

@@ -10,13 +10,15 @@ use conclave_domain::rbac;
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, HeaderValue};
 use zeroize::Zeroizing;
 
-use super::sealed_value;
+use super::{NO_ENGINE, is_dynamic, sealed_value};
 use crate::context::{Answer, Call, wiped_bytes};
 use crate::error::Refusal;
 use crate::wire::{base64, json};
 
 /// Most ids in one request.
 const IDS_MAX: usize = 1000;
+/// Most dynamic secrets among them: each would be issued for this request.
+const DYNAMIC_MAX: usize = 10;
 
 pub(crate) async fn show(call: &mut Call) -> Result<Answer, Refusal> {
     let asked = asked(call)?;
@@ -33,6 +35,13 @@ pub(crate) async fn show(call: &mut Call) -> Result<Answer, Refusal> {
         .iter()
         .map(|text| text.parse().ok().filter(|id: &ResourceId| id.kind() == Kind::Variable))
         .collect();
+    let settings = &call.door.settings;
+    let dynamic = ids.iter().flatten().filter(|id| is_dynamic(settings, id)).count();
+    if dynamic > DYNAMIC_MAX {
+        return Err(Refusal::Unprocessable(format!(
+            "A request cannot contain more than {DYNAMIC_MAX} dynamic secrets"
+        )));
+    }
     let sealed = call
         .view(|view, caller| {
             let known = |id: &ResourceId| view.state.resource(id).is_some();
@@ -42,9 +51,16 @@ pub(crate) async fn show(call: &mut Call) -> Result<Answer, Refusal> {
                 }
             }
             let missing = |text: &String| Refusal::SecretMissing { id: text.clone() };
-            let mut sealed = Vec::with_capacity(ids.len());
+            let mut there = Vec::with_capacity(ids.len());
             for (text, id) in asked.iter().zip(&ids) {
                 let id = id.as_ref().filter(|id| known(id)).ok_or_else(|| missing(text))?;
+                there.push((text, id));
+            }
+            if dynamic > 0 {
+                return Err(Refusal::Unprocessable(NO_ENGINE.to_owned()));
+            }
+            let mut sealed = Vec::with_capacity(ids.len());
+            for (text, id) in there {
                 let value = sealed_value(view, id, None)?.ok_or_else(|| missing(text))?;
                 sealed.push((text, id, value));
             }

@@ -5,15 +5,12 @@ use conclave_domain::rbac;
 use conclave_domain::records::Version;
 use http::header::{CONTENT_DISPOSITION, HeaderValue};
 
-use super::{DYNAMIC, require_execute, sealed_value};
+use super::{NO_ENGINE, is_dynamic, require_execute, sealed_value};
 use crate::context::{Answer, Call, secret_bytes};
 use crate::error::Refusal;
 
 /// The annotation that names a value's media type.
 const MIME_TYPE: &str = "conjur/mime_type";
-
-/// What a dynamic secret is answered: nothing here issues one.
-const NO_ENGINE: &str = "No ephemeral secret engine configured for Conjur";
 
 pub(crate) async fn show(call: &mut Call) -> Result<Answer, Refusal> {
     let resource = call.id()?;
@@ -21,12 +18,12 @@ pub(crate) async fn show(call: &mut Call) -> Result<Answer, Refusal> {
     describe(call, &resource, version.as_deref());
     let version = version.as_deref().map(parse_version).transpose()?;
     let mut unseen = false;
-    let issues = call.door.settings.dynamic_secrets_enabled;
+    let is_dynamic = is_dynamic(&call.door.settings, &resource);
     let found = call
         .view(|view, caller| {
             unseen = !rbac::is_visible(view.state, &caller.role, &resource);
             require_execute(view, &caller.role, &resource)?;
-            if issues && resource.identifier().starts_with(DYNAMIC) {
+            if is_dynamic {
                 return Err(Refusal::Unprocessable(NO_ENGINE.to_owned()));
             }
             let sealed = sealed_value(view, &resource, version)?

@@ -6,15 +6,24 @@ pub(crate) mod expire;
 pub(crate) mod get;
 pub(crate) mod set;
 
-use conclave_domain::id::{ResourceId, RoleId};
+use conclave_domain::id::{Kind, ResourceId, RoleId};
+use conclave_domain::policy::dynamic;
 use conclave_domain::rbac::{self, Denial};
 use conclave_domain::records::{Sealed, Version};
 
 use crate::error::Refusal;
 use crate::ports::View;
+use crate::settings::Settings;
 
-/// Variables below this are filled by an engine, never by hand.
-pub(crate) const DYNAMIC: &str = "data/dynamic/";
+/// What a dynamic secret is answered: nothing here issues one.
+const NO_ENGINE: &str = "No ephemeral secret engine configured for Conjur";
+
+/// Whether a variable is filled by an issuer, never by hand.
+pub(super) fn is_dynamic(settings: &Settings, resource: &ResourceId) -> bool {
+    settings.dynamic_secrets_enabled
+        && resource.kind() == Kind::Variable
+        && resource.identifier().starts_with(dynamic::BELOW)
+}
 
 /// The sealed value of a version, or of the newest one; nothing when it is not there.
 pub(super) fn sealed_value(

@@ -5,7 +5,7 @@ use conclave_domain::id::Kind;
 use http::StatusCode;
 use zeroize::Zeroizing;
 
-use super::DYNAMIC;
+use super::is_dynamic;
 use crate::authz;
 use crate::context::{Answer, Call};
 use crate::error::Refusal;
@@ -23,7 +23,12 @@ pub(crate) async fn create(call: &mut Call) -> Result<Answer, Refusal> {
         .await?;
     let bytes_max = call.door.settings.body_bytes_max;
     let mut value = call.take_body(bytes_max).await?;
-    check_value(resource.kind(), resource.identifier(), &value)?;
+    check_value(resource.kind(), &value)?;
+    if is_dynamic(&call.door.settings, &resource) {
+        return Err(Refusal::MethodNotAllowed(
+            "Adding a static secret to a dynamic secret variable is not allowed".to_owned(),
+        ));
+    }
     let vault = call.door.vault()?;
     // A repeated request is known by what it sets too; the digest is made only where that is asked.
     let digest = if call.is_repeatable() { sha256(&value) } else { [0; 32] };
@@ -39,17 +44,12 @@ pub(crate) async fn create(call: &mut Call) -> Result<Answer, Refusal> {
     Ok(Answer::empty(StatusCode::CREATED))
 }
 
-fn check_value(kind: Kind, identifier: &str, value: &Zeroizing<Vec<u8>>) -> Result<(), Refusal> {
+fn check_value(kind: Kind, value: &Zeroizing<Vec<u8>>) -> Result<(), Refusal> {
     if value.iter().all(u8::is_ascii_whitespace) {
         return Err(Refusal::Argument("'value' may not be empty".to_owned()));
     }
     if kind == Kind::PublicKey && !is_public_key(value) {
         return Err(Refusal::Unprocessable("Invalid public key format".to_owned()));
-    }
-    if kind == Kind::Variable && identifier.starts_with(DYNAMIC) {
-        return Err(Refusal::MethodNotAllowed(
-            "Adding a static secret to a dynamic secret variable is not allowed".to_owned(),
-        ));
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
+use zeroize::Zeroizing;
 
 use super::{invalid, only, required, text, unfit};
 use crate::error::Refusal;
@@ -104,7 +105,7 @@ impl Type {
     pub(super) fn to_variables(
         &self,
         data: &Map<String, Value>,
-    ) -> Result<BTreeMap<String, String>, Refusal> {
+    ) -> Result<BTreeMap<String, Zeroizing<String>>, Refusal> {
         let mut known: Vec<&str> = self.texts.iter().map(|(key, _)| *key).collect();
         if self.is_jwt() {
             known.extend([PUBLIC_KEYS.0, "identity"]);
@@ -113,7 +114,7 @@ impl Type {
         let mut variables = BTreeMap::new();
         for (key, variable) in self.texts {
             if let Some(value) = text(data, key)? {
-                variables.insert((*variable).to_owned(), value.to_owned());
+                variables.insert((*variable).to_owned(), Zeroizing::new(value.to_owned()));
             }
         }
         match self.name {
@@ -137,16 +138,17 @@ impl Type {
     }
 
     /// `data` from the variables that there are and that the caller may fetch.
-    pub(super) fn data_of(&self, variables: &BTreeMap<&str, String>) -> Value {
+    pub(super) fn data_of(&self, variables: &BTreeMap<&str, Zeroizing<String>>) -> Value {
         let mut data = Map::new();
         for (key, variable) in self.texts {
             if let Some(value) = variables.get(variable) {
-                data.insert((*key).to_owned(), json!(value));
+                data.insert((*key).to_owned(), json!(value.as_str()));
             }
         }
         if self.is_jwt() {
             if let Some(keys) = variables.get(PUBLIC_KEYS.1) {
-                let keys = serde_json::from_str(keys).unwrap_or_else(|_no_json| json!(keys));
+                let keys =
+                    serde_json::from_str(keys).unwrap_or_else(|_no_json| json!(keys.as_str()));
                 data.insert(PUBLIC_KEYS.0.to_owned(), keys);
             }
             let mut identity = Map::new();
@@ -159,7 +161,7 @@ impl Type {
                         let pairs = items.filter_map(|item| item.split_once(':'));
                         json!(pairs.collect::<BTreeMap<_, _>>())
                     }
-                    _ => json!(value),
+                    _ => json!(value.as_str()),
                 };
                 identity.insert(key.to_owned(), value);
             }
@@ -174,12 +176,12 @@ impl Type {
 /// The variables of the type jwt that are no plain texts, beside those that are.
 fn jwt_variables(
     data: &Map<String, Value>,
-    variables: &mut BTreeMap<String, String>,
+    variables: &mut BTreeMap<String, Zeroizing<String>>,
 ) -> Result<(), Refusal> {
     match data.get(PUBLIC_KEYS.0) {
         None | Some(Value::Null) => {}
         Some(keys @ Value::Object(_)) => {
-            variables.insert(PUBLIC_KEYS.1.to_owned(), keys.to_string());
+            variables.insert(PUBLIC_KEYS.1.to_owned(), Zeroizing::new(keys.to_string()));
         }
         Some(_) => return Err(invalid(PUBLIC_KEYS.0, "it is no object")),
     }
@@ -201,14 +203,14 @@ fn jwt_variables(
     only(super::names(identity), &IDENTITY.map(|(key, _)| key), unexpected)?;
     for (key, variable) in &IDENTITY[..2] {
         if let Some(value) = text(identity, key)? {
-            variables.insert((*variable).to_owned(), value.to_owned());
+            variables.insert((*variable).to_owned(), Zeroizing::new(value.to_owned()));
         }
     }
     match identity.get("enforced_claims") {
         None | Some(Value::Null) => {}
         Some(Value::Array(claims)) => {
             let claims = claims_of("enforced_claims", claims.iter())?;
-            variables.insert("enforced-claims".to_owned(), claims.join(","));
+            variables.insert("enforced-claims".to_owned(), Zeroizing::new(claims.join(",")));
         }
         Some(_) => return Err(invalid("enforced_claims", "it is no list")),
     }
@@ -219,7 +221,7 @@ fn jwt_variables(
             let pairs = aliases.keys().zip(claims);
             let pairs: Vec<String> =
                 pairs.map(|(alias, claim)| format!("{alias}:{claim}")).collect();
-            variables.insert("claim-aliases".to_owned(), pairs.join(","));
+            variables.insert("claim-aliases".to_owned(), Zeroizing::new(pairs.join(",")));
         }
         Some(_) => return Err(invalid("claim_aliases", "it is no object")),
     }
@@ -254,8 +256,8 @@ mod tests {
         });
         let jwt = Type::named("jwt").unwrap();
         let variables = jwt.to_variables(data.as_object().unwrap()).unwrap();
-        assert_eq!(variables["enforced-claims"], "a,b");
-        assert_eq!(variables["claim-aliases"], "c:d");
+        assert_eq!(variables["enforced-claims"].as_str(), "a,b");
+        assert_eq!(variables["claim-aliases"].as_str(), "c:d");
         let borrowed = variables.iter().map(|(name, value)| (name.as_str(), value.clone()));
         assert_eq!(jwt.data_of(&borrowed.collect()), data);
         assert_eq!(Type::named("iam").unwrap().name, "aws");

@@ -11,17 +11,20 @@ use conclave_domain::rbac;
 use conclave_domain::records::{Annotation, PermissionKey, Sealed, Version};
 use conclave_domain::state::State;
 use http::StatusCode;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
+use zeroize::Zeroizing;
 
 use super::authenticator_data::Type;
 use super::branches::{annotations, known_owner};
 use super::{
-    Planned, answer, begin, commit, invalid, is_made_of, names, only, owner, page, required,
+    Planned, begin, commit, invalid, is_made_of, names, only, owner, page, required, secret_answer,
     take_object, text, unfit,
 };
 use crate::context::{Answer, Call};
 use crate::error::Refusal;
 use crate::ports::{Secret, Vault, View};
+use crate::wire::json::{Wiped, wipe};
 
 const EMPTY: &str = "Request body is empty";
 const MALFORMED: &str = "Request JSON is malformed";
@@ -63,6 +66,13 @@ fn place(account: &AccountName, kind: &Type, name: &str) -> Option<(ResourceId, 
     Some((id(Kind::Webservice, &own)?, id(Kind::Policy, &own)?))
 }
 
+/// A page of authenticators, and how many there are.
+#[derive(Serialize)]
+struct List {
+    authenticators: Vec<Wiped>,
+    count: usize,
+}
+
 pub(crate) async fn list(call: &mut Call) -> Result<Answer, Refusal> {
     begin(call, "authenticators", "list", "listed", "authenticators")?;
     let query = call.query.clone();
@@ -91,14 +101,14 @@ pub(crate) async fn list(call: &mut Call) -> Result<Answer, Refusal> {
             Ok((documents?, found.len()))
         })
         .await?;
-    Ok(answer(call, StatusCode::OK, &json!({"authenticators": documents, "count": count})))
+    Ok(secret_answer(call, StatusCode::OK, &List { authenticators: documents, count }))
 }
 
 pub(crate) async fn show(call: &mut Call) -> Result<Answer, Refusal> {
     begin(call, "authenticators", "get", "retrieved", "authenticator")?;
     let named = Named::of(call)?;
     let document = found(call, &named).await?;
-    Ok(answer(call, StatusCode::OK, &document))
+    Ok(secret_answer(call, StatusCode::OK, &document))
 }
 
 pub(crate) async fn update(call: &mut Call) -> Result<Answer, Refusal> {
@@ -122,7 +132,7 @@ pub(crate) async fn update(call: &mut Call) -> Result<Answer, Refusal> {
     })
     .await?;
     let document = found(call, &named).await?;
-    Ok(answer(call, StatusCode::OK, &document))
+    Ok(secret_answer(call, StatusCode::OK, &document))
 }
 
 pub(crate) async fn delete(call: &mut Call) -> Result<Answer, Refusal> {
@@ -149,8 +159,10 @@ pub(crate) async fn delete(call: &mut Call) -> Result<Answer, Refusal> {
 pub(crate) async fn create(call: &mut Call) -> Result<Answer, Refusal> {
     begin(call, "authenticators", "create", "created", "authenticator")?;
     let account = call.account()?.clone();
-    let (object, digest) = take_object(call, EMPTY, MALFORMED).await?;
-    let asked = Asked::of(&object, &account)?;
+    let (mut object, digest) = take_object(call, EMPTY, MALFORMED).await?;
+    let asked = Asked::of(&object, &account);
+    object.values_mut().for_each(wipe);
+    let asked = asked?;
     if let Some(deed) = call.deeds.first_mut() {
         // Not the whole body: its data holds secrets.
         for text in [&mut deed.did, &mut deed.tried] {
@@ -181,7 +193,7 @@ pub(crate) async fn create(call: &mut Call) -> Result<Answer, Refusal> {
     })
     .await?;
     let document = found(call, &asked.named).await?;
-    Ok(answer(call, StatusCode::CREATED, &document))
+    Ok(secret_answer(call, StatusCode::CREATED, &document))
 }
 
 fn unexpected(names: &str) -> String {
@@ -248,7 +260,7 @@ fn not_there(account: &AccountName, name: &str) -> Refusal {
 }
 
 /// The document of a named authenticator, for who sees it.
-async fn found(call: &mut Call, named: &Named) -> Result<Value, Refusal> {
+async fn found(call: &mut Call, named: &Named) -> Result<Wiped, Refusal> {
     let (vault, door) = (call.door.vault()?, call.door.clone());
     call.view(|view, caller| {
         let visible = rbac::is_visible(view.state, &caller.role, &named.webservice);
@@ -266,7 +278,7 @@ fn document(
     caller: &RoleId,
     one: &Authenticator<'_>,
     enabled: bool,
-) -> Result<Value, Refusal> {
+) -> Result<Wiped, Refusal> {
     let state = view.state;
     let id = one.webservice;
     let owner = state.resource(id).map(|record| &record.owner);
@@ -297,18 +309,22 @@ fn document(
     if !annotations.is_empty() {
         document.insert("annotations".to_owned(), json!(annotations));
     }
-    Ok(Value::Object(document))
+    Ok(Wiped(Value::Object(document)))
 }
 
 /// The current value of a variable; empty when it has none.
-fn value(view: &View<'_>, vault: &Vault, variable: &ResourceId) -> Result<String, Refusal> {
+fn value(
+    view: &View<'_>,
+    vault: &Vault,
+    variable: &ResourceId,
+) -> Result<Zeroizing<String>, Refusal> {
     let newest = view.state.secret(variable).and_then(|secret| secret.versions.last_key_value());
-    let Some((version, _)) = newest else { return Ok(String::new()) };
+    let Some((version, _)) = newest else { return Ok(Zeroizing::default()) };
     let fault = |why: &dyn std::fmt::Display| Refusal::Fault(format!("value of {variable}: {why}"));
     let sealed = view.secret_value(variable, *version).map_err(|error| fault(&error))?;
-    let Some(sealed) = sealed else { return Ok(String::new()) };
+    let Some(sealed) = sealed else { return Ok(Zeroizing::default()) };
     let opened = vault.open(variable, &sealed).map_err(|error| fault(&error))?;
-    Ok(String::from_utf8_lossy(opened.expose_secret()).into_owned())
+    Ok(Zeroizing::new(String::from_utf8_lossy(opened.expose_secret()).into_owned()))
 }
 
 /// An authenticator to be made.
@@ -320,7 +336,7 @@ struct Asked {
     enabled: bool,
     owner: Option<RoleId>,
     annotations: BTreeMap<String, String>,
-    variables: BTreeMap<String, String>,
+    variables: BTreeMap<String, Zeroizing<String>>,
 }
 
 impl Asked {
@@ -410,7 +426,7 @@ impl Asked {
         for (name, value) in &self.variables {
             let variable = below(Kind::Variable, name)?;
             add(&variable, policy);
-            let secret = Secret::new(value.clone().into_bytes());
+            let secret = Secret::new(value.as_bytes().to_vec());
             let sealed: Sealed = vault
                 .seal(&variable, &secret)
                 .map_err(|fault| Refusal::Fault(format!("sealing {variable}: {fault}")))?;

@@ -18,11 +18,12 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::audit::Deed;
-use crate::context::{Answer, Call};
+use crate::context::{Answer, Call, wiped_bytes};
 use crate::door::V2;
 use crate::error::{Refusal, record_missing};
 use crate::ports::View;
 use crate::token::{Verified, sha256};
+use crate::wire::json;
 
 /// How often a change is planned before the client is asked to try again.
 const PLANS_MAX: usize = 8;
@@ -65,6 +66,13 @@ pub(super) fn begin(
 /// An answer in the media type that was asked for.
 pub(super) fn answer(call: &Call, status: StatusCode, document: &impl Serialize) -> Answer {
     let mut answer = Answer::json(document).status(status);
+    answer.content_type = Some(media_type(call));
+    answer
+}
+
+/// As [`answer`], for a document that holds secrets: wiped after it has left.
+pub(super) fn secret_answer(call: &Call, status: StatusCode, document: &impl Serialize) -> Answer {
+    let mut answer = Answer::json_bytes(wiped_bytes(json::to_wiped(document))).status(status);
     answer.content_type = Some(media_type(call));
     answer
 }

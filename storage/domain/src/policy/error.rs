@@ -248,6 +248,41 @@ pub enum InvalidObject {
     /// Hosts must ask for their API key.
     #[error("Host '{0}' cannot be created without the annotation 'authn/api-key: true'")]
     HostWithoutApiKey(String),
+    /// A dynamic secret names an issuer that is not there, or that whoever loads may not use.
+    #[error("Issuer '{issuer}' not found in account '{account}'")]
+    NoSuchIssuer {
+        /// Its name.
+        issuer: String,
+        /// The account.
+        account: String,
+    },
+    /// A dynamic secret must say where its value comes from.
+    #[error("Dynamic variable '{0}' must have the annotation 'dynamic/issuer'")]
+    DynamicWithoutIssuer(String),
+    /// Only dynamic secrets have an issuer.
+    #[error(
+        "Variable '{0}' cannot have the annotation 'dynamic/issuer': \
+         dynamic variables are below 'data/dynamic/'"
+    )]
+    IssuerOfStatic(String),
+    /// A dynamic secret is made in one of two ways.
+    #[error(
+        "The annotation 'dynamic/method' of variable '{0}' must be 'assume-role' or \
+         'federation-token'"
+    )]
+    DynamicMethod(String),
+    /// How long a dynamic secret lives is bounded.
+    #[error(
+        "The annotation 'dynamic/ttl' of variable '{variable}' must be an integer between {least} and {most}"
+    )]
+    DynamicTtl {
+        /// The variable.
+        variable: String,
+        /// Shortest life in seconds.
+        least: u32,
+        /// Longest life in seconds.
+        most: u32,
+    },
 }
 
 fn capitalised(id: &Id) -> String {

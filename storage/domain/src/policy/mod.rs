@@ -7,6 +7,7 @@
 //! what does ([`Comparison`]) can be done in small pieces, so that nobody waits long for the state.
 
 mod cidr;
+pub mod dynamic;
 pub mod effective;
 mod error;
 pub mod limits;
@@ -37,7 +38,8 @@ pub struct LoadRequest<'a> {
     pub mode: LoadMode,
     /// The text as sent.
     pub text: &'a str,
-    /// Who asks. What a load changes does not depend on it; deciding checks what it may.
+    /// Who asks. What a load changes does not depend on it, only which issuers its dynamic secrets
+    /// may name; deciding checks whether it may load at all.
     pub actor: &'a RoleId,
     /// What the operator allows.
     pub rules: Rules,
@@ -50,6 +52,8 @@ pub struct Rules {
     pub users_in_root_only: bool,
     /// A host comes to be only when its annotation `authn/api-key` says `true`.
     pub hosts_ask_for_api_keys: bool,
+    /// Variables below [`dynamic::BELOW`] get their values from issuers, and say from which.
+    pub dynamic_secrets: bool,
 }
 
 /// What a load would change.

@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use ipnet::IpNet;
 
 use super::cidr;
+use super::dynamic;
 use super::error::{ParseRejection, Place, PolicyError};
 use super::limits;
 use super::scalar::{Guess, guess};
@@ -117,6 +118,8 @@ pub(super) struct Record {
     pub(super) owner: Option<Name>,
     /// Its annotations in the order of the text, those that other attributes stand for included.
     pub(super) annotations: Vec<(String, String)>,
+    /// Whether its annotation for the life of a dynamic secret is a whole number, and not text.
+    pub(super) ttl_is_number: bool,
     /// Addresses that a user or host may come from.
     pub(super) restricted_to: Vec<IpNet>,
     /// SSH public keys of a user: the name that the key ends with, and the whole key.
@@ -231,6 +234,7 @@ struct Draft {
     kind: Option<String>,
     owner: Option<Name>,
     annotations: Vec<(String, String)>,
+    ttl_is_number: bool,
     implied_annotations: Vec<(&'static str, String)>,
     restricted_to: Vec<IpNet>,
     public_keys: Vec<(String, String)>,
@@ -409,7 +413,7 @@ impl<'r, 't> Reader<'r, 't> {
                 draft.owner = Some(self.name(wanted, value, depth)?);
             }
             (Form::Record(_) | Form::Resource, "annotations") => {
-                draft.annotations = self.annotations(value)?;
+                (draft.annotations, draft.ttl_is_number) = self.annotations(value)?;
             }
             (Form::Record(Policy), "body") => self.body(value, depth, &mut draft.body)?,
             (Form::Record(User), "uidnumber") => {
@@ -515,6 +519,7 @@ impl<'r, 't> Reader<'r, 't> {
                     name: Name { node, place, kind, id: draft.id, account: draft.account },
                     owner: draft.owner,
                     annotations,
+                    ttl_is_number: draft.ttl_is_number,
                     restricted_to: draft.restricted_to,
                     public_keys: draft.public_keys,
                     layers: draft.layers,
@@ -571,19 +576,21 @@ impl<'r, 't> Reader<'r, 't> {
         }
     }
 
-    fn annotations(&mut self, value: NodeId) -> Result<Vec<(String, String)>, PolicyError> {
+    /// Annotations by name, and whether the life of a dynamic secret among them is a number.
+    fn annotations(&mut self, value: NodeId) -> Result<(Vec<(String, String)>, bool), PolicyError> {
         let tree = self.tree;
         let node = tree.node(value);
         let pairs = match &node.body {
             Body::Mapping(pairs) if node.tag.is_none() => pairs,
-            Body::Sequence(items) if items.is_empty() => return Ok(Vec::new()),
-            Body::Scalar { .. } if self.is_null(value) => return Ok(Vec::new()),
+            Body::Sequence(items) if items.is_empty() => return Ok((Vec::new(), false)),
+            Body::Scalar { .. } if self.is_null(value) => return Ok((Vec::new(), false)),
             Body::Mapping(_) | Body::Sequence(_) | Body::Scalar { .. } => {
                 return Err(self.wrong_type("hash", "annotations", value));
             }
         };
         let mut seen = HashSet::with_capacity(pairs.len());
         let mut annotations = Vec::with_capacity(pairs.len());
+        let mut ttl_is_number = false;
         for &(key, value) in pairs {
             let name = self.key(key)?;
             if !seen.insert(name) {
@@ -607,9 +614,11 @@ impl<'r, 't> Reader<'r, 't> {
                     return Err(self.reject(value, rejection));
                 }
             };
+            ttl_is_number |=
+                name == dynamic::TTL && matches!(self.guessed(value), Guess::Integer(_));
             annotations.push((name.to_owned(), text));
         }
-        Ok(annotations)
+        Ok((annotations, ttl_is_number))
     }
 
     /// The values of an attribute that takes one or a list; lists in lists are flattened.

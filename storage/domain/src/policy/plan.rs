@@ -14,6 +14,7 @@ use std::ops::Range;
 
 use ipnet::IpNet;
 
+use super::dynamic;
 use super::error::{InvalidObject, Place, PolicyError};
 use super::parse;
 use super::resolve::{Deletion, Desired, DesiredRecord, resolve};
@@ -75,6 +76,7 @@ pub fn plan(state: &State, request: &LoadRequest<'_>) -> Result<Plan, PolicyErro
 pub struct Prepared {
     target: ResourceId,
     owner: RoleId,
+    actor: RoleId,
     mode: LoadMode,
     rules: Rules,
     desired: Desired,
@@ -105,6 +107,7 @@ pub fn prepare(request: &LoadRequest<'_>, owner: &RoleId) -> Result<Prepared, Po
     Ok(Prepared {
         target: target.clone(),
         owner: owner.clone(),
+        actor: request.actor.clone(),
         mode: request.mode,
         rules: request.rules,
         desired: resolve(statements, target, owner, tree.has_aliases())?,
@@ -316,6 +319,7 @@ impl Removal {
 struct Planner<'a> {
     state: &'a State,
     target: &'a ResourceId,
+    actor: &'a RoleId,
     /// What rows that this load brings are marked with: the target.
     mark: Option<ResourceId>,
     mode: LoadMode,
@@ -329,6 +333,7 @@ impl<'a> Planner<'a> {
         Self {
             state,
             target: &prepared.target,
+            actor: &prepared.actor,
             mark: Some(prepared.target.clone()),
             mode: prepared.mode,
             rules: prepared.rules,
@@ -517,6 +522,9 @@ impl<'a> Planner<'a> {
         for record in &self.desired.records[range] {
             self.check_role(&record.owner, record.owner_place)?;
             self.check_rules(record)?;
+            if self.rules.dynamic_secrets {
+                dynamic::check(self.state, self.actor, record)?;
+            }
             if record.id.kind() == Kind::HostFactory && !record.has_layers {
                 let name = record.id.identifier().to_owned();
                 return Err(PolicyError::Invalid {

@@ -26,6 +26,8 @@ pub(super) struct DesiredRecord {
     pub(super) owner_place: Place,
     /// Annotations by name.
     pub(super) annotations: Vec<(String, String)>,
+    /// Whether its annotation for the life of a dynamic secret is a whole number, and not text.
+    pub(super) ttl_is_number: bool,
     /// Addresses that the role may come from.
     pub(super) restricted_to: Vec<IpNet>,
     /// The value of a public key.
@@ -39,9 +41,14 @@ pub(super) struct DesiredRecord {
 }
 
 impl DesiredRecord {
+    /// The value of an annotation.
+    pub(super) fn annotation(&self, name: &str) -> Option<&str> {
+        self.annotations.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
     /// Whether the record says in so many words that it wants an API key.
     pub(super) fn asks_for_api_key(&self) -> bool {
-        self.annotations.iter().any(|(name, value)| name == "authn/api-key" && value == "true")
+        self.annotation("authn/api-key") == Some("true")
     }
 }
 
@@ -279,6 +286,7 @@ impl Resolver<'_> {
             owner: owner.clone(),
             owner_place,
             annotations,
+            ttl_is_number: record.ttl_is_number,
             restricted_to: record.restricted_to,
             value: None,
             has_layers: !layers.is_empty(),
@@ -298,6 +306,7 @@ impl Resolver<'_> {
                 owner: owner.clone(),
                 owner_place,
                 annotations: Vec::new(),
+                ttl_is_number: false,
                 restricted_to: Vec::new(),
                 value: Some(key),
                 layers: Vec::new(),

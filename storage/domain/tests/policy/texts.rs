@@ -5,7 +5,9 @@
 //!   event a line, what was ignored, and warnings; or `refused CODE at LINE:COLUMN: MESSAGE`, with `(hint: …)`;
 //!   `parser` before the place says that a real load answers it too;
 //! - `> member ROLE MEMBER`: adds a member through the API;
-//! - `> rules`, then `users-in-root-only`, `hosts-ask-for-api-keys` or both: what the operator allows;
+//! - `> rules`, then `users-in-root-only`, `hosts-ask-for-api-keys`, `dynamic-secrets`: what the operator
+//!   allows;
+//! - `> as ROLE`: who asks for the loads from here on; `> issuer NAME MAX_TTL` makes an issuer;
 //! - `> value VARIABLE TEXT`: sets a secret;
 //! - `> effective POLICY`, then `----`, then the policy in force; `depth N` or `limit N` bound it;
 //! - `> rows`, then `----`, then the rows of the state.
@@ -68,7 +70,16 @@ fn replayed(file: &str) -> String {
                 world.rules = Rules {
                     users_in_root_only: names.contains(&"users-in-root-only"),
                     hosts_ask_for_api_keys: names.contains(&"hosts-ask-for-api-keys"),
+                    dynamic_secrets: names.contains(&"dynamic-secrets"),
                 };
+                continue;
+            }
+            ["as", role] => {
+                world.actor = id(role);
+                continue;
+            }
+            ["issuer", name, max_ttl] => {
+                world.issuer(name, max_ttl.parse().unwrap());
                 continue;
             }
             ["member", role, member] => {

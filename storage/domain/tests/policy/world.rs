@@ -9,7 +9,8 @@ use conclave_domain::id::{AccountName, Id};
 use conclave_domain::outcome::Outcome;
 use conclave_domain::policy::{LoadRequest, Plan, PolicyError, Rules, plan};
 use conclave_domain::records::{
-    Digest, Fingerprint, MembershipKey, NewApiKey, PermissionKey, RequestId, Sealed, SigningKey,
+    Digest, Fingerprint, IssuerKey, MembershipKey, NewApiKey, PermissionKey, RequestId, Sealed,
+    SigningKey,
 };
 use conclave_domain::state::State;
 use conclave_domain::time::{LogIndex, Timestamp};
@@ -44,13 +45,16 @@ pub(crate) fn mode(word: &str) -> LoadMode {
 pub(crate) struct World {
     pub(crate) state: State,
     pub(crate) rules: Rules,
+    /// Who asks for loads.
+    pub(crate) actor: Id,
     index: u64,
 }
 
 impl World {
     /// A world with a fresh account.
     pub(crate) fn new() -> Self {
-        let mut world = Self { state: State::new(), rules: Rules::default(), index: 0 };
+        let (state, rules, actor) = (State::new(), Rules::default(), id("user:admin"));
+        let mut world = Self { state, rules, actor, index: 0 };
         let account = AccountName::new(ACCOUNT).unwrap();
         let signing_key =
             SigningKey { id: "kid".to_owned(), public: vec![1], private: Sealed(vec![2]) };
@@ -93,8 +97,22 @@ impl World {
         mode: LoadMode,
         text: &str,
     ) -> Result<Plan, PolicyError> {
-        let (actor, rules) = (&id("user:admin"), self.rules);
+        let (actor, rules) = (&self.actor, self.rules);
         plan(&self.state, &LoadRequest { policy, mode, text, actor, rules })
+    }
+
+    /// Makes an issuer.
+    pub(crate) fn issuer(&mut self, name: &str, max_ttl: u32) {
+        let account = AccountName::new(ACCOUNT).unwrap();
+        let key = IssuerKey { account: account.clone(), issuer: name.to_owned() };
+        let data = Some(Sealed(vec![3]));
+        let command = Command::ChangeAccount {
+            account: account.clone(),
+            needs: Vec::new(),
+            changes: vec![Event::IssuerSet { key, kind: "aws".to_owned(), max_ttl, data }],
+            based_on: self.state.account(&account).unwrap().revision,
+        };
+        self.execute(Actor::Node, command).unwrap();
     }
 
     /// Plans a load and carries it out, as a node: `user:admin` may have lost its rights to roles that
