@@ -8,6 +8,7 @@ use conclave_domain::state::State;
 use conclave_domain::time::Timestamp;
 use serde_json::json;
 
+use super::stem::stem;
 use crate::authz;
 use crate::context::{Answer, Call};
 use crate::error::Refusal;
@@ -159,26 +160,12 @@ fn owners(
     Ok(rbac::closure(state, &owner))
 }
 
-/// The words of a text, lower case, without the endings that English puts on them.
+/// The stems of the words of a text that say anything.
 fn words(text: &str) -> Vec<String> {
     text.split(|c: char| !c.is_alphanumeric())
         .filter(|word| !word.is_empty())
-        .map(|word| stem(&word.to_lowercase()))
+        .filter_map(|word| stem(&word.to_lowercase()))
         .collect()
-}
-
-/// A plain stemmer: enough for plurals and the like, which is what people search by.
-fn stem(word: &str) -> String {
-    let stems = [("ies", "y"), ("sses", "ss"), ("ing", ""), ("ed", ""), ("s", "")];
-    for (ending, instead) in stems {
-        if let Some(start) = word.strip_suffix(ending)
-            && start.len() >= 3
-            && !(ending == "s" && start.ends_with('s'))
-        {
-            return format!("{start}{instead}");
-        }
-    }
-    word.to_owned()
 }
 
 /// Whether every word stands in the identifier, the kind or an annotation's value.

@@ -4,3 +4,4 @@ pub(crate) mod check;
 pub(crate) mod list;
 pub(crate) mod permitted_roles;
 pub(crate) mod show;
+mod stem;
