@@ -50,6 +50,19 @@ impl Call {
         Ok(Zeroizing::new(String::from_utf8_lossy(opened.expose_secret()).into_owned()))
     }
 
+    /// What an earlier try of this request was answered, as far as this node's state knows; nothing for
+    /// requests that are not marked as repeatable.
+    pub(crate) fn answered_before(&mut self, id: &RequestId) -> Result<Option<Reply>, Refusal> {
+        if !self.is_repeatable() {
+            return Ok(None);
+        }
+        let kept =
+            self.open_view(|view| Ok(view.state.answered(id).map(|one| one.reply.clone())))?;
+        kept.map(|reply| outcome::codec::decode(&reply))
+            .transpose()
+            .map_err(|error| Refusal::Fault(format!("reply of the log: {error}")))
+    }
+
     /// Names this request: at random, or from the client's idempotency key, caller, route and body,
     /// so that no other caller and no other request can meet its answer.
     pub(crate) fn command_id(&self, body_digest: &[u8; 32]) -> Result<RequestId, Refusal> {

@@ -97,6 +97,13 @@ pub enum Refusal {
         /// Line and column, counted as the parser does, where the text itself is wrong.
         place: Option<(usize, usize)>,
     },
+    /// A dry run of a text that could not be loaded.
+    DryRun {
+        /// The answer, which clients read like that of one that could.
+        document: Value,
+        /// What is wrong with the text.
+        message: String,
+    },
     /// Somebody else changed the account while a policy was being planned, again and again.
     PolicyConflict {
         /// After how many seconds to try again.
@@ -194,7 +201,8 @@ impl Refusal {
             | Self::ParameterMissing { .. }
             | Self::Unprocessable(_)
             | Self::Invalid { .. }
-            | Self::Policy { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            | Self::Policy { .. }
+            | Self::DryRun { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             Self::PolicyConflict { .. } | Self::Conflict { .. } => StatusCode::CONFLICT,
             Self::MethodNotAllowed(_) | Self::ReadOnly { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotUtf8 => StatusCode::NOT_ACCEPTABLE,
@@ -226,7 +234,7 @@ impl Refusal {
             }
             Self::AccountMissing { account } => format!("Account '{account}' not found").into(),
             Self::Invalid { field, message } => format!("{field} {message}").into(),
-            Self::Policy { message, .. } => message.into(),
+            Self::Policy { message, .. } | Self::DryRun { message, .. } => message.into(),
             Self::PolicyConflict { .. } => POLICY_CONFLICT.into(),
             Self::Conflict { what, id } => format!("{what} \"{id}\" already exists").into(),
             Self::ReadOnly { .. } => READ_ONLY.into(),
@@ -296,6 +304,7 @@ impl Refusal {
                     "column": column,
                 },
             }}),
+            Self::DryRun { document, .. } => document.clone(),
             Self::PolicyConflict { .. } => plain("policy_conflict"),
             Self::Conflict { what, id } => json!({"error": {
                 "code": "conflict",

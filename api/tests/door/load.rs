@@ -207,12 +207,7 @@ async fn one_load_asked_of_two_nodes_at_once_tells_the_keys_that_the_log_took() 
     // Two houses with the same past stand for two nodes: the second plans before the first's load
     // is applied, and proposes after it.
     let houses = [House::new(), House::new()];
-    let (uri, text) = (
-        "/policies/demo/policy/root",
-        "- !host new
-- !user newer
-",
-    );
+    let (uri, text) = ("/policies/demo/policy/root", "- !host new\n- !user newer\n");
     for house in &houses {
         house.load("demo", POLICY).await;
     }
@@ -235,6 +230,52 @@ async fn one_load_asked_of_two_nodes_at_once_tells_the_keys_that_the_log_took() 
         let reply = houses[1].send(&Method::POST, &uri, &[], key).await;
         assert_eq!(reply.status, StatusCode::OK, "{login}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repeated_load_tells_the_keys_of_the_first_while_they_are_in_force() {
+    let house = House::new();
+    house.load("demo", POLICY).await;
+    house.clock.advance(std::time::Duration::from_secs(1));
+    let token = house.token("demo/admin").await;
+    let headers = [("authorization", token.as_str()), ("idempotency-key", "k1")];
+    let uri = "/policies/demo/policy/root";
+    let text = "- !host h\n- !host i\n- !group fresh\n";
+    let load = || house.send(&Method::POST, uri, &headers, text);
+    let first = load().await;
+    assert_eq!(first.status, StatusCode::CREATED, "{}", first.text());
+    let roles = first.json()["created_roles"].as_object().unwrap().len();
+    assert_eq!(roles, 2, "{}", first.text());
+    house.clock.advance(std::time::Duration::from_secs(1));
+    let again = load().await;
+    assert_eq!(first.text(), again.text());
+    // Others have loaded since: the version is that of the first try, and nothing is loaded again.
+    house.load("demo", "- !host later\n").await;
+    assert_eq!(first.text(), load().await.text());
+    let key = "/authn/demo/api_key?role=host:h";
+    house.send_as("demo/admin", &Method::PUT, key, "").await;
+    let last = load().await;
+    assert_eq!(last.json()["version"], first.json()["version"]);
+    let told = &last.json()["created_roles"];
+    assert_eq!(told["demo:host:h"], serde_json::Value::Null, "another key is in force: {told}");
+    assert_eq!(told["demo:host:i"], first.json()["created_roles"]["demo:host:i"]);
+    // The same text without the mark is a load of its own.
+    let plain = house.send_as("demo/admin", &Method::POST, uri, text).await;
+    assert_eq!(plain.text(), r#"{"created_roles":{},"version":4}"#);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_account_made_twice_by_one_request_is_told_its_key_twice() {
+    let house = House::new();
+    let token = house.token("!/admin").await;
+    let headers = [("authorization", token.as_str()), ("idempotency-key", "k1")];
+    let make = || house.send(&Method::POST, "/accounts?id=acme", &headers, "");
+    let first = make().await;
+    assert_eq!(first.status, StatusCode::CREATED, "{}", first.text());
+    assert_eq!(first.text(), make().await.text());
+    let other = [headers[0], ("idempotency-key", "k2")];
+    let other = house.send(&Method::POST, "/accounts?id=acme", &other, "").await;
+    assert_eq!(other.status, StatusCode::CONFLICT);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

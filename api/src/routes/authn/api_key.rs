@@ -59,7 +59,11 @@ fn begin(call: &mut Call, operation: &'static str, did: &str, tried: &str) {
         (None, Some(caller)) => caller.role_text.clone(),
         (None, None) => UNKNOWN.to_owned(),
     };
-    let subject = call.query.filled("role").unwrap_or(&who).to_owned();
+    let subject = match call.query.filled("role") {
+        Some(named) => Id::parse(named, account.as_ref())
+            .map_or_else(|_no_id| named.to_owned(), |role| role.to_string()),
+        None => who.clone(),
+    };
     call.deeds.push(Deed {
         message_id: "api-key",
         operation: operation.into(),

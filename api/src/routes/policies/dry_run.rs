@@ -15,19 +15,22 @@ use conclave_domain::rbac;
 use conclave_domain::records::{Digest, NewApiKey, Sealed};
 use conclave_domain::state::State;
 use conclave_domain::time::LogIndex;
-use http::StatusCode;
 use serde_json::json;
 
 use super::load::{Planned, policy_name};
 use crate::context::Answer;
+use crate::error::Refusal;
 use crate::wire::documents::{PlannedItem, planned as item};
 
-/// The answer to a dry run, good or bad.
-pub(super) fn answer(planned: Planned, target: &ResourceId) -> Answer {
+/// The answer to a dry run.
+///
+/// # Errors
+/// [`Refusal::DryRun`] for a text that could not be loaded.
+pub(super) fn answer(planned: Planned, target: &ResourceId) -> Result<Answer, Refusal> {
     let Planned { outcome, before, actor, at } = planned;
     let plan = match outcome {
         Ok(plan) => plan,
-        Err(error) => return invalid(&error, target),
+        Err(error) => return Err(invalid(&error, target)),
     };
     let mut after = State::from_rows(before.clone());
     let before = State::from_rows(before);
@@ -54,7 +57,7 @@ pub(super) fn answer(planned: Planned, target: &ResourceId) -> Answer {
     };
     let was = |id: &ResourceId| before.resource(id).is_some();
     let will_be = |id: &ResourceId| after.resource(id).is_some();
-    Answer::json(&json!({
+    Ok(Answer::json(&json!({
         "status": "Valid YAML",
         "created": items(&after, &|id| !was(id) && will_be(id)),
         "updated": {
@@ -62,15 +65,15 @@ pub(super) fn answer(planned: Planned, target: &ResourceId) -> Answer {
             "after": items(&after, &|id| was(id) && will_be(id)),
         },
         "deleted": items(&before, &|id| was(id) && !will_be(id)),
-    }))
+    })))
 }
 
-fn invalid(error: &PolicyError, target: &Id) -> Answer {
+fn invalid(error: &PolicyError, target: &Id) -> Refusal {
     let place = error.place();
     let advice = error.advice();
     let message = if advice.is_empty() { error.to_string() } else { format!("{error}\n{advice}") };
     let lines: Vec<u32> = place.iter().map(|place| place.line).collect();
-    Answer::json(&json!({
+    let document = json!({
         "status": "Invalid YAML",
         "errors": [{
             "line": place.map(|place| place.line),
@@ -78,8 +81,8 @@ fn invalid(error: &PolicyError, target: &Id) -> Answer {
             "message": message,
             "context": {"policy_id": policy_name(target), "offending_lines": lines},
         }],
-    }))
-    .status(StatusCode::UNPROCESSABLE_ENTITY)
+    });
+    Refusal::DryRun { document, message: error.to_string() }
 }
 
 /// The ids that a dry run has to know about: those that the changes make look different, whoever

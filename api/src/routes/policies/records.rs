@@ -10,7 +10,11 @@ use crate::audit::Deed;
 
 /// The deeds of a load that was committed; a load that changed nothing still leaves one.
 pub(super) fn of(user: &str, policy: &ResourceId, changes: &[Event]) -> Vec<Deed> {
-    let mut deeds: Vec<Deed> = changes.iter().filter_map(|change| deed(user, change)).collect();
+    let mut deeds = Vec::with_capacity(changes.len() + changes.len() / 2);
+    for change in changes {
+        deeds.extend(deed(user, change));
+        deeds.extend(ownership(user, change));
+    }
     if deeds.is_empty() {
         let subject = vec![(Cow::Borrowed("policy"), policy.to_string())];
         deeds.push(new(
@@ -39,6 +43,21 @@ fn new(
         tried: "Failed to load policy".to_owned(),
         ..Deed::default()
     }
+}
+
+/// The record of a membership that follows from owning a role.
+#[expect(clippy::wildcard_enum_match_arm, reason = "only two changes give an owner")]
+fn ownership(user: &str, change: &Event) -> Option<Deed> {
+    let (role, owner) = match change {
+        Event::ResourceAdded { resource, owner, .. } | Event::OwnerChanged { resource, owner } => {
+            (resource, owner)
+        }
+        _ => return None,
+    };
+    role.kind().is_role().then(|| {
+        let subject = vec![("role".into(), role.to_string()), ("owner".into(), owner.to_string())];
+        new("add", user, subject, format!("{user} added ownership of {owner} in {role}"))
+    })
 }
 
 fn deed(user: &str, change: &Event) -> Option<Deed> {

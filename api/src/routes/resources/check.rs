@@ -22,7 +22,8 @@ pub(crate) async fn show(call: &mut Call) -> Result<Answer, Refusal> {
             ("role".into(), whose.unwrap_or(&user).to_owned()),
             ("privilege".into(), privilege.clone()),
         ],
-        format!("{user} successfully checked if {who} can {privilege} {resource}"),
+        // With a space at its end: collectors match the text as Conjur writes it.
+        format!("{user} successfully checked if {who} can {privilege} {resource} "),
         format!("{user} failed to check if {who} can {privilege} {resource}"),
     );
     if privilege.is_empty() {

@@ -69,7 +69,9 @@ pub(super) fn member(call: &Call, role: &RoleId) -> Result<RoleId, Refusal> {
 /// Says that a membership is about to change.
 pub(super) fn describe_change(call: &mut Call, role: &RoleId, operation: &'static str) {
     let user = call.user();
-    let member = call.query.filled("member").unwrap_or_default().to_owned();
+    let member = call.query.filled("member").unwrap_or_default();
+    let full = Id::parse(member, Some(role.account())).map(|member| member.to_string());
+    let member = full.unwrap_or_else(|_no_id| member.to_owned());
     let (did, tried, between) = match operation {
         "add" => ("added", "add", "in"),
         _ => ("removed", "remove", "from"),
