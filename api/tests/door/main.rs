@@ -16,4 +16,5 @@ mod properties;
 mod scenario;
 mod server;
 mod tokens;
+mod values;
 mod walk;

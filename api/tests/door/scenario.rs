@@ -2,25 +2,41 @@
 //!
 //! ```text
 //! # a remark
+//! === what the requests from here on show; failures name it
+//! & follower              from here on this node is a follower; `& leader` ends it
 //! > GET /secrets/demo/variable/x as demo/host/app/web [name: value; name: value]
 //! | a line of the body
+//! * 20 a line that stands in the body 20 times; {n} counts from 1
 //! < 200
-//! = the exact body
+//! = the exact body; a body of several lines takes as many
 //! ~ part of the body
 //! ! part of a header line, as `name: value`
 //! ^ what the body must not hold
+//! + 3 /json/pointer       how many items the list there has; without a pointer, the body
+//! $ /json/pointer TEXT    the text there, taken for standard base64, holds TEXT; without a pointer, the body
+//! % part of one of the records that it left, each written as
+//!   `<priority> msgid operation result user [subject] message`
 //! @ NAME /json/pointer    keeps a text of the body, as {{NAME}}; `key WHO` keeps an API key
 //! @ NAME key WHO          keeps the API key of that role under another name
 //! ```
 //! Instead of `as WHO` stands nothing, `basic demo LOGIN PASSWORD` or `key LOGIN` (HTTP Basic with the
 //! API key of that role). In bodies `{{key WHO}}` stands for an API key.
+//!
+//! `quirks.txt` and `worked.txt` have one title for each number of the interface description's
+//! sections 11 and 13.
 
+use std::time::Duration;
+
+use base64::Engine;
+use conclave_api::ports::Part;
 use http::Method;
+use serde_json::Value;
 
 use super::harness::{House, Reply, basic};
 
 const SCENARIOS: &[&str] = &[
     "errors",
+    "audit",
     "secrets",
     "credentials",
     "policies",
@@ -39,14 +55,38 @@ const SCENARIOS: &[&str] = &[
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn scenarios_hold() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/door/scenarios");
+    let mut problems = Vec::new();
     for name in SCENARIOS {
         let text = std::fs::read_to_string(format!("{folder}/{name}.txt")).unwrap();
-        run(name, &text).await;
+        run(name, &text, &mut problems).await;
+    }
+    assert!(problems.is_empty(), "{} problems:\n{}", problems.len(), problems.join("\n\n"));
+}
+
+/// The quirk list and the worked exchanges: one title for each number, and requests under each.
+#[test]
+fn every_quirk_and_every_worked_exchange_has_its_scenario() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/door/scenarios");
+    let quirks = (1..=28).map(|number| format!("{number}. ")).collect::<Vec<_>>();
+    let worked = (1..=5).map(|number| format!("13.{number} ")).collect::<Vec<_>>();
+    for (name, numbers) in [("quirks", quirks), ("worked", worked)] {
+        let text = std::fs::read_to_string(format!("{folder}/{name}.txt")).unwrap();
+        let parts: Vec<&str> = text.split("\n=== ").skip(1).collect();
+        for number in &numbers {
+            let mut named = parts.iter().filter(|part| part.starts_with(number));
+            let part =
+                named.next().unwrap_or_else(|| panic!("{name}.txt: {number}has no scenario"));
+            assert!(part.contains("\n> ") && part.contains("\n< "), "{name}.txt: {number}is empty");
+            assert!(named.next().is_none(), "{name}.txt: {number}stands twice");
+        }
+        assert_eq!(parts.len(), numbers.len(), "{name}.txt: a title without its number");
     }
 }
 
 struct Step {
     line: usize,
+    title: String,
+    part: Part,
     request: String,
     body: Vec<String>,
     expected: Vec<(char, String)>,
@@ -54,20 +94,44 @@ struct Step {
 
 fn steps(text: &str) -> Vec<Step> {
     let mut steps: Vec<Step> = Vec::new();
+    let (mut title, mut part) = (String::new(), Part::Leader);
     for (at, line) in text.lines().enumerate() {
+        if let Some(named) = line.strip_prefix("=== ") {
+            named.clone_into(&mut title);
+            continue;
+        }
         let Some(mark) = line.chars().next() else { continue };
         let rest = line[1..].strip_prefix(' ').unwrap_or(&line[1..]).to_owned();
         match mark {
             '#' => {}
+            '&' => {
+                part = match rest.as_str() {
+                    "follower" => Part::Follower,
+                    "leader" => Part::Leader,
+                    other => panic!("line {}: what part is {other:?}?", at + 1),
+                };
+            }
             '>' => steps.push(Step {
                 line: at + 1,
+                title: title.clone(),
+                part,
                 request: rest,
                 body: Vec::new(),
                 expected: Vec::new(),
             }),
             '|' => steps.last_mut().unwrap().body.push(rest),
-            '<' | '=' | '~' | '!' | '^' | '@' => {
-                steps.last_mut().unwrap().expected.push((mark, rest));
+            '*' => {
+                let (times, line) = rest.split_once(' ').unwrap();
+                let times = 1..=times.parse::<usize>().unwrap();
+                let lines = times.map(|n| line.replace("{n}", &n.to_string()));
+                steps.last_mut().unwrap().body.extend(lines);
+            }
+            '<' | '=' | '~' | '!' | '^' | '+' | '$' | '%' | '@' => {
+                let expected = &mut steps.last_mut().unwrap().expected;
+                match expected.last_mut() {
+                    Some(('=', text)) if mark == '=' => *text = format!("{text}\n{rest}"),
+                    Some(_) | None => expected.push((mark, rest)),
+                }
             }
             other => panic!("line {}: what is {other:?}?", at + 1),
         }
@@ -75,11 +139,17 @@ fn steps(text: &str) -> Vec<Step> {
     steps
 }
 
-async fn run(name: &str, text: &str) {
-    let house = House::with(|settings| settings.dynamic_secrets_enabled = true);
+async fn run(name: &str, text: &str, problems: &mut Vec<String>) {
+    let house = House::with(|settings| {
+        settings.dynamic_secrets_enabled = true;
+        // How fast this machine is, is not what scenarios are about.
+        settings.request_time_max = Duration::from_mins(1);
+    });
     for step in steps(text) {
+        let before = house.records().len();
         let reply = perform(&house, &step).await;
-        let place = format!("{name}.txt:{}: {}", step.line, step.request);
+        let left: Vec<String> = house.records()[before..].iter().map(record).collect();
+        let place = format!("{name}.txt:{}: {}\n{}", step.line, step.title, step.request);
         for (mark, wanted) in &step.expected {
             if *mark == '@' {
                 keep(&house, wanted, &reply);
@@ -91,20 +161,58 @@ async fn run(name: &str, text: &str) {
                 '=' => reply.text() == wanted,
                 '~' => reply.text().contains(&wanted),
                 '^' => !reply.text().contains(&wanted),
+                '%' => left.iter().any(|record| record.contains(&wanted)),
+                '+' => {
+                    let (count, pointer) = wanted.split_once(' ').unwrap_or((&wanted, ""));
+                    let document = reply.json();
+                    let items = document.pointer(pointer).and_then(|there| there.as_array());
+                    items.map(|items| items.len().to_string()).as_deref() == Some(count)
+                }
+                '$' => {
+                    let (there, part) = match wanted.split_once(' ') {
+                        Some((pointer, part)) if pointer.starts_with('/') => {
+                            let document = reply.json();
+                            let there = document.pointer(pointer).and_then(|there| there.as_str());
+                            (there.unwrap_or_default().to_owned(), part)
+                        }
+                        Some(_) | None => (reply.text(), wanted.as_str()),
+                    };
+                    let decoded = base64::engine::general_purpose::STANDARD.decode(there);
+                    decoded.is_ok_and(|text| String::from_utf8_lossy(&text).contains(part))
+                }
                 _ => reply.headers.iter().any(|(name, value)| {
                     format!("{name}: {}", value.to_str().unwrap()).contains(&wanted)
                 }),
             };
-            assert!(
-                ok,
-                "{place}\nwanted {mark} {wanted}\ngot {} {:?}\n{}",
-                reply.status,
-                reply.headers,
-                reply.text()
-            );
+            if !ok {
+                problems.push(format!(
+                    "{place}\nwanted {mark} {wanted}\ngot {} {:?}\n{}\nrecords {left:#?}",
+                    reply.status,
+                    reply.headers,
+                    reply.text()
+                ));
+            }
         }
         house.keep_keys(&reply);
     }
+}
+
+/// An audit record as one line.
+fn record(record: &Value) -> String {
+    let text = |name: &str| record[name].as_str().unwrap_or("-");
+    let subject = record["subject"].as_object().unwrap().iter();
+    let subject: Vec<String> =
+        subject.map(|(name, value)| format!("{name}={}", value.as_str().unwrap())).collect();
+    format!(
+        "<{}> {} {} {} {} [{}] {}",
+        record["priority"],
+        text("msgid"),
+        text("operation"),
+        text("result"),
+        text("user"),
+        subject.join(" "),
+        text("message")
+    )
 }
 
 /// Keeps what a later step needs, among the keys.
@@ -134,6 +242,9 @@ fn fill(house: &House, text: &str) -> String {
 }
 
 async fn perform(house: &House, step: &Step) -> Reply {
+    *house.proposer.part.lock().unwrap() = step.part;
+    let is_follower = step.part == Part::Follower;
+    *house.proposer.age.lock().unwrap() = is_follower.then_some(Duration::from_secs(1));
     let (request, extra) = match step.request.split_once(" [") {
         Some((request, extra)) => (request, extra.trim_end_matches(']')),
         None => (step.request.as_str(), ""),

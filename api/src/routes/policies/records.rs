@@ -46,13 +46,11 @@ fn new(
 }
 
 /// The record of a membership that follows from owning a role.
-#[expect(clippy::wildcard_enum_match_arm, reason = "only two changes give an owner")]
 fn ownership(user: &str, change: &Event) -> Option<Deed> {
-    let (role, owner) = match change {
-        Event::ResourceAdded { resource, owner, .. } | Event::OwnerChanged { resource, owner } => {
-            (resource, owner)
-        }
-        _ => return None,
+    let (Event::ResourceAdded { resource: role, owner, .. }
+    | Event::OwnerChanged { resource: role, owner }) = change
+    else {
+        return None;
     };
     role.kind().is_role().then(|| {
         let subject = vec![("role".into(), role.to_string()), ("owner".into(), owner.to_string())];
