@@ -99,14 +99,16 @@ fn drill_command(args: &DrillArgs) -> ExitCode {
             return ExitCode::from(Verdict::Unknown.exit_code());
         }
     };
-    let mut replay = format!("cargo run --release -p conclave-chaos -- drill {}", args.name);
-    replay += &match args.name.as_str() {
-        "calm" => format!(" --seconds {} --seed {}", args.seconds, args.seed),
-        _ => format!(" --trials {} --seed {}", args.trials, args.seed),
+    let length = match args.name.as_str() {
+        "calm" => format!("--seconds {}", args.seconds),
+        _ => format!("--trials {}", args.trials),
     };
-    if args.busy {
-        replay += " --busy";
-    }
+    let replay = format!(
+        "cargo run --release -p conclave-chaos -- drill {} {length} --seed {}{}",
+        args.name,
+        args.seed,
+        if args.busy { " --busy" } else { "" }
+    );
     let options = drill::Options {
         trials: args.trials,
         seed: args.seed,

@@ -192,7 +192,14 @@ fn policy(number: usize) -> String {
     text.extend((0..VARIABLES).map(|at| format!("    - !variable v{at}\n")));
     text.push_str("  - !group users\n  - !permit\n    role: !group users\n");
     // Several of these go into one text, in which a name of an anchor stands once.
-    text += &format!("    privileges: [read, execute, update]\n    resource: *variables{number}\n");
+    text.push_str(
+        "    privileges: [read, execute, update]
+",
+    );
+    text.extend([format!(
+        "    resource: *variables{number}
+"
+    )]);
     text.extend((0..HOSTS).map(|at| format!("  - !host h{at}\n")));
     text.push_str("  - !grant\n    role: !group users\n    members:\n");
     text.extend((0..HOSTS).map(|at| format!("    - !host h{at}\n")));
