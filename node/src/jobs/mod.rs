@@ -1,6 +1,6 @@
 //! What a node does by itself, in the background: opens the vault when the keyring arrives
 //! ([`unseal`]), and as leader makes Raft's members those of the log ([`membership`]),
-//! forgets what has expired ([`sweep`]) and rotates values that are due ([`rotation`]).
+//! forgets what has expired ([`sweep`]) and rotates values that are due (`rotation`).
 
 mod membership;
 mod rotation;
