@@ -157,7 +157,12 @@ impl Handle {
                 .map_err(|error| StartError::Engine(error.to_string()))?,
         };
         let engine_log = Log::new(Arc::clone(&log), flusher.clone(), Arc::clone(&on_fault));
-        let machine = StateMachine::new(state.clone(), Arc::clone(&applied), Arc::clone(&on_fault));
+        let machine = StateMachine::new(
+            state.clone(),
+            Arc::clone(&applied),
+            flusher.clone(),
+            Arc::clone(&on_fault),
+        );
         let network = Network {
             node_id: config.node_id,
             transport: Arc::clone(&transport),

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use openraft::storage::IOFlushed;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::{FaultHook, fatal};
@@ -25,6 +25,7 @@ pub(crate) type FsyncDelay = Arc<dyn Fn() -> Duration + Send + Sync>;
 pub(crate) struct Flusher {
     queue: mpsc::UnboundedSender<(Completion, Instant)>,
     oldest_wait_ms: Arc<AtomicU64>,
+    synced: Arc<watch::Sender<u64>>,
 }
 
 impl Flusher {
@@ -33,16 +34,19 @@ impl Flusher {
         let (queue, mut incoming) = mpsc::unbounded_channel();
         let oldest_wait_ms = Arc::new(AtomicU64::new(0));
         let gauge = Arc::clone(&oldest_wait_ms);
+        // What the log held when it was opened was found on the disk.
+        let synced = Arc::new(watch::Sender::new(last_index(&log)));
+        let told = Arc::clone(&synced);
         std::thread::Builder::new().name("raft-log-sync".to_owned()).spawn(move || {
             let mut batch = Vec::new();
             while let Some(first) = incoming.blocking_recv() {
                 take_all(first, &mut incoming, &mut batch);
                 note_wait(&gauge, &batch);
-                let result = log.sync().map_err(|fault| fatal(&hook, fault));
+                let result = sync(&log, &told).map_err(|fault| fatal(&hook, fault));
                 complete(&mut batch, &result);
             }
         })?;
-        Ok(Self { queue, oldest_wait_ms })
+        Ok(Self { queue, oldest_wait_ms, synced })
     }
 
     /// A flusher for simulated time: a task, which sleeps as long as the simulated disk takes.
@@ -50,17 +54,27 @@ impl Flusher {
         let (queue, mut incoming) = mpsc::unbounded_channel();
         let oldest_wait_ms = Arc::new(AtomicU64::new(0));
         let gauge = Arc::clone(&oldest_wait_ms);
+        let synced = Arc::new(watch::Sender::new(last_index(&log)));
+        let told = Arc::clone(&synced);
         drop(tokio::spawn(async move {
             let mut batch = Vec::new();
             while let Some(first) = incoming.recv().await {
                 take_all(first, &mut incoming, &mut batch);
                 tokio::time::sleep(delay()).await;
                 note_wait(&gauge, &batch);
-                let result = log.sync().map_err(|fault| fatal(&hook, fault));
+                let result = sync(&log, &told).map_err(|fault| fatal(&hook, fault));
                 complete(&mut batch, &result);
             }
         }));
-        Self { queue, oldest_wait_ms }
+        Self { queue, oldest_wait_ms, synced }
+    }
+
+    /// A flusher that syncs nothing and calls everything synced.
+    #[cfg(test)]
+    pub(crate) fn vouching() -> Self {
+        let (queue, _) = mpsc::unbounded_channel();
+        let synced = Arc::new(watch::Sender::new(u64::MAX));
+        Self { queue, oldest_wait_ms: Arc::default(), synced }
     }
 
     /// Queues a completion. Whatever it stands for was written before this call.
@@ -70,6 +84,19 @@ impl Flusher {
             .map_err(|_| std::io::Error::other("the log's sync thread has ended"))
     }
 
+    /// Waits until this node's own disk holds the log up to `index`. A majority may have an entry
+    /// before this node has: what it showed of it, it would forget with its power.
+    pub(crate) async fn wait_synced(&self, index: u64) {
+        let mut synced = self.synced.subscribe();
+        // The sender lives as long as this.
+        drop(synced.wait_for(|synced| *synced >= index).await);
+    }
+
+    /// The log ends at `last` from now on: what comes after it is not on the disk.
+    pub(crate) fn truncated(&self, last: u64) {
+        self.synced.send_modify(|synced| *synced = (*synced).min(last));
+    }
+
     /// How long the oldest append of the last sync had waited for it.
     pub(crate) fn oldest_wait(&self) -> Duration {
         Duration::from_millis(self.oldest_wait_ms.load(Ordering::Relaxed))
@@ -77,6 +104,18 @@ impl Flusher {
 }
 
 type Waiting = (Completion, Instant);
+
+fn last_index(log: &LogStore) -> u64 {
+    log.last().map_or(0, |(index, _)| index)
+}
+
+/// Syncs the log, and tells how far: what was appended before the sync began is on the disk.
+fn sync(log: &LogStore, synced: &watch::Sender<u64>) -> Result<(), conclave_storage::Fault> {
+    let reached = last_index(log);
+    log.sync()?;
+    synced.send_replace(reached);
+    Ok(())
+}
 
 fn take_all(
     first: Waiting,

@@ -168,7 +168,9 @@ impl RaftLogStorage<TypeConfig> for Log {
         let (store, last) = (Arc::clone(&self.store), last.map(|id| self.place(id.index)));
         blocking(move || store.truncate_after(last))
             .await?
-            .map_err(|fault| fatal(&self.hook, fault))
+            .map_err(|fault| fatal(&self.hook, fault))?;
+        self.flusher.truncated(last.unwrap_or(0));
+        Ok(())
     }
 
     async fn purge(&mut self, upto: EngineLogId) -> Result<(), io::Error> {

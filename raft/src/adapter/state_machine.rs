@@ -11,7 +11,7 @@ use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 
 use super::convert::{self, damaged};
 use super::snapshot::{EngineSnapshot, SnapshotFolder, describe};
-use super::{FaultHook, fatal};
+use super::{FaultHook, Flusher, fatal};
 use crate::runtime::blocking;
 use crate::types::{
     EngineEntry, EngineLogId, EngineSnapshotMeta, EngineStoredMembership, Opaque, TypeConfig, place,
@@ -35,17 +35,24 @@ pub(crate) type Applied = crate::watch::Sender<u64>;
 pub(crate) struct StateMachine {
     store: StateStore,
     applied: Arc<Applied>,
+    flusher: Flusher,
     hook: FaultHook,
 }
 
 impl StateMachine {
-    pub(crate) fn new(store: StateStore, applied: Arc<Applied>, hook: FaultHook) -> Self {
+    pub(crate) fn new(
+        store: StateStore,
+        applied: Arc<Applied>,
+        flusher: Flusher,
+        hook: FaultHook,
+    ) -> Self {
         applied.send_replace(store.applied_index());
-        Self { store, applied, hook }
+        Self { store, applied, flusher, hook }
     }
 
     async fn apply_batch(&self, batch: Vec<Entry>) -> Result<Vec<Vec<u8>>, io::Error> {
         let Some(last) = batch.last().map(|entry| entry.index) else { return Ok(Vec::new()) };
+        self.flusher.wait_synced(last).await;
         let bytes: usize = batch.iter().map(entry_bytes).sum();
         let result = if batch.len() <= IN_PLACE.0 && bytes <= IN_PLACE.1 {
             self.store.apply(&batch)
