@@ -336,3 +336,19 @@ impl From<conclave_raft::ReadError> for ReadError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn health_has_the_golden_bytes_of_version_1_and_others_are_refused() {
+        let health = Health { ok: true, document: b"{}".to_vec() };
+        assert_eq!(health.encode(), b"\x01\x01{}");
+        assert_eq!(Health::decode(b"\x01\x01{}"), Some(health));
+        assert_eq!(Health::decode(b"\x01\x00"), Some(Health { ok: false, document: Vec::new() }));
+        for strange in [&b""[..], b"\x01", b"\x01\x02{}", b"\x02\x01{}"] {
+            assert_eq!(Health::decode(strange), None, "{strange:?}");
+        }
+    }
+}

@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::body::Body;
+use axum::routing::get;
 use conclave_domain::id::Kind;
 use futures::future::BoxFuture;
 use http::{Method, Request};
@@ -438,10 +439,14 @@ pub fn named(method: &Method, path: &str, query: &str) -> Option<&'static str> {
     route_of(method, path, query).map(|route| route.name)
 }
 
-/// The router of a listener without TLS, for load balancers: `/health`, `/health/live`,
-/// `/health/ready`, `/health/leader`, and nothing else.
-pub fn health_router(door: Arc<Door>) -> Router {
-    routes::status::health::plain(door)
+/// The router of a listener without TLS, for load balancers: the door, for the checks and nothing
+/// else.
+pub fn health_router(door: &Arc<Door>) -> Router {
+    let checks = ["/health", "/health/live", "/health/ready", "/health/leader"];
+    checks.into_iter().fold(Router::new(), |router, path| {
+        let door = door.clone();
+        router.route(path, get(move |request: Request<Body>| door.clone().answer(request)))
+    })
 }
 
 /// The router that a listener serves. Everything goes to the door: axum's own matching decodes

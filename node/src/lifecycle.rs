@@ -64,8 +64,7 @@ pub async fn serve(config: &Config, end_with_stdin: bool) -> Result<(), Failure>
     let (stop, stopped) = watch::channel(false);
     let http = tokio::spawn(serve_https(node.clone(), stopped.clone()));
     if let Some(listener) = node.take_health_listener() {
-        let (router, mut stopped) =
-            (conclave_api::health_router(node.door.clone()), stopped.clone());
+        let (router, mut stopped) = (conclave_api::health_router(&node.door), stopped.clone());
         // It answers until the requests in work are done: load balancers are to see the end coming.
         tokio::spawn(async move {
             let shutdown = async move { told_to_stop(&mut stopped).await };

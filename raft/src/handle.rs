@@ -1,8 +1,8 @@
 //! What the other rooms hold of consensus: propose, read barriers, members, leadership, status.
 //!
-//! Proposals are made in [`crate::propose`]. Reads that must be linearizable ask for a barrier: on the leader the
-//! engine confirms the leadership once for all that wait; elsewhere the leader is asked once for
-//! all that wait, and the answer is waited for until it is applied here.
+//! Proposals are made in [`crate::propose`]. Reads that must be linearizable ask for a barrier: on
+//! the leader the engine confirms the leadership once for all that wait; elsewhere the leader is
+//! asked once for all that wait, and the answer is waited for until it is applied here.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -261,8 +261,8 @@ impl House {
         })
         .unwrap();
         let house = Self {
-            router: router(door.clone()),
-            plain_health: health_router(door),
+            plain_health: health_router(&door),
+            router: router(door),
             state,
             clock,
             proposer,

@@ -25,7 +25,36 @@ pub(crate) type FsyncDelay = Arc<dyn Fn() -> Duration + Send + Sync>;
 pub(crate) struct Flusher {
     queue: mpsc::UnboundedSender<(Completion, Instant)>,
     oldest_wait_ms: Arc<AtomicU64>,
-    synced: Arc<watch::Sender<u64>>,
+    synced: Arc<watch::Sender<Synced>>,
+}
+
+/// How much of the log is on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Synced {
+    /// Up to this entry.
+    index: u64,
+    /// Where the log was cut since the sync under way began; what it held beyond is not what it holds
+    /// there now.
+    cut: u64,
+}
+
+impl Synced {
+    fn begin(&mut self) {
+        self.cut = u64::MAX;
+    }
+
+    fn cut_after(&mut self, last: u64) {
+        self.index = self.index.min(last);
+        self.cut = self.cut.min(last);
+    }
+
+    fn end(&mut self, reached: u64) {
+        self.index = self.index.max(reached.min(self.cut));
+    }
+
+    fn at(index: u64) -> watch::Sender<Self> {
+        watch::Sender::new(Self { index, cut: u64::MAX })
+    }
 }
 
 impl Flusher {
@@ -35,7 +64,7 @@ impl Flusher {
         let oldest_wait_ms = Arc::new(AtomicU64::new(0));
         let gauge = Arc::clone(&oldest_wait_ms);
         // What the log held when it was opened was found on the disk.
-        let synced = Arc::new(watch::Sender::new(last_index(&log)));
+        let synced = Arc::new(Synced::at(last_index(&log)));
         let told = Arc::clone(&synced);
         std::thread::Builder::new().name("raft-log-sync".to_owned()).spawn(move || {
             let mut batch = Vec::new();
@@ -54,7 +83,7 @@ impl Flusher {
         let (queue, mut incoming) = mpsc::unbounded_channel();
         let oldest_wait_ms = Arc::new(AtomicU64::new(0));
         let gauge = Arc::clone(&oldest_wait_ms);
-        let synced = Arc::new(watch::Sender::new(last_index(&log)));
+        let synced = Arc::new(Synced::at(last_index(&log)));
         let told = Arc::clone(&synced);
         drop(tokio::spawn(async move {
             let mut batch = Vec::new();
@@ -73,7 +102,7 @@ impl Flusher {
     #[cfg(test)]
     pub(crate) fn vouching() -> Self {
         let (queue, _) = mpsc::unbounded_channel();
-        let synced = Arc::new(watch::Sender::new(u64::MAX));
+        let synced = Arc::new(Synced::at(u64::MAX));
         Self { queue, oldest_wait_ms: Arc::default(), synced }
     }
 
@@ -89,12 +118,12 @@ impl Flusher {
     pub(crate) async fn wait_synced(&self, index: u64) {
         let mut synced = self.synced.subscribe();
         // The sender lives as long as this.
-        drop(synced.wait_for(|synced| *synced >= index).await);
+        drop(synced.wait_for(|synced| synced.index >= index).await);
     }
 
     /// The log ends at `last` from now on: what comes after it is not on the disk.
     pub(crate) fn truncated(&self, last: u64) {
-        self.synced.send_modify(|synced| *synced = (*synced).min(last));
+        self.synced.send_modify(|synced| synced.cut_after(last));
     }
 
     /// How long the oldest append of the last sync had waited for it.
@@ -110,10 +139,11 @@ fn last_index(log: &LogStore) -> u64 {
 }
 
 /// Syncs the log, and tells how far: what was appended before the sync began is on the disk.
-fn sync(log: &LogStore, synced: &watch::Sender<u64>) -> Result<(), conclave_storage::Fault> {
+fn sync(log: &LogStore, synced: &watch::Sender<Synced>) -> Result<(), conclave_storage::Fault> {
+    synced.send_modify(Synced::begin);
     let reached = last_index(log);
     log.sync()?;
-    synced.send_replace(reached);
+    synced.send_modify(|synced| synced.end(reached));
     Ok(())
 }
 
@@ -139,5 +169,31 @@ fn complete(batch: &mut Vec<Waiting>, result: &std::io::Result<()>) {
             Ok(()) => Ok(()),
             Err(error) => Err(std::io::Error::new(error.kind(), error.to_string())),
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_appended_after_a_cut_is_not_taken_for_synced() {
+        let mut synced = Synced { index: 80, cut: u64::MAX };
+        synced.begin();
+        synced.end(100);
+        assert_eq!(synced.index, 100);
+        // Cut while a sync that began with 120 entries is under way.
+        synced.begin();
+        synced.cut_after(90);
+        synced.end(120);
+        assert_eq!(synced.index, 90);
+        // Cut to below what no sync had reached yet.
+        synced.begin();
+        synced.end(95);
+        synced.cut_after(85);
+        assert_eq!(synced.index, 85);
+        synced.begin();
+        synced.end(86);
+        assert_eq!(synced.index, 86);
     }
 }

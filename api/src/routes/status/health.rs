@@ -5,16 +5,12 @@
 //! balancers for Conjur expect, and also 502 on a node whose part is none of
 //! [`Settings::health_ok_for`](crate::settings::Settings::health_ok_for); `/health/live` is always 200,
 //! `/health/ready` and `/health/leader` are 200 or 503. `/remote_health/{member}` passes on what another
-//! member says of itself. A listener without TLS may offer these and nothing else ([`plain`]).
+//! member says of itself.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use http::StatusCode;
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use http::header::{HeaderName, HeaderValue};
 use serde_json::{Value, json};
 
 use crate::context::{Answer, Call};
@@ -153,9 +149,8 @@ pub(crate) async fn remote(call: &mut Call) -> Result<Answer, Refusal> {
     let member = call.params.name.clone().unwrap_or_default();
     match call.door.proposer.health_of(&member).await {
         Ok(health) => {
-            let document: Value = serde_json::from_slice(&health.document).unwrap_or(Value::Null);
             let (status, word) = verdict(health.ok);
-            Ok(Answer::json(&document).status(status).header(CONJUR_HEALTH, word))
+            Ok(Answer::json_bytes(health.document).status(status).header(CONJUR_HEALTH, word))
         }
         Err(HealthError::Myself) => show(call).await,
         Err(HealthError::NoMember) => {
@@ -164,7 +159,7 @@ pub(crate) async fn remote(call: &mut Call) -> Result<Answer, Refusal> {
         }
         Err(HealthError::Unreachable(reason)) => {
             // The reason may tell addresses; strangers are told no more than the fact.
-            tracing::warn!(member, reason, "health.unreachable");
+            tracing::info!(member, reason, "health.unreachable");
             let (status, word) = verdict(false);
             Ok(Answer::json(&json!({"ok": false, "error": "the member cannot be reached"}))
                 .status(status)
@@ -173,66 +168,21 @@ pub(crate) async fn remote(call: &mut Call) -> Result<Answer, Refusal> {
     }
 }
 
-/// The checks alone, for a listener without TLS: load balancers that speak none need no more.
-pub(crate) fn plain(door: Arc<Door>) -> Router {
-    let json = |status: StatusCode, document: Value| -> Response {
-        (status, [(CONTENT_TYPE, "application/json")], document.to_string()).into_response()
-    };
-    let for_health = Arc::clone(&door);
-    let for_ready = Arc::clone(&door);
-    Router::new()
-        .route(
-            "/health",
-            get(move || async move {
-                let report = Report::of(&for_health);
-                let (status, word) = verdict(report.unwanted().is_none());
-                ([(CONJUR_HEALTH, word)], json(status, report.document())).into_response()
-            }),
-        )
-        .route("/health/live", get(move || async move { json(StatusCode::OK, alive()) }))
-        .route(
-            "/health/ready",
-            get(move || async move {
-                let (status, document) = readiness(&Report::of(&for_ready));
-                json(status, document)
-            }),
-        )
-        .route(
-            "/health/leader",
-            get(move || async move {
-                let (status, document) = leadership(&Report::of(&door));
-                json(status, document)
-            }),
-        )
-}
-
-fn alive() -> Value {
-    json!({"alive": true})
-}
-
-fn readiness(report: &Report) -> (StatusCode, Value) {
-    let obstacle = report.obstacle();
-    let document = json!({"ready": obstacle.is_none(), "reason": obstacle});
-    (yes_or_no(obstacle.is_none()), document)
-}
-
-fn leadership(report: &Report) -> (StatusCode, Value) {
-    let leads = report.status.part == Part::Leader && report.obstacle().is_none();
-    (yes_or_no(leads), json!({"leader": leads}))
-}
-
 pub(crate) async fn live(_call: &mut Call) -> Result<Answer, Refusal> {
-    Ok(Answer::json(&alive()))
+    Ok(Answer::json(&json!({"alive": true})))
 }
 
 pub(crate) async fn ready(call: &mut Call) -> Result<Answer, Refusal> {
-    let (status, document) = readiness(&Report::of(&call.door));
-    Ok(Answer::json(&document).status(status))
+    let report = Report::of(&call.door);
+    let obstacle = report.obstacle();
+    Ok(Answer::json(&json!({"ready": obstacle.is_none(), "reason": obstacle}))
+        .status(yes_or_no(obstacle.is_none())))
 }
 
 pub(crate) async fn leader(call: &mut Call) -> Result<Answer, Refusal> {
-    let (status, document) = leadership(&Report::of(&call.door));
-    Ok(Answer::json(&document).status(status))
+    let report = Report::of(&call.door);
+    let leads = report.status.part == Part::Leader && report.obstacle().is_none();
+    Ok(Answer::json(&json!({"leader": leads})).status(yes_or_no(leads)))
 }
 
 const fn yes_or_no(yes: bool) -> StatusCode {
