@@ -266,7 +266,7 @@ impl Proposer for Agreement {
     }
 
     fn age(&self) -> Option<Duration> {
-        self.handle.status().age
+        self.handle.age()
     }
 
     fn status(&self) -> ClusterStatus {

@@ -53,9 +53,23 @@ impl Call {
     /// Waits until the local view holds everything that was acknowledged before now.
     pub(crate) async fn barrier(&mut self) -> Result<(), Refusal> {
         if self.door.proposer.part() == Part::Follower || self.wants_local() {
-            return Ok(());
+            return self.first_contact().await;
         }
         self.barrier_in_any_case().await
+    }
+
+    /// Waits until this node has been level since it started. Before, the local view may lack what
+    /// the node had shown when its power went; from then on it never goes back.
+    async fn first_contact(&mut self) -> Result<(), Refusal> {
+        let give_up = self.deadline.min(Instant::now() + LEADERLESS_TIME_MAX);
+        while self.door.proposer.age().is_none() {
+            if Instant::now() + LEADERLESS_PAUSE > give_up {
+                let text = "this node has started, and has not heard from a leader since";
+                return Err(Refusal::unavailable(text));
+            }
+            tokio::time::sleep(LEADERLESS_PAUSE).await;
+        }
+        Ok(())
     }
 
     /// As [`Call::barrier`], also where the client asked for the local view.

@@ -324,6 +324,11 @@ impl Handle {
         }
     }
 
+    /// Time since this node's state was known to be level; none until it was so in this life.
+    pub fn age(&self) -> Option<Duration> {
+        self.0.age()
+    }
+
     /// This node's account of itself.
     pub fn status(&self) -> Status {
         self.0.status()
@@ -808,6 +813,10 @@ impl Node {
 
     // ---- status ----
 
+    fn age(&self) -> Option<Duration> {
+        if self.leads() { self.quorum_age.get() } else { self.level.age() }
+    }
+
     fn status(&self) -> Status {
         let node_id = self.config.node_id;
         let list = self.members.list();
@@ -850,7 +859,7 @@ impl Node {
                 }
             })
             .collect();
-        let since_quorum = self.quorum_age.get().filter(|_| leads);
+        let since_quorum = leads.then(|| self.quorum_age.get()).flatten();
         let is_running = !self.is_closed.load(Ordering::Acquire) && self.failure.get().is_none();
         let state = match engine_state {
             _ if !is_running => NodeState::Stopped,
@@ -875,7 +884,7 @@ impl Node {
             purged: metrics.as_ref().and_then(|metrics| index(&metrics.purged)),
             members,
             since_quorum,
-            age: if leads { since_quorum } else { self.level.age() },
+            age: self.age(),
             failure: self.failure.get().cloned(),
         }
     }

@@ -2,7 +2,8 @@
 //! majority.
 //!
 //! Each append names the leader's commit index and how long ago the leader had a majority. Once
-//! this node has applied that index, it is as old as the moment the append came, plus that time.
+//! this node has applied that index, it is as old as the moment the append came, plus that time. A
+//! leader that has not yet committed in its own term may name too little; its word does not count.
 //!
 //! The moment it came is when this process saw it. A process that was stopped for a while finds
 //! appends in its buffers that came long before, so what it sees just after a pause does not count.

@@ -226,11 +226,7 @@ impl Node {
                 if node.check_voter(from, &append.vote).is_err() {
                     return None;
                 }
-                let heard = Received {
-                    commit: append.commit.map_or(0, |id| place(id.index)),
-                    quorum_age: Duration::from_millis(append.quorum_age_ms.into()),
-                    at: Instant::now(),
-                };
+                let heard = Received::of(&append);
                 let appended = convert::engine_append(append).ok()?;
                 notes.lock().unwrap_or_else(PoisonError::into_inner).push_back(heard);
                 Some((appended, incoming))
@@ -247,7 +243,7 @@ impl Node {
             };
             let heard = received.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
             let answer = convert::append_reply(&reply);
-            if let (AppendReply::Matched(_), Some(heard)) = (&answer, heard) {
+            if let (AppendReply::Matched(_), Some(Some(heard))) = (&answer, heard) {
                 let applied = *self.applied.borrow();
                 self.level.note(heard.commit, heard.at, heard.quorum_age, applied);
             }
@@ -288,6 +284,20 @@ struct Received {
     at: Instant,
 }
 
+impl Received {
+    /// What an append says of how far all is committed: nothing until its leader has committed an
+    /// entry of its own term. Until then it may know of less than its predecessor had committed and
+    /// this node had shown (Raft, section 8).
+    fn of(append: &Append) -> Option<Self> {
+        let commit = append.commit.filter(|commit| commit.term == append.vote.term)?;
+        Some(Self {
+            commit: place(commit.index),
+            quorum_age: Duration::from_millis(append.quorum_age_ms.into()),
+            at: Instant::now(),
+        })
+    }
+}
+
 pub(crate) fn refused(refusal: Refusal, text: &str) -> Response {
     Response::Refused { refusal, text: text.to_owned() }
 }
@@ -298,5 +308,22 @@ fn vote<E: std::fmt::Display>(
     match result {
         Ok(response) => convert::vote_response(&response),
         Err(error) => refused(Refusal::Stopped, &error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::latest::{LogId, Vote};
+
+    #[test]
+    fn a_leader_that_has_not_committed_in_its_own_term_makes_nobody_level() {
+        let vote = Vote { term: 3, node: 1, committed: true };
+        let append =
+            |commit| Append { vote, previous: None, commit, quorum_age_ms: 0, entries: Vec::new() };
+        assert!(Received::of(&append(None)).is_none());
+        assert!(Received::of(&append(Some(LogId { term: 2, index: 8 }))).is_none());
+        let heard = Received::of(&append(Some(LogId { term: 3, index: 9 })));
+        assert_eq!(heard.map(|heard| heard.commit), Some(10), "counted from 1");
     }
 }

@@ -232,7 +232,7 @@ impl House {
             state: state.clone(),
             turn: Mutex::new(0),
             part: Mutex::new(Part::Leader),
-            age: Mutex::new(None),
+            age: Mutex::new(Some(Duration::ZERO)),
             leaderless: AtomicU32::new(0),
             lost_answers: AtomicU32::new(0),
             before: Mutex::default(),

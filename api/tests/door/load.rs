@@ -1,5 +1,6 @@
 //! Writes against the clock: plans that go stale, answers that get lost, leaders that are away.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use axum::body::Body;
@@ -359,6 +360,30 @@ async fn a_voter_that_is_cut_off_vouches_for_nobody_from_its_own_view() {
         let reply = house.send(&Method::POST, uri, &local, key.clone()).await;
         assert_eq!(reply.status, status, "age {age}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_shows_nothing_before_it_was_level_since_it_started() {
+    let house = Arc::new(House::new());
+    house.load("demo", POLICY).await;
+    let token = house.token("demo/admin").await;
+    *house.proposer.part.lock().unwrap() = Part::Follower;
+    *house.proposer.age.lock().unwrap() = None;
+    let headers = [("authorization", token.as_str())];
+    let reply = house.send(&Method::GET, "/whoami", &headers, "").await;
+    assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
+    let reason = reply.header("x-conclave-reason");
+    assert!(reason.contains("has not heard from a leader"), "{reason}");
+
+    // A read that comes just before the first word of a leader waits for it.
+    let waiting = Arc::clone(&house);
+    let reading = tokio::spawn(async move {
+        let headers = [("authorization", token.as_str())];
+        waiting.send(&Method::GET, "/whoami", &headers, "").await.status
+    });
+    tokio::task::yield_now().await;
+    *house.proposer.age.lock().unwrap() = Some(std::time::Duration::from_hours(1));
+    assert_eq!(reading.await.unwrap(), StatusCode::OK);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -243,8 +243,7 @@ fn fill(house: &House, text: &str) -> String {
 
 async fn perform(house: &House, step: &Step) -> Reply {
     *house.proposer.part.lock().unwrap() = step.part;
-    let is_follower = step.part == Part::Follower;
-    *house.proposer.age.lock().unwrap() = is_follower.then_some(Duration::from_secs(1));
+    *house.proposer.age.lock().unwrap() = Some(Duration::from_secs(1));
     let (request, extra) = match step.request.split_once(" [") {
         Some((request, extra)) => (request, extra.trim_end_matches(']')),
         None => (step.request.as_str(), ""),

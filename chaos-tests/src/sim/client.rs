@@ -173,30 +173,29 @@ impl World {
         let Some((secret, writes)) = self.for_read(rng) else { return };
         let at = rng.index(machines);
         let Some((running, _)) = self.running(at) else { return };
-        let (role, life) = {
-            let machines = self.machines.borrow();
-            (machines[at].role, machines[at].life())
-        };
+        let role = self.machines.borrow()[at].role;
         let call = if rng.chance(600) {
             Call::ReadLatest
         } else {
             let version = rng.between(1, writes as u64);
             Call::ReadVersion(u32::try_from(version).unwrap_or(1))
         };
-        let id = at as u64 + 1;
-        // A follower promises a prefix, and that only for as long as its process lives.
-        let (promise, node) = match role {
-            NodeRole::Voter => (Promise::Linearizable, id),
-            NodeRole::Follower => (Promise::Prefix, id * 1_000 + life),
+        let node = at as u64 + 1;
+        let promise = match role {
+            NodeRole::Voter => Promise::Linearizable,
+            // Through all lives of its process: what it has shown it never takes back.
+            NodeRole::Follower => Promise::Prefix,
         };
         let invoked = self.now();
-        let barrier = match promise {
-            Promise::Linearizable => running.handle.read_barrier().await.map(drop),
-            Promise::Prefix => Ok(()),
+        let may_answer = match promise {
+            Promise::Linearizable => running.handle.read_barrier().await.is_ok(),
+            // As at the door: it answers once it has been level since it started.
+            Promise::Prefix => running.handle.age().is_some(),
         };
-        let outcome = match barrier {
-            Ok(()) => look(&running.state, &variable(&self.admin, &secret), &call),
-            Err(_) => Outcome::Failed,
+        let outcome = if may_answer {
+            look(&running.state, &variable(&self.admin, &secret), &call)
+        } else {
+            Outcome::Failed
         };
         let returned = self.now();
         self.record(Operation { secret, node, call, outcome, promise, invoked, returned });

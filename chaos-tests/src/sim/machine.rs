@@ -95,11 +95,6 @@ impl Machine {
         self.founder = Some(KnownMember { id: founder.id, info: founder.info(), voter: true });
     }
 
-    /// Counts the starts of its process.
-    pub fn life(&self) -> u64 {
-        self.life
-    }
-
     /// Starts the process on what the disk holds.
     ///
     /// # Errors
