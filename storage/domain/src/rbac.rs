@@ -185,15 +185,18 @@ pub fn accounts_resource() -> ResourceId {
 
 /// One role looking at one resource, both of them present.
 struct Sight<'a> {
-    held: std::sync::Arc<Closure>,
+    held: Closure,
     slot: &'a Slot,
 }
 
 impl<'a> Sight<'a> {
     fn of(state: &'a State, role: &RoleId, resource: &ResourceId) -> Option<Self> {
-        let slot = existing(state, resource)?;
-        let role = state.find(role).filter(|role| state.slot(*role).role.is_some())?;
-        Some(Self { held: state.closure_of(role), slot })
+        // Both are looked up before either is looked at: at scale each look waits for memory, and
+        // those two can wait side by side.
+        let (resource, role) = (state.find(resource), state.find(role));
+        let (slot, role) = (state.slot(resource?), role?);
+        let are_there = slot.resource.is_some() && state.slot(role).role.is_some();
+        are_there.then(|| Self { held: state.closure_of(role), slot })
     }
 
     fn owns(&self) -> bool {

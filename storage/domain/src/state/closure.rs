@@ -15,11 +15,11 @@ const MOVES_KEPT: usize = 1024;
 /// How many handles all remembered closures may hold together: 32 MiB.
 const HANDLES_KEPT: usize = 8 << 20;
 
-/// A role and every role it holds.
-#[derive(Debug)]
+/// A role and every role it holds; shared, with nothing between the pointer and the roles.
+#[derive(Debug, Clone)]
 pub(crate) struct Closure {
     /// Sorted, for search.
-    roles: Vec<Handle>,
+    roles: Arc<[Handle]>,
 }
 
 impl Closure {
@@ -45,7 +45,7 @@ impl Closure {
         }
         let mut roles: Vec<Handle> = seen.into_iter().collect();
         roles.sort_unstable();
-        Self { roles }
+        Self { roles: roles.into() }
     }
 }
 
@@ -53,7 +53,7 @@ impl Closure {
 struct Remembered {
     /// How many moves the graph had made when this was last known to be right.
     as_of: u64,
-    closure: Arc<Closure>,
+    closure: Closure,
 }
 
 #[derive(Debug, Default)]
@@ -84,15 +84,15 @@ impl Closures {
     }
 
     /// The closure of a role.
-    pub(crate) fn of(&self, slots: &Slots, role: Handle) -> Arc<Closure> {
+    pub(crate) fn of(&self, slots: &Slots, role: Handle) -> Closure {
         let remembered = {
             let memo = self.memo.read().unwrap_or_else(PoisonError::into_inner);
-            memo.by_role.get(&role).map(|known| (known.as_of, Arc::clone(&known.closure)))
+            memo.by_role.get(&role).map(|known| (known.as_of, known.closure.clone()))
         };
         let closure = match remembered {
             Some((as_of, closure)) if as_of == self.moves => return closure,
             Some((as_of, closure)) if self.untouched_since(as_of, &closure) => closure,
-            _ => Arc::new(Closure::walk(slots, role)),
+            _ => Closure::walk(slots, role),
         };
         self.remember(role, &closure);
         closure
@@ -106,13 +106,13 @@ impl Closures {
         })
     }
 
-    fn remember(&self, role: Handle, closure: &Arc<Closure>) {
+    fn remember(&self, role: Handle, closure: &Closure) {
         let mut memo = self.memo.write().unwrap_or_else(PoisonError::into_inner);
         if memo.handles + closure.roles.len() > HANDLES_KEPT {
             *memo = Memo::default();
         }
         memo.handles += closure.roles.len();
-        let known = Remembered { as_of: self.moves, closure: Arc::clone(closure) };
+        let known = Remembered { as_of: self.moves, closure: closure.clone() };
         if let Some(before) = memo.by_role.insert(role, known) {
             memo.handles -= before.closure.roles.len();
         }

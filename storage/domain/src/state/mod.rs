@@ -463,7 +463,7 @@ impl State {
     }
 
     /// The role and all the roles it holds.
-    pub(crate) fn closure_of(&self, role: Handle) -> Arc<Closure> {
+    pub(crate) fn closure_of(&self, role: Handle) -> Closure {
         self.closures.of(&self.slots, role)
     }
 }
