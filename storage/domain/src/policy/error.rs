@@ -180,6 +180,9 @@ pub enum ParseRejection {
     /// The text holds too much once aliases are followed.
     #[error("Policy has more than {} nodes", limits::NODES_MAX)]
     TooManyNodes,
+    /// The text multiplies itself by aliases.
+    #[error("Policy is read as more than {0} nodes once its aliases are followed")]
+    AliasesMultiply(usize),
     /// The text is nested too deeply.
     #[error("Policy is nested more than {} levels deep", limits::DEPTH_MAX)]
     TooDeep,

@@ -5,6 +5,12 @@
 pub const TEXT_BYTES_MAX: usize = 10 << 20;
 /// Most YAML nodes in one text, aliases counted once for each use. A record takes two to ten.
 pub const NODES_MAX: usize = 500_000;
+/// How many more nodes than it has a text may be read as by naming lists and using them again: so many
+/// for each that it has, and so many in any case. A real policy that names its lists stays far below;
+/// a short text that multiplies itself is refused within milliseconds and a few MiB.
+pub const ALIASED_FACTOR: usize = 10;
+/// See [`ALIASED_FACTOR`].
+pub const ALIASED_NODES: usize = 100_000;
 /// Deepest nesting of sequences and mappings. A nested policy takes two levels.
 pub const DEPTH_MAX: usize = 200;
 /// Longest single value, in bytes.

@@ -184,7 +184,7 @@ pub(super) fn statements(tree: &Tree<'_>) -> Result<Vec<Statement>, PolicyError>
     let mut statements = Vec::new();
     let Some(root) = tree.root() else { return Ok(statements) };
     let node = tree.node(root);
-    let mut reader = Reader { tree, visited: 0 };
+    let mut reader = Reader { tree, visited: 0, visits_max: visits_max(tree) };
     match &node.body {
         Body::Sequence(_) if node.tag.is_none() => reader.entries(root, 1, &mut statements)?,
         Body::Sequence(_) => return Err(reject(ParseRejection::UnexpectedSequence, node.place)),
@@ -224,6 +224,7 @@ const ROLE: Option<Form> = Some(Form::Role);
 struct Reader<'r, 't> {
     tree: &'r Tree<'t>,
     visited: usize,
+    visits_max: usize,
 }
 
 /// The scalar attributes of a record that end up in annotations, or name it.
@@ -249,12 +250,18 @@ struct Draft {
     admin: bool,
 }
 
+/// How many nodes a tree may be read as; without aliases never fewer than it has.
+fn visits_max(tree: &Tree<'_>) -> usize {
+    let aliased = limits::ALIASED_NODES + limits::ALIASED_FACTOR * tree.len();
+    aliased.min(limits::NODES_MAX)
+}
+
 impl<'r, 't> Reader<'r, 't> {
     /// Counts a visit: aliases make a small tree a large walk.
     fn visit(&mut self, node: NodeId, depth: usize) -> Result<(), PolicyError> {
         self.visited += 1;
-        if self.visited > limits::NODES_MAX {
-            return Err(self.reject(node, ParseRejection::TooManyNodes));
+        if self.visited > self.visits_max {
+            return Err(self.reject(node, ParseRejection::AliasesMultiply(self.visits_max)));
         }
         if depth > limits::DEPTH_MAX {
             return Err(self.reject(node, ParseRejection::TooDeep));

@@ -71,6 +71,11 @@ impl<'t> Tree<'t> {
         self.has_aliases
     }
 
+    /// How many nodes there are; an alias is none.
+    pub(super) fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
     /// A node.
     pub(super) fn node(&self, id: NodeId) -> &Node<'t> {
         &self.nodes[id.0 as usize]
