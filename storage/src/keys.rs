@@ -41,6 +41,9 @@ use crate::error::Fault;
 /// | 1e | host factory token | digest (32) | `HostFactoryTokenV1` |
 /// | 1f | authenticator config | id | `AuthenticatorConfigV1` |
 /// | 20 | issuer | account NUL name | `IssuerV1` |
+/// | 21 | audit record | number (u64) | `AuditRecordV1` |
+/// | 22 | audit head | | `AuditHeadV1` |
+/// | 23 | audit source | node id (u64) | `AuditSourceV1` |
 ///
 /// Integers are big-endian, so that rows sort by them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -66,11 +69,14 @@ pub enum Table {
     HostFactoryToken = 0x1e,
     AuthenticatorConfig = 0x1f,
     Issuer = 0x20,
+    AuditRecord = 0x21,
+    AuditHead = 0x22,
+    AuditSource = 0x23,
 }
 
 impl Table {
     /// Tables that hold rows of the domain, in order.
-    pub const ROWS: [Self; 17] = [
+    pub const ROWS: [Self; 20] = [
         Self::Account,
         Self::Role,
         Self::Resource,
@@ -88,7 +94,15 @@ impl Table {
         Self::HostFactoryToken,
         Self::AuthenticatorConfig,
         Self::Issuer,
+        Self::AuditRecord,
+        Self::AuditHead,
+        Self::AuditSource,
     ];
+
+    /// Whether memory holds the table's rows, too.
+    pub fn is_in_memory(self) -> bool {
+        !matches!(self, Self::SecretValue | Self::AuditRecord)
+    }
 
     /// Bounds of the table's keys: first, and one past the last.
     pub const fn bounds(self) -> ([u8; 1], [u8; 1]) {
@@ -114,11 +128,14 @@ pub fn put_row_key(out: &mut Vec<u8>, row: &Row) {
         Row::PolicyVersion(id, n, _) => numbered_key(out, Table::PolicyVersion, id, *n),
         Row::Keyring(_) => out.push(Table::Keyring as u8),
         Row::JoinToken(digest, _) => join_token_key(out, digest),
-        Row::Member(node, _) => member_key(out, *node),
+        Row::Member(node, _) => u64_key(out, Table::Member, *node),
         Row::Answered(request, answered) => answered_key(out, request, answered.index),
         Row::HostFactoryToken(digest, _) => host_factory_token_key(out, digest),
         Row::AuthenticatorConfig(id, _) => id_key(out, Table::AuthenticatorConfig, id),
         Row::Issuer(key, _) => issuer_key(out, key),
+        Row::AuditRecord(number, _) => out.extend_from_slice(&audit_record_key(*number)),
+        Row::AuditHead(_) => out.push(Table::AuditHead as u8),
+        Row::AuditSource(node, _) => u64_key(out, Table::AuditSource, *node),
     }
 }
 
@@ -137,11 +154,14 @@ pub fn put_key(out: &mut Vec<u8>, key: &RowKey) {
         RowKey::PolicyVersion(id, n) => numbered_key(out, Table::PolicyVersion, id, *n),
         RowKey::Keyring => out.push(Table::Keyring as u8),
         RowKey::JoinToken(digest) => join_token_key(out, digest),
-        RowKey::Member(node) => member_key(out, *node),
+        RowKey::Member(node) => u64_key(out, Table::Member, *node),
         RowKey::Answered(request, index) => answered_key(out, request, *index),
         RowKey::HostFactoryToken(digest) => host_factory_token_key(out, digest),
         RowKey::AuthenticatorConfig(id) => id_key(out, Table::AuthenticatorConfig, id),
         RowKey::Issuer(key) => issuer_key(out, key),
+        RowKey::AuditRecord(number) => out.extend_from_slice(&audit_record_key(*number)),
+        RowKey::AuditHead => out.push(Table::AuditHead as u8),
+        RowKey::AuditSource(node) => u64_key(out, Table::AuditSource, *node),
     }
 }
 
@@ -207,6 +227,13 @@ pub fn secret_value(mut value: Vec<u8>) -> Result<Sealed, Fault> {
 pub(crate) fn history_key(index: u64) -> [u8; 9] {
     let mut key = [Table::History as u8; 9];
     key[1..].copy_from_slice(&index.to_be_bytes());
+    key
+}
+
+/// The key of one record of the audit chain.
+pub(crate) fn audit_record_key(number: u64) -> [u8; 9] {
+    let mut key = [Table::AuditRecord as u8; 9];
+    key[1..].copy_from_slice(&number.to_be_bytes());
     key
 }
 
@@ -277,9 +304,9 @@ fn issuer_key(out: &mut Vec<u8>, key: &IssuerKey) {
     out.extend_from_slice(key.issuer.as_bytes());
 }
 
-fn member_key(out: &mut Vec<u8>, node: u64) {
-    out.push(Table::Member as u8);
-    out.extend_from_slice(&node.to_be_bytes());
+fn u64_key(out: &mut Vec<u8>, table: Table, number: u64) {
+    out.push(table as u8);
+    out.extend_from_slice(&number.to_be_bytes());
 }
 
 fn answered_key(out: &mut Vec<u8>, request: &RequestId, index: LogIndex) {

@@ -19,8 +19,9 @@ use std::sync::{
 
 use aws_lc_rs::digest::{Context, SHA256};
 use bytes::Bytes;
+use conclave_domain::audit::AuditRecord;
 use conclave_domain::command::{self, Actor, Envelope};
-use conclave_domain::effect::Effect;
+use conclave_domain::effect::{Effect, Row};
 use conclave_domain::event::{self, Event};
 use conclave_domain::evolve::execute;
 use conclave_domain::id::{ResourceId, RoleId};
@@ -511,6 +512,39 @@ impl StateStore {
         Ok(history)
     }
 
+    /// Records of the audit chain from number `from` on, as many as are there, at most `limit` and at
+    /// most some `bytes` of text, yet at least one.
+    ///
+    /// # Errors
+    /// [`Fault::Corrupt`], [`Fault::TooNew`], [`Fault::Database`].
+    pub fn audit_records(
+        &self,
+        from: u64,
+        limit: usize,
+        bytes: usize,
+    ) -> Result<Vec<(u64, AuditRecord)>, Fault> {
+        let mut records = Vec::new();
+        let mut room = bytes;
+        if limit == 0 {
+            return Ok(records);
+        }
+        let (_, end) = Table::AuditRecord.bounds();
+        self.engine().scan(&keys::audit_record_key(from), &end, &mut |key, value| {
+            let Row::AuditRecord(number, record) = keys::row(key, value)? else {
+                return Err(Fault::corrupt("an audit record", "another row stands in its place"));
+            };
+            let size = record.text.len();
+            if !records.is_empty() && size > room {
+                return Ok(ControlFlow::Break(()));
+            }
+            room = room.saturating_sub(size);
+            records.push((number, record));
+            let is_full = records.len() >= limit;
+            Ok(if is_full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        })?;
+        Ok(records)
+    }
+
     /// Batches and bytes written to the generation in force since it was opened.
     pub fn counters(&self) -> Counters {
         self.engine().counters()
@@ -586,7 +620,9 @@ fn apply_command(
             Effect::Delete(key) => batch.delete_with(|out| keys::put_key(out, key)),
         }
     }
-    if !execution.events.is_empty() {
+    // The audit chain remembers what came to it: history would only keep it twice.
+    let is_history = |event: &Event| !event.is_of_the_audit_chain();
+    if execution.events.iter().any(is_history) {
         batch.put(&keys::history_key(index), &encode_history(envelope, &execution.events));
     }
     Ok(outcome::codec::encode(&execution.reply))
@@ -641,10 +677,10 @@ fn decode_history(key: &[u8], value: &[u8]) -> Result<History, Fault> {
     Ok(History { index, at, role, request_id, client_ip, events })
 }
 
-/// Rebuilds memory from the rows of a database. Secret values are not read.
+/// Rebuilds memory from the rows of a database. Secret values and audit records are not read.
 fn load(engine: &dyn Engine) -> Result<(State, Option<AppliedMark>), Fault> {
     let mut state = State::new();
-    for table in Table::ROWS.into_iter().filter(|table| *table != Table::SecretValue) {
+    for table in Table::ROWS.into_iter().filter(|table| table.is_in_memory()) {
         let (from, to) = table.bounds();
         engine.scan(&from, &to, &mut |key, value| {
             state.apply(&Effect::Put(Box::new(keys::row(key, value)?)));

@@ -10,6 +10,9 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use crate::audit::{
+    AuditCheckpoint, BATCH_BYTES_MAX, BATCH_RECORDS_MAX, CHECKPOINT_REACH, TRIMMED_AT_ONCE_MAX,
+};
 use crate::command::{Actor, Command, Envelope, LoadMode, Need, Proof};
 use crate::event::Event;
 use crate::host_factory::{self, Enrolment};
@@ -80,6 +83,11 @@ pub fn decide(
         Command::RotateSecret { resource, after, value, fingerprint, expires_at } => {
             asked.rotate_secret(resource, *after, value, *fingerprint, *expires_at)
         }
+        Command::AppendAudit { node, first, lost, records } => {
+            asked.append_audit(*node, *first, *lost, records)
+        }
+        Command::CheckpointAudit { checkpoint } => asked.checkpoint_audit(checkpoint),
+        Command::TrimAudit { first, base } => asked.trim_audit(*first, *base),
     }
 }
 
@@ -649,6 +657,74 @@ impl Asked<'_> {
     }
 }
 
+/// The audit chain.
+impl Asked<'_> {
+    /// Takes what follows what the chain has of the node; passes over what it has already.
+    fn append_audit(&self, node: u64, first: u64, lost: u64, records: &[String]) -> Decision {
+        self.node_only("append to the audit chain")?;
+        if !self.state.member_nodes().contains_key(&node) {
+            return Err(Rejection::Invalid(format!("node {node} is no member")));
+        }
+        let bytes: usize = records.iter().map(String::len).sum();
+        if records.len() > BATCH_RECORDS_MAX || bytes > BATCH_BYTES_MAX {
+            return Err(Rejection::Invalid(format!(
+                "an audit batch of {} records and {bytes} bytes: at most {BATCH_RECORDS_MAX} \
+                 records and {BATCH_BYTES_MAX} bytes go at once",
+                records.len()
+            )));
+        }
+        let count = u64::try_from(records.len()).unwrap_or(u64::MAX);
+        let (Some(start), Some(end)) = (first.checked_sub(lost), first.checked_add(count)) else {
+            return Err(Rejection::Invalid("an audit batch with impossible numbers".to_owned()));
+        };
+        if start == 0 {
+            return Err(Rejection::Invalid("audit records are numbered from 1".to_owned()));
+        }
+        let known = self.state.audit_source(node);
+        let next = known.saturating_add(1);
+        if end <= next || start > next {
+            return Ok((Vec::new(), Outcome::AuditAppended { last: known }));
+        }
+        let fresh = usize::try_from(next.saturating_sub(first)).unwrap_or(usize::MAX);
+        let event = Event::AuditAppended {
+            node,
+            first: first.max(next),
+            lost: first.saturating_sub(next),
+            records: records.get(fresh..).unwrap_or_default().to_vec(),
+        };
+        Ok((vec![event], Outcome::AuditAppended { last: end - 1 }))
+    }
+
+    fn checkpoint_audit(&self, checkpoint: &AuditCheckpoint) -> Decision {
+        self.node_only("vouch for the audit chain")?;
+        let head = self.state.audit_head();
+        let number = checkpoint.number;
+        let reach = u64::try_from(CHECKPOINT_REACH).unwrap_or(u64::MAX);
+        let is_recent = number <= head.last && head.last - number < reach;
+        if !is_recent || number <= head.checkpointed || number < head.first {
+            return Err(Rejection::Invalid(format!(
+                "a checkpoint at record {number} of a chain that ends at {} and has one at {}",
+                head.last, head.checkpointed
+            )));
+        }
+        done(Event::AuditCheckpointed { checkpoint: checkpoint.clone() })
+    }
+
+    fn trim_audit(&self, first: u64, base: Digest) -> Decision {
+        self.node_only("forget audit records")?;
+        let head = self.state.audit_head();
+        // The newest checkpoint stays, so that what is left is vouched for.
+        let is_kept = first <= head.checkpointed;
+        if first <= head.first || first - head.first > TRIMMED_AT_ONCE_MAX || !is_kept {
+            return Err(Rejection::Invalid(format!(
+                "an audit chain of the records {} to {}, checkpoint at {}, cannot begin at {first}",
+                head.first, head.last, head.checkpointed
+            )));
+        }
+        done(Event::AuditTrimmed { first, base })
+    }
+}
+
 /// Who may.
 impl Asked<'_> {
     fn authorize(&self, privilege: &str, resource: &ResourceId) -> Result<(), Rejection> {
@@ -733,7 +809,10 @@ fn check_change(
         | Event::AuthenticatorToggled { .. }
         | Event::IssuerSet { .. }
         | Event::IssuerRemoved { .. }
-        | Event::SecretRotated { .. } => return Err("not a change that a load makes".to_owned()),
+        | Event::SecretRotated { .. }
+        | Event::AuditAppended { .. }
+        | Event::AuditCheckpointed { .. }
+        | Event::AuditTrimmed { .. } => return Err("not a change that a load makes".to_owned()),
     };
     if about.account() != policy.account() {
         return Err(format!("{about} is of another account than {policy}"));
@@ -785,7 +864,10 @@ fn check_api_change(account: &AccountName, change: &Event) -> Result<(), String>
         | Event::HostFactoryTokenRevoked { .. }
         | Event::HostFactoryTokensExpired { .. }
         | Event::AuthenticatorToggled { .. }
-        | Event::SecretRotated { .. } => {
+        | Event::SecretRotated { .. }
+        | Event::AuditAppended { .. }
+        | Event::AuditCheckpointed { .. }
+        | Event::AuditTrimmed { .. } => {
             return Err("not a change that the API makes".to_owned());
         }
     };

@@ -1,6 +1,7 @@
 //! Effects: the writes that an event leads to. A [`Row`] is one record with its key; storage turns
 //! rows into bytes, [`crate::state::State`] turns them into memory, and both hold the same.
 
+use crate::audit::{AuditHead, AuditRecord};
 use crate::id::{AccountName, ResourceId, RoleId};
 use crate::records::{
     Account, Annotation, Answered, AuthenticatorConfig, Credential, Digest, HostFactoryToken,
@@ -31,6 +32,11 @@ pub enum Row {
     HostFactoryToken(Digest, HostFactoryToken),
     AuthenticatorConfig(ResourceId, AuthenticatorConfig),
     Issuer(IssuerKey, Issuer),
+    /// Held on disk only, like [`Row::SecretValue`]: memory does not grow with the chain.
+    AuditRecord(u64, AuditRecord),
+    AuditHead(AuditHead),
+    /// How far the chain has a node's records.
+    AuditSource(u64, u64),
 }
 
 /// Names one row.
@@ -55,6 +61,9 @@ pub enum RowKey {
     HostFactoryToken(Digest),
     AuthenticatorConfig(ResourceId),
     Issuer(IssuerKey),
+    AuditRecord(u64),
+    AuditHead,
+    AuditSource(u64),
 }
 
 impl Row {
@@ -86,6 +95,9 @@ impl Row {
             Self::HostFactoryToken(digest, _) => RowKey::HostFactoryToken(*digest),
             Self::AuthenticatorConfig(id, _) => RowKey::AuthenticatorConfig(id.clone()),
             Self::Issuer(key, _) => RowKey::Issuer(key.clone()),
+            Self::AuditRecord(number, _) => RowKey::AuditRecord(*number),
+            Self::AuditHead(_) => RowKey::AuditHead,
+            Self::AuditSource(node, _) => RowKey::AuditSource(*node),
         }
     }
 }

@@ -13,7 +13,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::command::Envelope;
+use crate::audit::{self, AuditHead, AuditRecord};
+use crate::command::{Command, Envelope};
 use crate::decide::decide;
 use crate::effect::{Effect, Row, RowKey};
 use crate::event::Event;
@@ -48,7 +49,8 @@ pub struct Execution {
 /// and remembers the answer for retries of the request.
 ///
 /// A stale plan is not remembered: it can never come true, and the door plans again under the same
-/// request id.
+/// request id. Nor is an audit batch: its records' own numbers say what is there already, and there
+/// are so many batches that they would crowd out what clients may ask for again.
 pub fn execute(state: &mut State, index: LogIndex, envelope: &Envelope) -> Execution {
     if let Some(answered) = state.answered(&envelope.request_id) {
         let reply = outcome::codec::decode(&answered.reply).unwrap_or_else(|error| {
@@ -64,7 +66,8 @@ pub fn execute(state: &mut State, index: LogIndex, envelope: &Envelope) -> Execu
     for event in &events {
         apply(state, evolve(state, index, envelope.at, event), &mut effects);
     }
-    if !matches!(reply, Err(Rejection::Stale { .. })) {
+    let is_batch = matches!(envelope.body, Command::AppendAudit { .. });
+    if !is_batch && !matches!(reply, Err(Rejection::Stale { .. })) {
         let bytes = outcome::codec::encode(&reply);
         apply(state, answered(state, index, envelope.request_id, bytes), &mut effects);
     }
@@ -260,7 +263,44 @@ impl Writes<'_> {
                 self.put(Row::Issuer(key.clone(), record));
             }
             Event::IssuerRemoved { key } => self.delete(RowKey::Issuer(key.clone())),
+            Event::AuditAppended { node, first, lost, records } => {
+                self.audit_appended(*node, *first, *lost, records);
+            }
+            Event::AuditCheckpointed { checkpoint } => {
+                let mut head = self.state.audit_head();
+                self.chained(&mut head, 0, 0, checkpoint.to_text());
+                head.checkpointed = checkpoint.number;
+                self.put(Row::AuditHead(head));
+            }
+            Event::AuditTrimmed { first, base } => {
+                let head = self.state.audit_head();
+                let gone = (head.first..*first).map(RowKey::AuditRecord);
+                self.effects.extend(gone.map(Effect::Delete));
+                self.put(Row::AuditHead(AuditHead { first: *first, base: *base, ..head }));
+            }
         }
+    }
+
+    fn audit_appended(&mut self, node: u64, first: u64, lost: u64, records: &[String]) {
+        let mut head = self.state.audit_head();
+        let mut sequence = first - 1;
+        if lost > 0 {
+            self.chained(&mut head, node, sequence, audit::gap_text(node, first - lost, sequence));
+        }
+        for text in records {
+            sequence += 1;
+            self.chained(&mut head, node, sequence, text.clone());
+        }
+        self.put(Row::AuditHead(head));
+        self.put(Row::AuditSource(node, sequence));
+    }
+
+    /// Hashes a record onto the one before.
+    fn chained(&mut self, head: &mut AuditHead, node: u64, sequence: u64, text: String) {
+        head.last += 1;
+        head.hash = audit::chain_hash(&head.hash, node, sequence, &text);
+        let record = AuditRecord { node, sequence, text, hash: head.hash };
+        self.put(Row::AuditRecord(head.last, record));
     }
 
     fn role_added(&mut self, role: &RoleId, policy: Option<&ResourceId>) {
@@ -446,7 +486,10 @@ fn accounts_of_row(row: &Row) -> [Option<&AccountName>; 2] {
         | Row::Member(..)
         | Row::Answered(..)
         | Row::HostFactoryToken(..)
-        | Row::AuthenticatorConfig(..) => [None, None],
+        | Row::AuthenticatorConfig(..)
+        | Row::AuditRecord(..)
+        | Row::AuditHead(_)
+        | Row::AuditSource(..) => [None, None],
     }
 }
 
@@ -469,7 +512,10 @@ fn accounts_of_key(key: &RowKey) -> [Option<&AccountName>; 2] {
         | RowKey::Member(_)
         | RowKey::Answered(..)
         | RowKey::HostFactoryToken(_)
-        | RowKey::AuthenticatorConfig(_) => [None, None],
+        | RowKey::AuthenticatorConfig(_)
+        | RowKey::AuditRecord(_)
+        | RowKey::AuditHead
+        | RowKey::AuditSource(_) => [None, None],
     }
 }
 

@@ -31,6 +31,11 @@ pub enum Outcome {
         /// SHA-256 of each.
         digests: Vec<Digest>,
     },
+    /// How far the audit chain has a node's records.
+    AuditAppended {
+        /// Number of the last that it has; the next batch has to follow it.
+        last: u64,
+    },
 }
 
 /// A business "no": data for the client, nothing was changed.

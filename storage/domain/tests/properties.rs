@@ -9,6 +9,7 @@ mod support;
 
 use std::collections::BTreeSet;
 
+use conclave_domain::audit::{AuditCheckpoint, AuditRecord, ChainVerifier, is_gap};
 use conclave_domain::command::{Actor, Command, Envelope, LoadMode, Need, Proof};
 use conclave_domain::decide::decide;
 use conclave_domain::effect::{Effect, Row};
@@ -18,8 +19,8 @@ use conclave_domain::id::Id;
 use conclave_domain::outcome::{Outcome, Rejection};
 use conclave_domain::rbac;
 use conclave_domain::records::{
-    Annotation, Digest, Fingerprint, IssuerKey, MembershipKey, PermissionKey, RequestId, Revision,
-    SECRET_VERSIONS_KEPT, Sealed, Version,
+    Annotation, Digest, Fingerprint, IssuerKey, MemberRole, MembershipKey, PermissionKey,
+    RequestId, Revision, SECRET_VERSIONS_KEPT, Sealed, Version,
 };
 use conclave_domain::state::State;
 use conclave_domain::time::{LogIndex, Timestamp};
@@ -273,7 +274,10 @@ fn check_references(state: &State) {
             | Row::JoinToken(..)
             | Row::Member(..)
             | Row::Answered(..)
-            | Row::Issuer(..) => {}
+            | Row::Issuer(..)
+            | Row::AuditRecord(..)
+            | Row::AuditHead(_)
+            | Row::AuditSource(..) => {}
             Row::HostFactoryToken(_, token) => assert!(state.resource(&token.factory).is_some()),
             Row::AuthenticatorConfig(id, _) => assert!(state.resource(&id).is_some()),
         }
@@ -741,6 +745,9 @@ fn only_the_operator_touches_members_and_keys() {
                 | Command::RemoveMemberNode { .. }
                 | Command::SweepHostFactoryTokens
                 | Command::RotateSecret { .. }
+                | Command::AppendAudit { .. }
+                | Command::CheckpointAudit { .. }
+                | Command::TrimAudit { .. }
         );
         let asked = Envelope { actor: Actor::Role(id("user:admin")), ..envelope };
         let decision = decide(&history.state, LogIndex(9), &asked);
@@ -752,5 +759,116 @@ fn only_the_operator_touches_members_and_keys() {
             // Only who holds a right over accounts as such.
             assert!(matches!(decision, Err(Rejection::Forbidden { .. })), "{decision:?}");
         }
+    }
+}
+
+/// A chain as nodes' batches made it: numbers, records, and where it ends.
+fn audit_chain(batches: &[(u8, usize, usize)]) -> (Vec<(u64, AuditRecord)>, State) {
+    let mut history = History::new();
+    let member = support::member("one", MemberRole::Voter);
+    history.carry_out(Actor::Node, Command::AdmitMember { token: None, member }).reply.unwrap();
+    let mut chain = Vec::new();
+    for (what, back, count) in batches {
+        let known = history.state.audit_source(1);
+        let head = history.state.audit_head();
+        let body = if *what == 0 && head.last > head.checkpointed {
+            let checkpoint =
+                AuditCheckpoint { number: head.last, hash: head.hash, ..support::checkpoint() };
+            Command::CheckpointAudit { checkpoint }
+        } else {
+            // Sent again from some way back, or with some lost, or both at once out of order.
+            let first = (known + 1).saturating_sub(*back as u64).max(1);
+            let first = if *what == 1 { known + 3 } else { first };
+            let text = |n: usize| format!("{{\"seq\":{}}}", first + n as u64);
+            let lost = if *what == 1 { 2 } else { 0 };
+            Command::AppendAudit { node: 1, first, lost, records: (0..*count).map(text).collect() }
+        };
+        for effect in history.carry_out(Actor::Node, body).effects {
+            if let Effect::Put(row) = effect
+                && let Row::AuditRecord(number, record) = *row
+            {
+                chain.push((number, record));
+            }
+        }
+    }
+    (chain, history.state)
+}
+
+/// Walks a chain; answers the first record that is not as it was.
+fn first_bad(chain: &[(u64, AuditRecord)], state: &State) -> Result<(), u64> {
+    let head = state.audit_head();
+    let mut verifier = ChainVerifier::new(head.first, head.base);
+    let walked = chain.iter().try_for_each(|(number, record)| {
+        verifier.take(*number, record, |_| true).map_err(|broken| broken.number)
+    });
+    walked.and_then(|()| verifier.finish(head.last, &head.hash).map_err(|broken| broken.number))
+}
+
+fn batches() -> impl Strategy<Value = Vec<(u8, usize, usize)>> {
+    prop::collection::vec((0_u8..8, 0_usize..5, 1_usize..6), 3..12)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 10_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_is_done_to_an_audit_chain_is_found_where_it_was_done(
+        batches in batches(),
+        what in 0_u8..8,
+        at in any::<prop::sample::Index>(),
+        other in any::<prop::sample::Index>(),
+    ) {
+        let (mut chain, state) = audit_chain(&batches);
+        prop_assert_eq!(first_bad(&chain, &state), Ok(()));
+        let at = at.index(chain.len());
+        let number = chain[at].0;
+        let mut expected = number;
+        let record = &mut chain[at].1;
+        match what {
+            0 => {
+                let place = other.index(record.text.len());
+                let mut bytes = record.text.clone().into_bytes();
+                bytes[place] ^= 1;
+                record.text = String::from_utf8(bytes).unwrap();
+            }
+            1 => record.node ^= 1 << other.index(64),
+            2 => record.sequence ^= 1 << other.index(64),
+            3 => record.hash.0[other.index(32)] ^= 0x80,
+            4 => {
+                chain.remove(at);
+            }
+            5 => chain.truncate(at),
+            6 => {
+                let second = other.index(chain.len());
+                if second == at {
+                    return Ok(());
+                }
+                chain.swap(at, second);
+                expected = number.min(chain[at].0);
+            }
+            _ => {
+                let again = chain[at].clone();
+                chain.insert(at + 1, again);
+                expected = number + 1;
+            }
+        }
+        prop_assert_eq!(first_bad(&chain, &state), Err(expected));
+    }
+
+    #[test]
+    fn an_audit_chain_has_each_record_once(batches in batches()) {
+        let (chain, state) = audit_chain(&batches);
+        let mut last = 0;
+        for (_, record) in chain.iter().filter(|(_, record)| record.node == 1) {
+            if is_gap(&record.text) {
+                prop_assert_eq!(record.sequence, last + 2);
+            } else {
+                prop_assert_eq!(record.sequence, last + 1);
+                prop_assert_eq!(&record.text, &format!("{{\"seq\":{}}}", record.sequence));
+            }
+            last = record.sequence;
+        }
+        prop_assert_eq!(last, state.audit_source(1));
+        prop_assert_eq!(chain.len() as u64, state.audit_head().last);
     }
 }

@@ -28,6 +28,11 @@
 //! held by ROLE                                   its closure
 //! permitted PRIVILEGE on RESOURCE                who may
 //! versions RESOURCE                              of a secret or a policy
+//! found NAME                                     admits the first member, as node 1
+//! audit NODE from NUMBER [lost COUNT] TEXT.. as ROLE   a batch of audit records; `has` how far then
+//! vouch NUMBER as ROLE                           a checkpoint at that record
+//! trim NUMBER as ROLE                            forgets audit records before that one
+//! chain                                          the audit chain, verified
 //! revision                                       moved or same since the last such question
 //! rows WORD                                      rows that name the word, all of them for `*`
 //! ```
@@ -37,21 +42,25 @@
 #[expect(dead_code, reason = "each test binary uses its part")]
 mod support;
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use conclave_domain::audit::{AuditCheckpoint, AuditRecord, ChainVerifier};
 use conclave_domain::command::{Actor, Command, LoadMode, Proof};
-use conclave_domain::effect::Row;
+use conclave_domain::effect::{Effect, Row, RowKey};
 use conclave_domain::evolve::execute;
 use conclave_domain::id::Id;
 use conclave_domain::outcome::{Outcome, Rejection, Reply};
 use conclave_domain::policy::{LoadRequest, Rules, plan};
 use conclave_domain::rbac::{self, Denial};
-use conclave_domain::records::{Fingerprint, RequestId, Revision, Sealed, Version};
+use conclave_domain::records::{
+    Digest, Fingerprint, MemberRole, RequestId, Revision, Sealed, Version,
+};
 use conclave_domain::state::State;
 use conclave_domain::time::{LogIndex, Timestamp};
-use support::{account, api_key, envelope, id, signing_key};
+use support::{account, api_key, envelope, id, member, signing_key};
 
 #[test]
 fn stories_go_as_told() {
@@ -99,7 +108,11 @@ fn tell(story: &str) -> String {
         let answer = world.step(step.trim_end(), &block);
         let (answer, rows) = answer.split_once('\n').unwrap_or((&answer, ""));
         writeln!(text, "{step} → {answer}").unwrap();
-        let shown = if step.starts_with("rows ") { rows } else { block.trim_end_matches('\n') };
+        let shown = if step.starts_with("rows ") || step.starts_with("chain") {
+            rows
+        } else {
+            block.trim_end_matches('\n')
+        };
         for line in shown.lines() {
             writeln!(text, "{}", format!("    {line}").trim_end()).unwrap();
         }
@@ -115,11 +128,18 @@ struct World {
     index: u64,
     now: Timestamp,
     revision: Revision,
+    chain: BTreeMap<u64, AuditRecord>,
 }
 
 impl World {
     fn new() -> Self {
-        let mut world = Self { state: State::new(), index: 0, now: START, revision: Revision(0) };
+        let mut world = Self {
+            state: State::new(),
+            index: 0,
+            now: START,
+            revision: Revision(0),
+            chain: BTreeMap::new(),
+        };
         let create = Command::CreateAccount {
             account: account("demo"),
             signing_key: signing_key("k1"),
@@ -140,7 +160,21 @@ impl World {
         asked.at = self.now;
         client_ip.clone_into(&mut asked.client_ip);
         asked.request_id = RequestId(u128::from(self.index).to_be_bytes());
-        execute(&mut self.state, LogIndex(self.index), &asked).reply
+        let execution = execute(&mut self.state, LogIndex(self.index), &asked);
+        for effect in execution.effects {
+            match effect {
+                Effect::Put(row) => {
+                    if let Row::AuditRecord(number, record) = *row {
+                        self.chain.insert(number, record);
+                    }
+                }
+                Effect::Delete(RowKey::AuditRecord(number)) => {
+                    self.chain.remove(&number).unwrap();
+                }
+                Effect::Delete(_) => {}
+            }
+        }
+        execution.reply
     }
 
     fn step(&mut self, step: &str, block: &str) -> String {
@@ -255,6 +289,36 @@ impl World {
                 if before == revision { "same" } else { "moved" }.to_owned()
             }
             ["rows", word] => self.rows(word),
+            ["found", name] => self.ask(
+                "node",
+                Command::AdmitMember { token: None, member: member(name, MemberRole::Voter) },
+            ),
+            ["audit", node, "from", first, ref texts @ .., "as", role] => {
+                let (lost, texts) = match texts {
+                    ["lost", lost, texts @ ..] => (lost.parse().unwrap(), texts),
+                    texts => (0, texts),
+                };
+                let body = Command::AppendAudit {
+                    node: node.parse().unwrap(),
+                    first: first.parse().unwrap(),
+                    lost,
+                    records: texts.iter().map(|text| (*text).to_owned()).collect(),
+                };
+                self.ask(role, body)
+            }
+            ["vouch", number, "as", role] => {
+                let number = number.parse().unwrap();
+                let hash = self.chain.get(&number).map_or(Digest([0; 32]), |record| record.hash);
+                let checkpoint = AuditCheckpoint { number, hash, ..support::checkpoint() };
+                self.ask(role, Command::CheckpointAudit { checkpoint })
+            }
+            ["trim", first, "as", role] => {
+                let first = first.parse().unwrap();
+                let before = self.chain.get(&(first - 1));
+                let base = before.map_or(Digest([0; 32]), |record| record.hash);
+                self.ask(role, Command::TrimAudit { first, base })
+            }
+            ["chain"] => self.verified_chain(),
             _ => panic!("no such step: {step}"),
         }
     }
@@ -333,6 +397,22 @@ impl World {
         texts.collect::<Vec<_>>().join(", ")
     }
 
+    fn verified_chain(&self) -> String {
+        let head = self.state.audit_head();
+        let mut verifier = ChainVerifier::new(head.first, head.base);
+        let mut lines = Vec::new();
+        for (number, record) in &self.chain {
+            verifier.take(*number, record, |_| true).unwrap();
+            let mut text = record.text.as_str();
+            if record.node == 0 {
+                text = "checkpoint";
+            }
+            lines.push(format!("{number}: {} of {} {text}", record.sequence, record.node));
+        }
+        verifier.finish(head.last, &head.hash).unwrap();
+        format!("{} to {}\n{}", head.first, head.last, lines.join("\n"))
+    }
+
     fn rows(&self, word: &str) -> String {
         let texts = self.state.rows().into_iter().filter_map(|row| row_text(&row));
         let wanted: Vec<String> = texts.filter(|text| word == "*" || text.contains(word)).collect();
@@ -384,7 +464,10 @@ fn row_text(row: &Row) -> Option<String> {
         | Row::Keyring(_)
         | Row::JoinToken(..)
         | Row::Member(..)
-        | Row::Answered(..) => return None,
+        | Row::Answered(..)
+        | Row::AuditRecord(..)
+        | Row::AuditHead(_)
+        | Row::AuditSource(..) => return None,
     })
 }
 
@@ -396,6 +479,7 @@ fn answer(reply: &Reply) -> String {
         Ok(Outcome::PolicyLoaded { version }) => format!("ok v{version}"),
         Ok(Outcome::MemberAdmitted { node }) => format!("ok node {node}"),
         Ok(Outcome::HostFactoryTokensIssued { digests }) => format!("ok {} tokens", digests.len()),
+        Ok(Outcome::AuditAppended { last }) => format!("has {last}"),
         Err(Rejection::NotFound { .. }) => "rejected not-found".to_owned(),
         Err(Rejection::Forbidden { .. }) => "rejected forbidden".to_owned(),
         Err(Rejection::Unauthenticated) => "rejected unauthenticated".to_owned(),

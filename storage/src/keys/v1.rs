@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 
 use bincode::config::{Configuration, Limit, standard};
+use conclave_domain::audit::{AuditHead, AuditRecord};
 use conclave_domain::effect::Row;
 use conclave_domain::id::{AccountName, Id, ResourceId};
 use conclave_domain::records::{
@@ -146,6 +147,28 @@ struct IssuerV1<'a> {
     modified_at: i64,
 }
 
+#[derive(Serialize, Deserialize)]
+struct AuditRecordV1<'a> {
+    node: u64,
+    sequence: u64,
+    hash: [u8; 32],
+    text: &'a str,
+}
+
+#[derive(Serialize, Deserialize)]
+struct AuditHeadV1 {
+    first: u64,
+    base: [u8; 32],
+    last: u64,
+    hash: [u8; 32],
+    checkpointed: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct AuditSourceV1 {
+    last: u64,
+}
+
 /// Appends a row's body.
 pub(super) fn put_body(out: &mut Vec<u8>, row: &Row) -> Result<(), Fault> {
     match row {
@@ -268,6 +291,26 @@ pub(super) fn put_body(out: &mut Vec<u8>, row: &Row) -> Result<(), Fault> {
                 modified_at: issuer.modified_at.0,
             },
         ),
+        Row::AuditRecord(_, record) => put(
+            out,
+            &AuditRecordV1 {
+                node: record.node,
+                sequence: record.sequence,
+                hash: record.hash.0,
+                text: &record.text,
+            },
+        ),
+        Row::AuditHead(head) => put(
+            out,
+            &AuditHeadV1 {
+                first: head.first,
+                base: head.base.0,
+                last: head.last,
+                hash: head.hash.0,
+                checkpointed: head.checkpointed,
+            },
+        ),
+        Row::AuditSource(_, last) => put(out, &AuditSourceV1 { last: *last }),
     }
 }
 
@@ -461,6 +504,32 @@ pub(super) fn row(table: Table, key: &[u8], body: &[u8]) -> Result<Row, Fault> {
                     modified_at: Timestamp(body.modified_at),
                 },
             )
+        }
+        Table::AuditRecord => {
+            let body: AuditRecordV1<'_> = parser.body(body)?;
+            Row::AuditRecord(
+                u64::from_be_bytes(parser.array(key)?),
+                AuditRecord {
+                    node: body.node,
+                    sequence: body.sequence,
+                    text: body.text.to_owned(),
+                    hash: Digest(body.hash),
+                },
+            )
+        }
+        Table::AuditHead => {
+            let body: AuditHeadV1 = parser.body(body)?;
+            Row::AuditHead(AuditHead {
+                first: body.first,
+                base: Digest(body.base),
+                last: body.last,
+                hash: Digest(body.hash),
+                checkpointed: body.checkpointed,
+            })
+        }
+        Table::AuditSource => {
+            let AuditSourceV1 { last } = parser.body(body)?;
+            Row::AuditSource(u64::from_be_bytes(parser.array(key)?), last)
         }
     })
 }

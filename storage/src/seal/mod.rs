@@ -7,18 +7,21 @@
 //!          ├─ wraps the keyring, which lies in the replicated state
 //!          │    keyring: a data key for each generation
 //!          │      └─ a key for each record, derived with 24 random bytes ─ AES-256-GCM
-//!          └─ keys the fingerprints
+//!          ├─ keys the fingerprints
+//!          └─ signs checkpoints of the audit chain
 //! ```
 //!
 //! Every sealed thing is bound to what it is for: the associated data are the format byte and the
 //! full id, or a label that no id can equal. Moved to another place it does not open.
 
 mod aead;
+mod audit_key;
 mod keyring;
 mod master;
 mod secret;
 mod vault;
 
+pub use audit_key::{AuditKey, is_signed};
 pub use keyring::{Keyring, RootKey};
 pub use master::MasterKey;
 pub use secret::Secret;

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
+use conclave_domain::audit::{AuditHead, AuditRecord};
 use conclave_domain::effect::{Row, RowKey};
 use conclave_domain::id::Kind;
 use conclave_domain::records::{
@@ -196,6 +197,29 @@ pub(crate) fn rows() -> Vec<(Row, RowKey)> {
             ),
             RowKey::Issuer(issuer),
         ),
+        (
+            Row::AuditRecord(
+                258,
+                AuditRecord {
+                    node: 7,
+                    sequence: 300,
+                    text: "{\"seq\":300}".to_owned(),
+                    hash: Digest([1; 32]),
+                },
+            ),
+            RowKey::AuditRecord(258),
+        ),
+        (
+            Row::AuditHead(AuditHead {
+                first: 2,
+                base: Digest([2; 32]),
+                last: 258,
+                hash: Digest([1; 32]),
+                checkpointed: 250,
+            }),
+            RowKey::AuditHead,
+        ),
+        (Row::AuditSource(7, 300), RowKey::AuditSource(7)),
     ]
 }
 

@@ -143,6 +143,9 @@ fn touch(change: &Event, touched: &mut BTreeSet<ResourceId>) {
         | Event::AuthenticatorToggled { .. }
         | Event::IssuerSet { .. }
         | Event::IssuerRemoved { .. }
-        | Event::SecretRotated { .. } => {}
+        | Event::SecretRotated { .. }
+        | Event::AuditAppended { .. }
+        | Event::AuditCheckpointed { .. }
+        | Event::AuditTrimmed { .. } => {}
     }
 }

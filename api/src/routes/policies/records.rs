@@ -144,6 +144,9 @@ fn deed(user: &str, change: &Event) -> Option<Deed> {
         | Event::AuthenticatorToggled { .. }
         | Event::IssuerSet { .. }
         | Event::IssuerRemoved { .. }
-        | Event::SecretRotated { .. } => return None,
+        | Event::SecretRotated { .. }
+        | Event::AuditAppended { .. }
+        | Event::AuditCheckpointed { .. }
+        | Event::AuditTrimmed { .. } => return None,
     })
 }

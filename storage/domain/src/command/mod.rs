@@ -8,6 +8,7 @@ mod v1;
 
 use ipnet::IpNet;
 
+use crate::audit::AuditCheckpoint;
 use crate::event::Event;
 use crate::id::{AccountName, ResourceId, RoleId};
 use crate::records::{
@@ -234,5 +235,29 @@ pub enum Command {
         fingerprint: Fingerprint,
         /// When the next rotation is due.
         expires_at: Timestamp,
+    },
+    /// Appends records of one node to the audit chain. What is in it already is passed over; what does
+    /// not follow changes nothing, and the answer says what the chain has.
+    AppendAudit {
+        /// The node that made them.
+        node: u64,
+        /// Number of the first in that node's spool.
+        first: u64,
+        /// How many right before the first the node has lost for good.
+        lost: u64,
+        /// Their texts, in order.
+        records: Vec<String>,
+    },
+    /// Appends a checkpoint to the audit chain.
+    CheckpointAudit {
+        /// What the cluster vouches for.
+        checkpoint: AuditCheckpoint,
+    },
+    /// Forgets the oldest records of the audit chain.
+    TrimAudit {
+        /// Number of the oldest record to keep.
+        first: u64,
+        /// Hash of the record before it, from which the rest can be verified.
+        base: Digest,
     },
 }

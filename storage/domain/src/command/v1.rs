@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::{Actor, Command, Envelope, LoadMode, Need, Proof};
 use crate::codec::{Bytes, DecodeError};
 use crate::event::v1::{
-    Ciphertext, EventV1, JoinTokenV1, KeyringV1, MemberV1, NewApiKeyV1, SigningKeyV1, nets, texts,
+    AuditCheckpointV1, Ciphertext, EventV1, JoinTokenV1, KeyringV1, MemberV1, NewApiKeyV1,
+    SigningKeyV1, nets, texts,
 };
 use crate::id::{AccountName, ResourceId, RoleId};
 use crate::records::{Digest, Fingerprint, RequestId, Revision, Sealed, Version};
@@ -125,6 +126,19 @@ enum CommandV1 {
         value: Bytes,
         fingerprint: [u8; 16],
         expires_at: Timestamp,
+    },
+    AppendAudit {
+        node: u64,
+        first: u64,
+        lost: u64,
+        records: Vec<String>,
+    },
+    CheckpointAudit {
+        checkpoint: AuditCheckpointV1,
+    },
+    TrimAudit {
+        first: u64,
+        base: [u8; 32],
     },
 }
 
@@ -249,6 +263,16 @@ impl From<&Command> for CommandV1 {
                     expires_at: *expires_at,
                 }
             }
+            Command::AppendAudit { node, first, lost, records } => Self::AppendAudit {
+                node: *node,
+                first: *first,
+                lost: *lost,
+                records: records.clone(),
+            },
+            Command::CheckpointAudit { checkpoint } => {
+                Self::CheckpointAudit { checkpoint: checkpoint.into() }
+            }
+            Command::TrimAudit { first, base } => Self::TrimAudit { first: *first, base: base.0 },
         }
     }
 }
@@ -336,6 +360,13 @@ impl TryFrom<CommandV1> for Command {
                     expires_at,
                 }
             }
+            CommandV1::AppendAudit { node, first, lost, records } => {
+                Self::AppendAudit { node, first, lost, records }
+            }
+            CommandV1::CheckpointAudit { checkpoint } => {
+                Self::CheckpointAudit { checkpoint: checkpoint.try_into()? }
+            }
+            CommandV1::TrimAudit { first, base } => Self::TrimAudit { first, base: Digest(base) },
         })
     }
 }

@@ -8,6 +8,7 @@ pub(crate) mod v1;
 
 use ipnet::IpNet;
 
+use crate::audit::AuditCheckpoint;
 use crate::id::{AccountName, ResourceId, RoleId};
 use crate::records::{
     Annotation, Digest, Fingerprint, IssuerKey, JoinToken, Member, MembershipKey, NewApiKey,
@@ -110,4 +111,20 @@ pub enum Event {
         value: Option<Sealed>,
         expires_at: Timestamp,
     },
+    /// Records of a node came to the audit chain, and before them, where it has lost some, a gap.
+    AuditAppended { node: u64, first: u64, lost: u64, records: Vec<String> },
+    /// A checkpoint came to the audit chain.
+    AuditCheckpointed { checkpoint: AuditCheckpoint },
+    /// The audit chain's oldest records were forgotten.
+    AuditTrimmed { first: u64, base: Digest },
+}
+
+impl Event {
+    /// Whether the audit chain itself is what remembers it: history then does not.
+    pub fn is_of_the_audit_chain(&self) -> bool {
+        matches!(
+            self,
+            Self::AuditAppended { .. } | Self::AuditCheckpointed { .. } | Self::AuditTrimmed { .. }
+        )
+    }
 }

@@ -4,6 +4,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::Event;
+use crate::audit::AuditCheckpoint;
 use crate::codec::{Bytes, DecodeError};
 use crate::id::{AccountName, ResourceId, RoleId};
 use crate::records::{
@@ -167,6 +168,19 @@ pub(crate) enum EventV1 {
         value: Option<Bytes>,
         expires_at: Timestamp,
     },
+    AuditAppended {
+        node: u64,
+        first: u64,
+        lost: u64,
+        records: Vec<String>,
+    },
+    AuditCheckpointed {
+        checkpoint: AuditCheckpointV1,
+    },
+    AuditTrimmed {
+        first: u64,
+        base: [u8; 32],
+    },
 }
 
 impl EventV1 {
@@ -303,6 +317,18 @@ impl EventV1 {
                     expires_at: *expires_at,
                 }
             }
+            Event::AuditAppended { node, first, lost, records } => Self::AuditAppended {
+                node: *node,
+                first: *first,
+                lost: *lost,
+                records: records.clone(),
+            },
+            Event::AuditCheckpointed { checkpoint } => {
+                Self::AuditCheckpointed { checkpoint: checkpoint.into() }
+            }
+            Event::AuditTrimmed { first, base } => {
+                Self::AuditTrimmed { first: *first, base: base.0 }
+            }
         }
     }
 }
@@ -408,6 +434,55 @@ impl TryFrom<EventV1> for Event {
                     expires_at,
                 }
             }
+            EventV1::AuditAppended { node, first, lost, records } => {
+                Self::AuditAppended { node, first, lost, records }
+            }
+            EventV1::AuditCheckpointed { checkpoint } => {
+                Self::AuditCheckpointed { checkpoint: checkpoint.try_into()? }
+            }
+            EventV1::AuditTrimmed { first, base } => {
+                Self::AuditTrimmed { first, base: Digest(base) }
+            }
+        })
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct AuditCheckpointV1 {
+    number: u64,
+    hash: [u8; 32],
+    at: Timestamp,
+    key: [u8; 32],
+    /// 64 bytes.
+    signature: Bytes,
+}
+
+impl From<&AuditCheckpoint> for AuditCheckpointV1 {
+    fn from(checkpoint: &AuditCheckpoint) -> Self {
+        Self {
+            number: checkpoint.number,
+            hash: checkpoint.hash.0,
+            at: checkpoint.at,
+            key: checkpoint.key,
+            signature: Bytes(checkpoint.signature.to_vec()),
+        }
+    }
+}
+
+impl TryFrom<AuditCheckpointV1> for AuditCheckpoint {
+    type Error = DecodeError;
+
+    fn try_from(checkpoint: AuditCheckpointV1) -> Result<Self, DecodeError> {
+        let signature = checkpoint.signature.0.try_into().map_err(|_| DecodeError::Malformed {
+            what: "a checkpoint",
+            why: "its signature is not 64 bytes long".to_owned(),
+        })?;
+        Ok(Self {
+            number: checkpoint.number,
+            hash: Digest(checkpoint.hash),
+            at: checkpoint.at,
+            key: checkpoint.key,
+            signature,
         })
     }
 }

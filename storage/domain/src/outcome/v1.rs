@@ -21,6 +21,7 @@ pub(super) enum ReplyV1 {
     Invalid(String),
     JoinTokenRefused(String),
     HostFactoryTokensIssued { digests: Vec<[u8; 32]> },
+    AuditAppended { last: u64 },
 }
 
 impl From<&Reply> for ReplyV1 {
@@ -35,6 +36,7 @@ impl From<&Reply> for ReplyV1 {
             Ok(Outcome::HostFactoryTokensIssued { digests }) => Self::HostFactoryTokensIssued {
                 digests: digests.iter().map(|digest| digest.0).collect(),
             },
+            Ok(Outcome::AuditAppended { last }) => Self::AuditAppended { last: *last },
             Err(Rejection::NotFound { resource }) => Self::NotFound { resource: resource.clone() },
             Err(Rejection::Forbidden { role, privilege, resource }) => Self::Forbidden {
                 role: role.clone(),
@@ -68,6 +70,7 @@ impl From<ReplyV1> for Reply {
                 let digests = digests.into_iter().map(Digest).collect();
                 Ok(Outcome::HostFactoryTokensIssued { digests })
             }
+            ReplyV1::AuditAppended { last } => Ok(Outcome::AuditAppended { last }),
             ReplyV1::NotFound { resource } => Err(Rejection::NotFound { resource }),
             ReplyV1::Forbidden { role, privilege, resource } => {
                 Err(Rejection::Forbidden { role, privilege, resource })

@@ -1,4 +1,4 @@
-//! The state in memory: every row but secret values, with the indexes that rules and queries need.
+//! The state in memory: every row but secret values and audit records, with the indexes that rules and queries need.
 //!
 //! [`State::apply`] is the only way in. Rows may come in any order, one that names a role or resource
 //! before that one's own row included, so that a state loads from disk by a plain scan. Everything
@@ -21,6 +21,7 @@ use closure::Closures;
 use slots::{Grant, Link, Slots};
 pub(crate) use slots::{Handle, Slot};
 
+use crate::audit::AuditHead;
 use crate::effect::{Effect, Row, RowKey};
 use crate::id::{AccountName, Kind, ResourceId, RoleId};
 use crate::records::{
@@ -33,7 +34,7 @@ use crate::time::{LogIndex, Timestamp};
 /// The annotation that names what rotates a variable.
 pub const ROTATOR: &str = "rotation/rotator";
 
-/// All rows but secret values.
+/// All rows but secret values and audit records.
 #[derive(Debug, Default)]
 pub struct State {
     accounts: BTreeMap<AccountName, Account>,
@@ -59,6 +60,9 @@ pub struct State {
     tokens_by_expiry: BTreeSet<(Timestamp, Digest)>,
     authenticator_configs: BTreeMap<ResourceId, AuthenticatorConfig>,
     issuers: BTreeMap<IssuerKey, Issuer>,
+    audit_head: Option<AuditHead>,
+    /// How far the audit chain has each node's records.
+    audit_sources: BTreeMap<u64, u64>,
 }
 
 /// The rows that loads into one policy declared, each list sorted.
@@ -365,6 +369,21 @@ impl State {
         self.issuers.range(first..).take_while(move |(key, _)| key.account == *account)
     }
 
+    /// Where the audit chain begins and ends.
+    pub fn audit_head(&self) -> AuditHead {
+        self.audit_head.unwrap_or_default()
+    }
+
+    /// Number of the last record of a node that the audit chain has; 0 when it has none.
+    pub fn audit_source(&self, node: u64) -> u64 {
+        self.audit_sources.get(&node).copied().unwrap_or(0)
+    }
+
+    /// How far the audit chain has the records of each node that ever sent any.
+    pub fn audit_sources(&self) -> &BTreeMap<u64, u64> {
+        &self.audit_sources
+    }
+
     /// Every row, sorted by key. For comparing states; costs a copy of all that is held.
     pub fn rows(&self) -> Vec<Row> {
         let mut rows = Vec::new();
@@ -384,6 +403,9 @@ impl State {
         rows.extend(configs.map(|(key, one)| Row::AuthenticatorConfig(key.clone(), *one)));
         let issuers = self.issuers.iter();
         rows.extend(issuers.map(|(key, one)| Row::Issuer(key.clone(), one.clone())));
+        rows.extend(self.audit_head.map(Row::AuditHead));
+        let sources = self.audit_sources.iter();
+        rows.extend(sources.map(|(node, last)| Row::AuditSource(*node, *last)));
         rows.sort_by_cached_key(Row::key);
         rows
     }
@@ -498,7 +520,7 @@ impl State {
             Row::SecretVersion(id, version, record) => {
                 self.put_secret_version(id, *version, record);
             }
-            Row::SecretValue(..) => {}
+            Row::SecretValue(..) | Row::AuditRecord(..) => {}
             Row::PolicyVersion(id, version, record) => {
                 self.put_policy_version(id, *version, record);
             }
@@ -522,6 +544,10 @@ impl State {
             Row::Issuer(key, issuer) => {
                 self.issuers.insert(key.clone(), issuer.clone());
             }
+            Row::AuditHead(head) => self.audit_head = Some(*head),
+            Row::AuditSource(node, last) => {
+                self.audit_sources.insert(*node, *last);
+            }
         }
     }
 
@@ -535,7 +561,7 @@ impl State {
             RowKey::Annotation(id, name) => self.delete_annotation(id, name),
             RowKey::Credential(role) => self.delete_credential(role),
             RowKey::SecretVersion(id, version) => self.delete_secret_version(id, *version),
-            RowKey::SecretValue(..) => {}
+            RowKey::SecretValue(..) | RowKey::AuditRecord(_) => {}
             RowKey::PolicyVersion(id, version) => self.delete_policy_version(id, *version),
             RowKey::Keyring => self.keyring = None,
             RowKey::JoinToken(digest) => {
@@ -555,6 +581,10 @@ impl State {
             }
             RowKey::Issuer(key) => {
                 self.issuers.remove(key);
+            }
+            RowKey::AuditHead => self.audit_head = None,
+            RowKey::AuditSource(node) => {
+                self.audit_sources.remove(node);
             }
         }
     }

@@ -1,6 +1,7 @@
 //! One sample of every command, event and reply, and lists of all their names that the compiler keeps
 //! complete.
 
+use conclave_domain::audit::AuditCheckpoint;
 use conclave_domain::command::{Actor, Command, Envelope, LoadMode, Need, Proof};
 use conclave_domain::event::Event;
 use conclave_domain::id::{AccountName, Id, Kind};
@@ -29,7 +30,7 @@ variants!(COMMANDS, command_name, Command:
     ChangePassword, AddMember, RemoveMember, IssueJoinToken, AdmitMember, RemoveMemberNode,
     DeleteAccount,
     CreateHostFactoryTokens, RevokeHostFactoryToken, EnrolHost, SweepHostFactoryTokens,
-    ToggleAuthenticator, ChangeAccount, RotateSecret,
+    ToggleAuthenticator, ChangeAccount, RotateSecret, AppendAudit, CheckpointAudit, TrimAudit,
 );
 variants!(EVENTS, event_name, Event:
     KeyringInstalled, AccountCreated, RoleAdded, RoleRemoved, ResourceAdded, OwnerChanged,
@@ -39,10 +40,10 @@ variants!(EVENTS, event_name, Event:
     MemberAdmitted, MemberRemoved, AccountDeleted,
     HostFactoryTokensIssued, HostFactoryTokenRevoked,
     HostFactoryTokensExpired, AuthenticatorToggled, IssuerSet, IssuerRemoved,
-    SecretRotated,
+    SecretRotated, AuditAppended, AuditCheckpointed, AuditTrimmed,
 );
 variants!(OUTCOMES, outcome_name, Outcome:
-    Done, SecretSet, PolicyLoaded, MemberAdmitted, HostFactoryTokensIssued,
+    Done, SecretSet, PolicyLoaded, MemberAdmitted, HostFactoryTokensIssued, AuditAppended,
 );
 variants!(REJECTIONS, rejection_name, Rejection:
     NotFound, Forbidden, Unauthenticated, NoCredentials, Stale, Exists, Invalid, JoinTokenRefused,
@@ -101,6 +102,16 @@ pub(crate) fn member(name: &str, role: MemberRole) -> Member {
 
 pub(crate) fn issuer_key() -> IssuerKey {
     IssuerKey { account: account("demo"), issuer: "aws-1".to_owned() }
+}
+
+pub(crate) fn checkpoint() -> AuditCheckpoint {
+    AuditCheckpoint {
+        number: 300,
+        hash: Digest([1; 32]),
+        at: Timestamp(1_700_000_000_123),
+        key: [2; 32],
+        signature: [3; 64],
+    }
 }
 
 pub(crate) fn membership_key() -> MembershipKey {
@@ -211,6 +222,14 @@ pub(crate) fn envelopes() -> Vec<Envelope> {
             fingerprint: Fingerprint([8; 16]),
             expires_at: Timestamp(1_767_225_600_000),
         },
+        Command::AppendAudit {
+            node: 70_000,
+            first: 258,
+            lost: 2,
+            records: vec!["{\"seq\":258}".to_owned(), "{\"seq\":259}".to_owned()],
+        },
+        Command::CheckpointAudit { checkpoint: checkpoint() },
+        Command::TrimAudit { first: 300, base: Digest([6; 32]) },
     ];
     let mut envelopes: Vec<Envelope> = bodies.into_iter().map(envelope).collect();
     for (place, one) in envelopes.iter_mut().enumerate() {
@@ -314,6 +333,14 @@ pub(crate) fn events() -> Vec<Event> {
             value: Some(Sealed(vec![0, 255, 1])),
             expires_at: Timestamp(1_767_225_600_000),
         },
+        Event::AuditAppended {
+            node: 70_000,
+            first: 258,
+            lost: 2,
+            records: vec!["{\"seq\":258}".to_owned(), "{\"seq\":259}".to_owned()],
+        },
+        Event::AuditCheckpointed { checkpoint: checkpoint() },
+        Event::AuditTrimmed { first: 300, base: Digest([6; 32]) },
     ]
 }
 
@@ -360,7 +387,10 @@ pub(crate) fn as_history(event: &Event) -> Event {
         | Event::HostFactoryTokenRevoked { .. }
         | Event::HostFactoryTokensExpired { .. }
         | Event::AuthenticatorToggled { .. }
-        | Event::IssuerRemoved { .. } => {}
+        | Event::IssuerRemoved { .. }
+        | Event::AuditAppended { .. }
+        | Event::AuditCheckpointed { .. }
+        | Event::AuditTrimmed { .. } => {}
     }
     event
 }
@@ -374,6 +404,7 @@ pub(crate) fn replies() -> Vec<Reply> {
         Ok(Outcome::PolicyLoaded { version: 4 }),
         Ok(Outcome::MemberAdmitted { node: 70_000 }),
         Ok(Outcome::HostFactoryTokensIssued { digests: vec![Digest([4; 32]), Digest([5; 32])] }),
+        Ok(Outcome::AuditAppended { last: 70_000 }),
         Err(Rejection::NotFound { resource: resource.clone() }),
         Err(Rejection::Forbidden {
             role: id("user:alice"),
