@@ -57,6 +57,24 @@ const AUDIT_SYNCED: Metric = Metric {
     unit: Unit::Count,
     help: "Number of the last audit record of this node's spool that is fsynced.",
 };
+const AUDIT_SHIPPED: Metric = Metric {
+    name: "conclave_audit_spool_shipped_records",
+    sort: Sort::Gauge,
+    unit: Unit::Count,
+    help: "Number of the last audit record of this node that is known to be in the audit chain.",
+};
+const AUDIT_LAG: Metric = Metric {
+    name: "conclave_audit_spool_lag_records",
+    sort: Sort::Gauge,
+    unit: Unit::Count,
+    help: "Audit records of this node that are not known to be in the audit chain.",
+};
+const AUDIT_CHAIN: Metric = Metric {
+    name: "conclave_audit_chain_records",
+    sort: Sort::Gauge,
+    unit: Unit::Count,
+    help: "Number of the last record in the audit chain, as this node has it.",
+};
 const APPLIED: Metric = Metric {
     name: "conclave_applied_index",
     sort: Sort::Gauge,
@@ -71,7 +89,17 @@ const LAG: Metric = Metric {
 };
 
 /// Every metric of this crate, for documentation and tests.
-pub const ALL: &[Metric] = &[REQUESTS, DURATION, AUDIT_WRITTEN, AUDIT_SYNCED, APPLIED, LAG];
+pub const ALL: &[Metric] = &[
+    REQUESTS,
+    DURATION,
+    AUDIT_WRITTEN,
+    AUDIT_SYNCED,
+    AUDIT_SHIPPED,
+    AUDIT_LAG,
+    AUDIT_CHAIN,
+    APPLIED,
+    LAG,
+];
 
 /// The classes of status that requests are counted by.
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
@@ -82,6 +110,9 @@ pub(crate) struct Meters {
     routes: Vec<RouteMeters>,
     written: Gauge,
     synced: Gauge,
+    shipped: Gauge,
+    spool_lag: Gauge,
+    chain: Gauge,
     applied: Gauge,
     lag: Gauge,
 }
@@ -119,6 +150,9 @@ impl Meters {
             routes: names.map(RouteMeters::new).collect(),
             written: metrics::gauge!(AUDIT_WRITTEN.name),
             synced: metrics::gauge!(AUDIT_SYNCED.name),
+            shipped: metrics::gauge!(AUDIT_SHIPPED.name),
+            spool_lag: metrics::gauge!(AUDIT_LAG.name),
+            chain: metrics::gauge!(AUDIT_CHAIN.name),
             applied: metrics::gauge!(APPLIED.name),
             lag: metrics::gauge!(LAG.name),
         }
@@ -135,9 +169,12 @@ impl Meters {
 
     /// Takes the readings that nothing pushes.
     #[expect(clippy::cast_precision_loss, reason = "gauges are floats; far below 2^53")]
-    pub(crate) fn sample(&self, spool: &SpoolStatus, status: &ClusterStatus) {
+    pub(crate) fn sample(&self, spool: &SpoolStatus, chain: u64, status: &ClusterStatus) {
         self.written.set(spool.written as f64);
         self.synced.set(spool.synced as f64);
+        self.shipped.set(spool.chained as f64);
+        self.spool_lag.set(spool.last.saturating_sub(spool.chained) as f64);
+        self.chain.set(chain as f64);
         self.applied.set(status.applied as f64);
         self.lag.set(status.lag_entries() as f64);
     }

@@ -109,7 +109,7 @@ pub async fn init(config: &Config, account: Option<&str>) -> Result<Founded, Fai
         SeedRole::Voter,
         Vec::new(),
     );
-    let core = Core::start(config, &node, &datadir, &master).await?;
+    let core = Core::start(config, &node, &datadir, &master, None).await?;
     let me = NodeInfo {
         name: config.node.name.clone(),
         role: NodeRole::Voter,

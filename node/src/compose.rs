@@ -6,6 +6,7 @@
 //!        └─ Node: Core + audit spool → door → HTTPS; admin socket; jobs
 //! ```
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -61,7 +62,8 @@ pub struct Core {
 }
 
 impl Core {
-    /// Opens the stores, binds the QUIC endpoint and starts Raft.
+    /// Opens the stores, binds the QUIC endpoint and starts Raft. What peers are refused is recorded
+    /// in the spool, where there is one.
     ///
     /// # Errors
     /// [`Exit::Fault`] when the disk or a key is not in order; the text says what to do.
@@ -70,6 +72,7 @@ impl Core {
         node: &NodeFile,
         datadir: &Datadir,
         master: &MasterKey,
+        spool: Option<Arc<Spool>>,
     ) -> Result<Self, Failure> {
         let folder = Folder::new(&config.node.data);
         let root_key = Arc::new(folder.root_key(master)?);
@@ -119,7 +122,7 @@ impl Core {
             }),
         };
         let raft = Handle::start(parts).await.context(Exit::Fault, "raft")?;
-        let peers = PeerService::new(raft.clone(), state.clone(), root_key.clone());
+        let peers = PeerService::new(raft.clone(), state.clone(), root_key.clone(), spool);
         raft.set_service(peers.clone());
         let vault = Arc::new(ArcSwapOption::empty());
         let core = Self { raft, log, state, root_key, vault, fault, peers };
@@ -168,8 +171,10 @@ pub struct Node {
     pub master: MasterKey,
     /// Requests in, answers out.
     pub door: Arc<Door>,
-    /// Where audit records go.
+    /// The node's own audit records.
     pub spool: Arc<Spool>,
+    /// Where they lie.
+    pub audit_folder: PathBuf,
     /// How rotations stand while this node leads.
     pub rotations: Rotations,
     /// TLS towards clients.
@@ -204,12 +209,15 @@ impl Node {
         let master = master_key(&config.node.master_key_file, false)?;
         let datadir = Datadir::open(&config.node.data, FailPoints::new())
             .context(Exit::Fault, "data folder")?;
-        let durability = match config.audit {
+        let durability = match config.audit.durability {
             AuditDurability::Os => Durability::Os,
             AuditDurability::Disk => Durability::Disk,
+            AuditDurability::Quorum => Durability::Quorum,
         };
-        let spool = Spool::open(&datadir.audit(), durability, SystemClock.now())
+        let audit_folder = datadir.audit();
+        let spool = Spool::open(&audit_folder, durability, SystemClock.now())
             .context(Exit::Fault, "audit spool")?;
+        let spool = Arc::new(spool);
         // Bound before Raft starts, so that a taken port is found before anything is joined.
         let listener = TcpListener::bind(config.api.listen)
             .await
@@ -224,8 +232,9 @@ impl Node {
         };
         let tls = Arc::new(server_tls(&folder.cluster_certificate(&master)?)?);
 
-        let core = Core::start(config, &identity, &datadir, &master).await?;
-        let spool = Arc::new(spool);
+        let core = Core::start(config, &identity, &datadir, &master, Some(spool.clone())).await?;
+        // A folder that lost its spool must not give a number again that the chain has seen.
+        spool.start_after(core.state.read(|view| view.state.audit_source(identity.node_id)));
         let parts = Parts {
             state: core.state.clone(),
             proposer: Arc::new(Agreement::new(core.raft.clone())),
@@ -272,6 +281,7 @@ impl Node {
             master,
             door,
             spool,
+            audit_folder,
             rotations,
             tls,
             listener,

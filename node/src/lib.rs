@@ -6,6 +6,7 @@
 //! | [`config`] | one TOML file, checked once; the only reader of the environment |
 //! | [`compose`] | builds every part of a node and joins them; nothing is built elsewhere |
 //! | [`bootstrap`], [`join`], [`seed`] | founding a cluster; joining one |
+//! | [`audit_trail`] | the audit chain outside the cluster: exports, and their proof |
 //! | [`peer_service`] | what nodes ask of each other beside consensus |
 //! | [`folder`] | what lies where in a data folder, and the keys in it |
 //! | [`certificates`] | the authority and the cluster certificate |
@@ -17,6 +18,7 @@
 //! | [`clock`], [`telemetry`], [`metrics`], [`exit`] | wall clock, logs, what is measured, exit codes |
 
 pub mod admin;
+pub mod audit_trail;
 pub mod bootstrap;
 pub mod certificates;
 pub mod cli;

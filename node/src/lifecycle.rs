@@ -79,6 +79,8 @@ pub async fn serve(config: &Config, end_with_stdin: bool) -> Result<(), Failure>
     let membership = tokio::spawn(jobs::membership(node.clone()));
     let sweep = tokio::spawn(jobs::sweep(node.clone()));
     let rotation = tokio::spawn(jobs::rotation(node.clone()));
+    let tend = tokio::spawn(jobs::tend(node.clone()));
+    let ship = tokio::spawn(jobs::ship(node.clone()));
     let unseal = jobs::unseal(node.clone());
 
     let result = tokio::select! {
@@ -103,6 +105,7 @@ pub async fn serve(config: &Config, end_with_stdin: bool) -> Result<(), Failure>
     membership.abort();
     sweep.abort();
     rotation.abort();
+    tend.abort();
     if end == End::Asked {
         hand_over(&node).await;
     }
@@ -112,6 +115,8 @@ pub async fn serve(config: &Config, end_with_stdin: bool) -> Result<(), Failure>
         Ok(Err(error)) => tracing::warn!(%error, "http.drain"),
         Err(_) => tracing::warn!(limit = ?DRAIN, "http.drain cut short"),
     }
+    // What was answered meanwhile may still want to be in the chain: till here.
+    ship.abort();
     node.core.stop().await;
     tracing::info!("node.stopped");
     Ok(())

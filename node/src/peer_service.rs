@@ -1,16 +1,25 @@
-//! What nodes ask of each other beside consensus: to be let in, and to hand leadership over when the
-//! operator asked another node for it. Raft carries the calls and has proven who calls.
+//! What nodes ask of each other beside consensus: to be let in, to hand leadership over when the
+//! operator asked another node for it, and to take audit records into the chain. Raft carries the
+//! calls and has proven who calls.
 
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use conclave_api::Door;
+use conclave_api::audit::{self, Record, Severity, Spool};
 use conclave_api::ports::SERVICE_HEALTH;
+use conclave_domain::command::{Actor, Command, Envelope, codec};
+use conclave_domain::outcome::Outcome;
+use conclave_domain::records::RequestId;
+use conclave_domain::time::Clock;
+use conclave_raft::status::NodeState;
 use conclave_raft::{Handle, PeerIdentity, SERVICE_JOIN, Service, ServiceError, Who};
 use conclave_storage::StateStore;
 use conclave_storage::seal::RootKey;
 use futures::future::BoxFuture;
 
+use crate::clock::SystemClock;
+use crate::compose::propose;
 use crate::exit::{Context, Exit, Failure};
 use crate::join::JoinDesk;
 
@@ -18,19 +27,75 @@ use crate::join::JoinDesk;
 /// that of the new leader.
 const SERVICE_TRANSFER: u8 = 2;
 
+/// Brings audit records of the caller to the leader: body is an encoded command
+/// [`Command::AppendAudit`] of no more than one batch, the answer the number of the last record that
+/// the chain has of the caller (u64, big-endian).
+pub const SERVICE_AUDIT: u8 = 3;
+
 /// Answers other nodes.
 pub struct PeerService {
     raft: Handle,
     desk: JoinDesk,
+    spool: Option<Arc<Spool>>,
     /// Known once the node serves. The door holds Raft, which holds this: it is not kept alive here.
     door: OnceLock<Weak<Door>>,
 }
 
 impl PeerService {
-    /// A service that admits with this root key whom the state's join tokens allow.
-    pub fn new(raft: Handle, state: StateStore, root_key: Arc<RootKey>) -> Arc<Self> {
+    /// A service that admits with this root key whom the state's join tokens allow, and records in
+    /// the spool what peers had to be refused.
+    pub fn new(
+        raft: Handle,
+        state: StateStore,
+        root_key: Arc<RootKey>,
+        spool: Option<Arc<Spool>>,
+    ) -> Arc<Self> {
         let desk = JoinDesk::new(raft.clone(), state, root_key);
-        Arc::new(Self { desk, raft, door: OnceLock::new() })
+        Arc::new(Self { desk, raft, spool, door: OnceLock::new() })
+    }
+
+    /// Takes the caller's own records, and nobody else's: a member that could write in another's name
+    /// could make that one's true records pass for repeats.
+    async fn audit(&self, caller: u64, body: &[u8]) -> Result<Vec<u8>, ServiceError> {
+        let envelope = codec::decode(body).map_err(|error| ServiceError(error.to_string()))?;
+        let command = envelope.body;
+        let Command::AppendAudit { node, .. } = &command else {
+            return Err(ServiceError("not a batch of audit records".to_owned()));
+        };
+        if *node != caller {
+            let text = format!("node {caller} sent audit records in the name of node {node}");
+            self.record_refusal(caller, &text).await;
+            return Err(ServiceError(text));
+        }
+        if self.raft.status().state != NodeState::Leader {
+            return Err(ServiceError("this node does not lead".to_owned()));
+        }
+        let last = propose_audit(&self.raft, command).await;
+        let last = last.map_err(|failure| ServiceError(failure.message))?;
+        Ok(last.to_be_bytes().to_vec())
+    }
+
+    async fn record_refusal(&self, caller: u64, text: &str) {
+        tracing::warn!(caller, text, "peer.refused");
+        let Some(spool) = &self.spool else { return };
+        let record = Record {
+            at: SystemClock.now(),
+            request_id: std::process::id().to_string(),
+            message_id: "cluster",
+            operation: "append-audit".into(),
+            outcome: audit::Outcome::Failure,
+            severity: Severity::Warning,
+            user: None,
+            authenticator: None,
+            service: None,
+            subject: vec![("node".into(), caller.to_string())],
+            client_ip: String::new(),
+            policy: None,
+            message: text.to_owned(),
+        };
+        if let Err(error) = spool.append(&[record]).await {
+            tracing::error!(%error, "audit.spool");
+        }
     }
 
     /// From now on other members are told how this node is.
@@ -68,6 +133,7 @@ impl Service for PeerService {
                 }
                 (SERVICE_TRANSFER, Who::Member(_)) => self.transfer(&body).await,
                 (SERVICE_HEALTH, Who::Member(_)) => self.health(),
+                (SERVICE_AUDIT, Who::Member(caller)) => self.audit(caller, &body).await,
                 (kind, _) => Err(ServiceError(format!("no service {kind} for this caller"))),
             }
         })
@@ -90,6 +156,44 @@ pub async fn ask_transfer(
         .await
         .context(Exit::Unavailable, "hand-over")?;
     id(&answer).ok_or_else(|| Failure::new(Exit::Failed, "the leader answered no node id"))
+}
+
+/// Has `leader` take a batch of this node's audit records into the chain; answers the number of the
+/// last that the chain then has.
+///
+/// # Errors
+/// When the leader does not answer, or refuses.
+pub async fn send_audit(
+    raft: &Handle,
+    leader: u64,
+    batch: Command,
+    within: Duration,
+) -> Result<u64, Failure> {
+    // The leader stamps the command anew: of the envelope only the body counts.
+    let envelope = Envelope {
+        request_id: RequestId([0; 16]),
+        actor: Actor::Node,
+        at: SystemClock.now(),
+        client_ip: String::new(),
+        body: batch,
+    };
+    let answer = raft
+        .call(leader, SERVICE_AUDIT, codec::encode(&envelope), within)
+        .await
+        .context(Exit::Unavailable, "audit records")?;
+    id(&answer).ok_or_else(|| Failure::new(Exit::Failed, "the leader answered no number"))
+}
+
+/// Takes a batch into the chain, on the leader; answers as [`send_audit`].
+///
+/// # Errors
+/// As [`propose`].
+pub async fn propose_audit(raft: &Handle, batch: Command) -> Result<u64, Failure> {
+    let outcome = propose(raft, batch).await?;
+    if let Outcome::AuditAppended { last } = outcome {
+        return Ok(last);
+    }
+    Err(Failure::new(Exit::Fault, format!("an audit batch was answered {outcome:?}")))
 }
 
 fn id(bytes: &[u8]) -> Option<u64> {

@@ -6,7 +6,13 @@
 //! Requests hand their lines to one writer thread and wait until the batch that holds them is
 //! written, with one system call for all that came in meanwhile; a second thread makes them durable.
 //! With [`Durability::Os`] the wait ends at the write, and the fsync follows within
-//! 100 ms; with [`Durability::Disk`] it ends at the fsync, shared by all who wait.
+//! 100 ms; with [`Durability::Disk`] it ends at the fsync, shared by all who wait; with
+//! [`Durability::Quorum`] it ends when the record is in the cluster's audit chain.
+//!
+//! Whoever ships records to the chain ([`super::SpoolReader`] reads them back) says how far it has
+//! come with [`Spool::chained`]. Only records that are fsynced are shipped: a number that the chain
+//! has seen is then never given to another record, whatever a power cut takes.
+//!
 //! A failed write or fsync is for good: nothing is answered after it until the node restarts, since
 //! nobody knows what the file then holds.
 
@@ -20,13 +26,17 @@ use std::time::Duration;
 
 use conclave_domain::time::Timestamp;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::Record;
+use super::reader::{files, line_number};
 
 /// Longest time between a write and its fsync.
 const SYNC_INTERVAL: Duration = Duration::from_millis(100);
 /// A file is ended once it holds this much.
 const FILE_BYTES_MAX: u64 = 64 << 20;
+/// How long an answer waits for its records to be in the audit chain.
+const CHAIN_WAIT_MAX: Duration = Duration::from_secs(10);
 /// Lines waiting for the writer; beyond it requests are refused.
 const WAITING_BYTES_MAX: usize = 16 << 20;
 
@@ -38,6 +48,8 @@ pub enum Durability {
     Os,
     /// Fsynced; survives the machine.
     Disk,
+    /// In the audit chain, on the disks of a majority; survives the loss of the node.
+    Quorum,
 }
 
 /// Why a record was not kept. The request it belongs to is refused.
@@ -49,6 +61,9 @@ pub enum SpoolError {
     /// The file could not be written; the node must be restarted when the disk is well again.
     #[error("audit records cannot be written")]
     Failed,
+    /// The record is on this node's disk, and did not reach the audit chain in time.
+    #[error("audit records do not reach the cluster's audit chain")]
+    Unchained,
 }
 
 /// How the spool stands.
@@ -60,6 +75,8 @@ pub struct SpoolStatus {
     pub written: u64,
     /// Number of the last record fsynced.
     pub synced: u64,
+    /// Number of the last record in the audit chain, as far as this node has heard.
+    pub chained: u64,
     /// What went wrong for good.
     pub failure: Option<String>,
 }
@@ -77,6 +94,7 @@ struct Shared {
     filled: Condvar,
     written: watch::Sender<u64>,
     synced: watch::Sender<u64>,
+    chained: watch::Sender<u64>,
     /// What the syncer has to sync: the open file, and the files ended since the last fsync.
     unsynced: Mutex<Unsynced>,
     /// Wakes the syncer.
@@ -116,6 +134,7 @@ impl Spool {
             filled: Condvar::new(),
             written: watch::Sender::new(last),
             synced: watch::Sender::new(last),
+            chained: watch::Sender::new(0),
             unsynced: Mutex::new(Unsynced { written: last, ..Unsynced::default() }),
             dirty: Condvar::new(),
             failed: AtomicBool::new(false),
@@ -181,10 +200,43 @@ impl Spool {
         let reached = match self.durability {
             Durability::Os => &self.shared.written,
             Durability::Disk => &self.shared.synced,
+            Durability::Quorum => &self.shared.chained,
         };
         let mut reached = reached.subscribe();
-        let waited = reached.wait_for(|number| *number >= mine || self.is_failed()).await;
+        let waited = reached.wait_for(|number| *number >= mine || self.is_failed());
+        let waited = if self.durability == Durability::Quorum {
+            timeout(CHAIN_WAIT_MAX, waited).await.map_err(|_elapsed| SpoolError::Unchained)?
+        } else {
+            waited.await
+        };
         if waited.is_err() || self.is_failed() { Err(SpoolError::Failed) } else { Ok(()) }
+    }
+
+    /// Hears that the audit chain has this node's records up to number `last`.
+    pub fn chained(&self, last: u64) {
+        self.shared.chained.send_if_modified(|known| {
+            let is_news = last > *known;
+            *known = last.max(*known);
+            is_news
+        });
+    }
+
+    /// The number of the last record fsynced, as it grows.
+    pub fn synced(&self) -> watch::Receiver<u64> {
+        self.shared.synced.subscribe()
+    }
+
+    /// Gives no number up to `last` to another record. The audit chain may have more records of this
+    /// node than the folder still holds, and would take new ones of the same numbers for repeats.
+    pub fn start_after(&self, last: u64) {
+        let mut queue = lock(&self.shared.queue);
+        if queue.last < last {
+            queue.last = last;
+            if queue.lines.is_empty() {
+                self.shared.written.send_modify(|number| *number = last.max(*number));
+                self.shared.synced.send_modify(|number| *number = last.max(*number));
+            }
+        }
     }
 
     /// Whether records can be kept; asked before a request is begun.
@@ -201,6 +253,7 @@ impl Spool {
             last: lock(&self.shared.queue).last,
             written: *self.shared.written.borrow(),
             synced: *self.shared.synced.borrow(),
+            chained: *self.shared.chained.borrow(),
             failure: lock(&self.shared.failure).clone(),
         }
     }
@@ -239,6 +292,7 @@ impl Shared {
         // Wakes all who wait, so that they see the failure.
         self.written.send_modify(|_| {});
         self.synced.send_modify(|_| {});
+        self.chained.send_modify(|_| {});
     }
 }
 
@@ -361,17 +415,8 @@ fn wait_interval(shared: &Shared) -> MutexGuard<'_, Unsynced> {
 
 /// The number of the last whole record in the newest files of a folder.
 fn last_number(folder: &Path) -> io::Result<u64> {
-    let mut files: Vec<PathBuf> = std::fs::read_dir(folder)?
-        .map(|entry| entry.map(|entry| entry.path()))
-        .collect::<io::Result<_>>()?;
-    files.retain(|path| {
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let is_spool = name.starts_with("spool-");
-        is_spool && path.extension().is_some_and(|extension| extension == "jsonl")
-    });
-    // Names sort by the number of their first record, whatever the clock said.
-    files.sort_by_key(|path| first_number(path));
-    for path in files.iter().rev() {
+    let files = files(folder)?;
+    for (_, path) in files.iter().rev() {
         let bytes = std::fs::read(path)?;
         let last = bytes
             .split_inclusive(|byte| *byte == b'\n')
@@ -381,18 +426,7 @@ fn last_number(folder: &Path) -> io::Result<u64> {
             return Ok(last);
         }
     }
-    Ok(files.iter().map(|path| first_number(path)).max().map_or(0, |first| first.saturating_sub(1)))
-}
-
-fn first_number(path: &Path) -> u64 {
-    let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-    stem.rsplit('-').next().and_then(|number| number.parse().ok()).unwrap_or(0)
-}
-
-fn line_number(line: &[u8]) -> Option<u64> {
-    let digits = line.strip_prefix(b"{\"seq\":")?;
-    let end = digits.iter().position(|byte| !byte.is_ascii_digit())?;
-    std::str::from_utf8(&digits[..end]).ok()?.parse().ok()
+    Ok(files.last().map_or(0, |(first, _)| first.saturating_sub(1)))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-use super::protocol::{Account, Request, Response, StateHash, Status};
+use super::protocol::{Account, AuditPage, Request, Response, StateHash, Status};
 use super::socket_path;
 use crate::exit::{Context, Exit, Failure};
 use crate::seed::{Seed, SeedRole};
@@ -112,6 +112,18 @@ pub async fn create_account(data: &Path, name: &str) -> Result<Account, Failure>
     let response = ask(data, &Request::CreateAccount { name: name.to_owned() }).await?;
     if let Response::Account(account) = response {
         return Ok(account);
+    }
+    Err(response.into_failure())
+}
+
+/// Records of the audit chain from a number on, a page of them.
+///
+/// # Errors
+/// As [`ask`].
+pub async fn audit_page(data: &Path, from: u64) -> Result<AuditPage, Failure> {
+    let response = ask(data, &Request::Audit { from }).await?;
+    if let Response::Audit(answer) = response {
+        return AuditPage::try_from(*answer);
     }
     Err(response.into_failure())
 }

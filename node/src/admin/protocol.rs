@@ -1,6 +1,8 @@
 //! What can be asked over the admin socket, and what is answered. Both sides are the same program,
 //! so the shapes carry no version; fields are only ever added.
 
+use conclave_domain::audit::{AuditHead, AuditRecord, hex, unhex};
+use conclave_domain::records::Digest;
 use serde::{Deserialize, Serialize};
 
 use crate::exit::{Exit, Failure};
@@ -48,6 +50,11 @@ pub enum Request {
     StateHash,
     /// Makes a snapshot now.
     Snapshot,
+    /// Records of the audit chain.
+    Audit {
+        /// Number of the first.
+        from: u64,
+    },
 }
 
 /// An answer.
@@ -72,6 +79,8 @@ pub enum Response {
         /// The leader now.
         leader: Option<u64>,
     },
+    /// To [`Request::Audit`].
+    Audit(Box<AuditAnswer>),
     /// Done; nothing more to say.
     Done,
     /// It was not done.
@@ -109,6 +118,7 @@ impl Response {
             | Self::Accounts { .. }
             | Self::StateHash(_)
             | Self::Leader { .. }
+            | Self::Audit(_)
             | Self::Done => Failure::new(Exit::Failed, "the node answered something else"),
         }
     }
@@ -197,4 +207,92 @@ pub struct Account {
     pub login: String,
     /// The administrator's API key: shown this once.
     pub api_key: String,
+}
+
+/// A page of the audit chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditPage {
+    /// The cluster.
+    pub cluster_id: String,
+    /// The key that signs its checkpoints.
+    pub key: [u8; 32],
+    /// Where the chain begins and ends.
+    pub head: AuditHead,
+    /// A checkpoint's text, signed just now, for the head.
+    pub end: String,
+    /// Records with their numbers, in order; none when there are no more.
+    pub records: Vec<(u64, AuditRecord)>,
+}
+
+/// An [`AuditPage`] as it travels: hashes in hex.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditAnswer {
+    cluster_id: String,
+    key: String,
+    first: u64,
+    base: String,
+    last: u64,
+    hash: String,
+    checkpointed: u64,
+    end: String,
+    records: Vec<AuditLine>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct AuditLine {
+    number: u64,
+    node: u64,
+    sequence: u64,
+    hash: String,
+    text: String,
+}
+
+impl From<AuditPage> for AuditAnswer {
+    fn from(page: AuditPage) -> Self {
+        let line = |(number, record): (u64, AuditRecord)| AuditLine {
+            number,
+            node: record.node,
+            sequence: record.sequence,
+            hash: hex(&record.hash.0),
+            text: record.text,
+        };
+        Self {
+            cluster_id: page.cluster_id,
+            key: hex(&page.key),
+            first: page.head.first,
+            base: hex(&page.head.base.0),
+            last: page.head.last,
+            hash: hex(&page.head.hash.0),
+            checkpointed: page.head.checkpointed,
+            end: page.end,
+            records: page.records.into_iter().map(line).collect(),
+        }
+    }
+}
+
+impl TryFrom<AuditAnswer> for AuditPage {
+    type Error = Failure;
+
+    fn try_from(answer: AuditAnswer) -> Result<Self, Failure> {
+        let no_hash = || Failure::new(Exit::Failed, "the node answered a hash that is none");
+        let digest = |text: &str| unhex(text).map(Digest).ok_or_else(no_hash);
+        let record = |line: AuditLine| -> Result<(u64, AuditRecord), Failure> {
+            let hash = digest(&line.hash)?;
+            let (node, sequence) = (line.node, line.sequence);
+            Ok((line.number, AuditRecord { node, sequence, text: line.text, hash }))
+        };
+        Ok(Self {
+            cluster_id: answer.cluster_id,
+            key: unhex(&answer.key).ok_or_else(no_hash)?,
+            head: AuditHead {
+                first: answer.first,
+                base: digest(&answer.base)?,
+                last: answer.last,
+                hash: digest(&answer.hash)?,
+                checkpointed: answer.checkpointed,
+            },
+            end: answer.end,
+            records: answer.records.into_iter().map(record).collect::<Result<_, Failure>>()?,
+        })
+    }
 }

@@ -10,6 +10,7 @@ use conclave_domain::id::AccountName;
 use conclave_domain::records::JoinToken;
 use conclave_domain::time::{Clock, Timestamp};
 use conclave_raft::{ChangeError, NodeRole};
+use conclave_storage::seal::AuditKey;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
@@ -30,6 +31,9 @@ use crate::seed::{Seed, SeedRole};
 
 /// Longest question.
 const QUESTION_BYTES_MAX: u64 = 64 * 1024;
+/// Most records, and bytes of them, in one answer.
+const AUDIT_RECORDS_MAX: usize = 4096;
+const AUDIT_BYTES_MAX: usize = 2 << 20;
 /// How long a question may take to arrive.
 const QUESTION_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a removal or a hand-over is waited for.
@@ -145,7 +149,29 @@ async fn answer(node: &Node, request: Request) -> Result<Response, Failure> {
             node.core.raft.snapshot(CHANGE_DEADLINE).await.context(Exit::Failed, "snapshot")?;
             Ok(Response::Done)
         }
+        Request::Audit { from } => {
+            let page = audit_page(node, from).await?;
+            Ok(Response::Audit(Box::new(page.into())))
+        }
     }
+}
+
+async fn audit_page(node: &Node, from: u64) -> Result<protocol::AuditPage, Failure> {
+    let key = AuditKey::derive(&node.core.root_key).context(Exit::Fault, "audit key")?;
+    // The head first: all its records are there when they are read.
+    let head = node.core.state.read(|view| view.state.audit_head());
+    let state = node.core.state.clone();
+    let records = tokio::task::spawn_blocking(move || {
+        state.audit_records(from, AUDIT_RECORDS_MAX, AUDIT_BYTES_MAX)
+    });
+    let records = records.await.context(Exit::Failed, "audit chain")?;
+    Ok(protocol::AuditPage {
+        cluster_id: node.identity.cluster_id.clone(),
+        key: key.public(),
+        head,
+        end: key.checkpoint(head.last, head.hash, SystemClock.now()).to_text(),
+        records: records.context(Exit::Fault, "audit chain")?,
+    })
 }
 
 fn status(node: &Node) -> protocol::Status {

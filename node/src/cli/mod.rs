@@ -1,5 +1,6 @@
 //! The command line: what can be typed, and where it goes. The texts here are what `--help` teaches.
 
+pub mod audit;
 pub mod cluster;
 pub mod output;
 
@@ -12,6 +13,7 @@ use crate::client;
 use crate::dev;
 use crate::exit::{EXIT_CODES, Exit, Failure};
 use crate::lifecycle;
+use audit::AuditCommand;
 use cluster::{AccountCommand, ClusterCommand};
 use output::Output;
 
@@ -69,6 +71,18 @@ enum Command {
     /// Create, list and delete accounts.
     #[command(subcommand)]
     Account(AccountCommand),
+    /// Prove, show and export the audit trail.
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  conclave audit verify --config n1.toml          exit code 1 and the first bad record, if there is one
+  conclave audit tail -f
+  conclave audit query --result failure --since 2026-11-22
+  conclave audit export --out trail.jsonl
+  conclave audit verify --file trail.jsonl --key 3b6a27bc…    anywhere, without a node"
+    )]
+    Audit(AuditCommand),
     /// Run a whole cluster on this machine, to try things or to test against.
     #[command(after_help = "\
 Examples:
@@ -214,6 +228,7 @@ pub async fn run(cli: Cli) -> Result<std::process::ExitCode, Failure> {
         }
         Command::Cluster(command) => cluster::cluster(command, output).await?,
         Command::Account(command) => cluster::account(command, output).await?,
+        Command::Audit(command) => audit::audit(command, output).await?,
         Command::Dev(args) => {
             let options = dev::CommandOptions {
                 data: args.data,

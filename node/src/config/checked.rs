@@ -83,8 +83,8 @@ pub struct Config {
     pub raft: RaftConfig,
     /// What followers promise.
     pub reads: ReadsConfig,
-    /// How durable an audit record is before the answer leaves.
-    pub audit: AuditDurability,
+    /// What becomes of audit records.
+    pub audit: AuditConfig,
     /// What policies may say, and how they are loaded and shown.
     pub policy: PolicyConfig,
     /// Logging.
@@ -187,6 +187,17 @@ pub enum AuditDurability {
     Os,
     /// Fsynced before the answer leaves.
     Disk,
+    /// In the cluster's audit chain before the answer leaves.
+    Quorum,
+}
+
+/// What becomes of audit records.
+#[derive(Debug, Clone)]
+pub struct AuditConfig {
+    /// How durable a record is before the answer leaves.
+    pub durability: AuditDurability,
+    /// How long the chain keeps records; none keeps them for ever.
+    pub retention: Option<Duration>,
 }
 
 /// What policies may say, and how they are loaded and shown.
@@ -340,13 +351,23 @@ impl Config {
             names = default_names(&advertise, &url);
         }
 
-        let audit = match raw.audit.durability.as_deref() {
+        let durability = match raw.audit.durability.as_deref() {
             None | Some("os") => AuditDurability::Os,
             Some("disk") => AuditDurability::Disk,
+            Some("quorum") => AuditDurability::Quorum,
             Some(other) => {
-                return Err(invalid("audit.durability", other, "write \"os\" or \"disk\""));
+                let remedy = "write \"os\", \"disk\" or \"quorum\"";
+                return Err(invalid("audit.durability", other, remedy));
             }
         };
+        let retention = match raw.audit.retention_days {
+            Some(0) => {
+                let remedy = "write a number of days, or leave it out to keep all";
+                return Err(invalid("audit.retention_days", "0", remedy));
+            }
+            days => days.map(|days| Duration::from_hours(24) * days),
+        };
+        let audit = AuditConfig { durability, retention };
         let format = match raw.log.format.as_deref() {
             None | Some("text") => LogFormat::Text,
             Some("json") => LogFormat::Json,

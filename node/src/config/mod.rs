@@ -6,6 +6,6 @@ pub mod environment;
 mod raw;
 
 pub use checked::{
-    ApiConfig, AuditDurability, Config, ConfigError, LogConfig, LogFormat, NodeConfig, PeerConfig,
-    PolicyConfig, RaftConfig, ReadsConfig, TlsConfig,
+    ApiConfig, AuditConfig, AuditDurability, Config, ConfigError, LogConfig, LogFormat, NodeConfig,
+    PeerConfig, PolicyConfig, RaftConfig, ReadsConfig, TlsConfig,
 };

@@ -82,6 +82,7 @@ pub(super) struct RawReads {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawAudit {
     pub(super) durability: Option<String>,
+    pub(super) retention_days: Option<u32>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -10,7 +10,8 @@ pub(crate) async fn show(call: &mut Call) -> Result<Answer, Refusal> {
     let Some(render) = door.metrics_text.as_ref().filter(|_| door.settings.metrics) else {
         return Err(Refusal::UNROUTED);
     };
-    door.meters.sample(&door.spool.status(), &door.proposer.status());
+    let chain = door.state.read(|view| view.state.audit_head().last);
+    door.meters.sample(&door.spool.status(), chain, &door.proposer.status());
     let mut answer = Answer::text(render());
     answer.content_type = Some(HeaderValue::from_static("text/plain; version=0.0.4"));
     Ok(answer)

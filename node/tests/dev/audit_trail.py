@@ -1,0 +1,152 @@
+"""Nodes die under load, and every answer that released a secret is in the audit chain, once. Run by
+`node/tests/audit.rs` inside `conclave dev --run`; its argument is the program."""
+
+import base64
+import collections
+import json
+import os
+import pathlib
+import random
+import signal
+import ssl
+import subprocess
+import sys
+import threading
+import time
+import urllib.parse
+import urllib.request
+
+CONCLAVE = sys.argv[1]
+ACCOUNT = os.environ["CONJUR_ACCOUNT"]
+LOGIN = os.environ["CONJUR_AUTHN_LOGIN"]
+KEY = os.environ["CONJUR_AUTHN_API_KEY"]
+FOLDER = pathlib.Path(os.environ["CONCLAVE_DEV_DIR"])
+TLS = ssl.create_default_context(cafile=os.environ["CONJUR_CERT_FILE"])
+
+KILLS = 6
+THREADS = 6
+PATIENCE_S = 90
+
+chance = random.Random(int(os.environ.get("SEED", time.time_ns() % 2**32)))
+nodes = json.loads((FOLDER / "nodes.json").read_text())
+urls = [node["url"] for node in nodes]
+released = []
+done = threading.Event()
+
+
+def exchange(url, path, token=None, body=None):
+    """Status, request id and body."""
+    ask = urllib.request.Request(url + path, data=body)
+    if token is not None:
+        ask.add_header("Authorization", f'Token token="{base64.b64encode(token).decode()}"')
+    with urllib.request.urlopen(ask, context=TLS, timeout=5) as answer:
+        return answer.status, answer.headers["X-Request-Id"], answer.read()
+
+
+def reader():
+    """Logs in and reads, at whatever node answers."""
+    path = f"/secrets/{ACCOUNT}/variable/{urllib.parse.quote('app/db/password', safe='')}"
+    while not done.is_set():
+        url = random.choice(urls)
+        try:
+            status, request_id, token = exchange(
+                url, f"/authn/{ACCOUNT}/{LOGIN}/authenticate", body=KEY.encode()
+            )
+            released.append((request_id, "authenticate"))
+            for _ in range(20):
+                status, request_id, _ = exchange(url, path, token)
+                assert status == 200
+                released.append((request_id, "fetch"))
+        except OSError:
+            time.sleep(0.05)
+
+
+def audit(name, *words):
+    """Runs `conclave audit` on a node; answers its status and output."""
+    run = subprocess.run(
+        [CONCLAVE, "audit", *words, "--config", FOLDER / name / "conclave.toml"],
+        capture_output=True,
+        check=False,
+    )
+    return run.returncode, run.stdout, run.stderr
+
+
+def nodes_now():
+    return {node["name"]: node for node in json.loads((FOLDER / "nodes.json").read_text())}
+
+
+def kill_one():
+    """kill -9; the development cluster starts the node again."""
+    node = chance.choice([node for node in nodes_now().values() if node["pid"]])
+    os.kill(node["pid"], signal.SIGKILL)
+    print(f"killed {node['name']}, {node['part']}", flush=True)
+    deadline = time.monotonic() + PATIENCE_S
+    while nodes_now()[node["name"]]["pid"] in (None, node["pid"]):
+        assert time.monotonic() < deadline, f"{node['name']} does not come back"
+        time.sleep(0.1)
+
+
+def chain(name):
+    """How often each request is in the chain as a node has it."""
+    status, out, error = audit(name, "query", "--limit", "1000000000", "--output", "json")
+    if status != 0:
+        print(error.decode(), flush=True)
+        return collections.Counter()
+    records = (json.loads(line)["record"] for line in out.splitlines())
+    return collections.Counter(
+        (record.get("request_id"), record.get("operation")) for record in records
+    )
+
+
+def main():
+    preparation = [CONCLAVE, "variable", "set", "-i", "app/db/password", "-f", "-"]
+    subprocess.run(preparation, input=b"s3cret", check=True, stdout=subprocess.DEVNULL)
+    threads = [threading.Thread(target=reader) for _ in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    for _ in range(KILLS):
+        time.sleep(chance.uniform(1, 2))
+        kill_one()
+    time.sleep(2)
+    done.set()
+    for thread in threads:
+        thread.join()
+
+    told = collections.Counter(released)
+    assert len(told) > 100, f"only {len(told)} answers came"
+    deadline = time.monotonic() + PATIENCE_S
+    for node in nodes:
+        while True:
+            found = chain(node["name"])
+            missing = [one for one in told if found[one] == 0]
+            if not missing:
+                break
+            assert time.monotonic() < deadline, f"{len(missing)} of {len(told)} are missing"
+            time.sleep(0.5)
+        twice = [one for one in told if found[one] != 1]
+        assert not twice, twice[:5]
+    for node in nodes:
+        status, out, error = audit(node["name"], "verify", "--output", "json")
+        assert status == 0, error.decode()
+        finding = json.loads(out)
+        assert finding["intact"] and finding["chain"]["gaps"] == 0, finding
+
+    # An export proves itself anywhere, and shows where it was touched.
+    trail = FOLDER / "trail.jsonl"
+    status, _, error = audit(nodes[0]["name"], "export", "--out", str(trail))
+    assert status == 0, error.decode()
+    offline = [CONCLAVE, "audit", "verify", "--file", trail, "--key", finding["chain"]["key"]]
+    assert subprocess.run(offline, check=False, capture_output=True).returncode == 0
+    lines = trail.read_bytes().split(b"\n")
+    number = len(lines) // 2
+    lines[number] = lines[number].replace(b'"result":"success"', b'"result":"failure"')
+    trail.write_bytes(b"\n".join(lines))
+    broken = subprocess.run(offline, check=False, capture_output=True)
+    assert broken.returncode == 1 and f"record {number}:".encode() in broken.stderr, broken
+    print(f"{len(told)} answers, each in the chain once")
+
+
+try:
+    main()
+finally:
+    done.set()
