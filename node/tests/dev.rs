@@ -52,6 +52,15 @@ fn load_balancers_find_who_may_serve() {
 }
 
 #[test]
+fn every_answer_that_released_a_secret_is_in_the_audit_chain_once_whoever_dies() {
+    python::provide();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/dev/audit_trail.py");
+    let mut dev = conclave();
+    dev.args(["dev", "--run", "python3"]).arg(script).arg(env!("CARGO_BIN_EXE_conclave"));
+    run(&mut dev, "audit_trail.py");
+}
+
+#[test]
 fn status_and_environment_reach_the_command() {
     let script = "test -n \"$CONJUR_APPLIANCE_URL$CONJUR_CERT_FILE\" && \
                   test \"$CONJUR_ACCOUNT/$CONJUR_AUTHN_LOGIN\" = dev/admin && exit 42";

@@ -129,6 +129,11 @@ impl Spool {
     pub fn open(folder: &Path, durability: Durability, now: Timestamp) -> io::Result<Self> {
         std::fs::create_dir_all(folder)?;
         let last = last_number(folder)?;
+        // A killed process may have left records written and not fsynced, and only what is fsynced is
+        // shipped.
+        for (_, path) in files(folder)? {
+            File::open(path)?.sync_data()?;
+        }
         let shared = Arc::new(Shared {
             queue: Mutex::new(Queue { last, ..Queue::default() }),
             filled: Condvar::new(),

@@ -1,5 +1,5 @@
 """Nodes die under load, and every answer that released a secret is in the audit chain, once. Run by
-`node/tests/audit.rs` inside `conclave dev --run`; its argument is the program."""
+`node/tests/dev.rs` inside `conclave dev --run`; its argument is the program."""
 
 import base64
 import collections
@@ -57,6 +57,9 @@ def reader():
                 status, request_id, _ = exchange(url, path, token)
                 assert status == 200
                 released.append((request_id, "fetch"))
+            status, request_id, _ = exchange(url, path, token, b"an0ther")
+            assert status == 201
+            released.append((request_id, "update"))
         except OSError:
             time.sleep(0.05)
 
@@ -75,9 +78,10 @@ def nodes_now():
     return {node["name"]: node for node in json.loads((FOLDER / "nodes.json").read_text())}
 
 
-def kill_one():
-    """kill -9; the development cluster starts the node again."""
-    node = chance.choice([node for node in nodes_now().values() if node["pid"]])
+def kill_one(part):
+    """kill -9 of a node of that part, or of any; the development cluster starts it again."""
+    alive = [node for node in nodes_now().values() if node["pid"]]
+    node = chance.choice([node for node in alive if part in (None, node["part"])] or alive)
     os.kill(node["pid"], signal.SIGKILL)
     print(f"killed {node['name']}, {node['part']}", flush=True)
     deadline = time.monotonic() + PATIENCE_S
@@ -104,9 +108,9 @@ def main():
     threads = [threading.Thread(target=reader) for _ in range(THREADS)]
     for thread in threads:
         thread.start()
-    for _ in range(KILLS):
+    for turn in range(KILLS):
         time.sleep(chance.uniform(1, 2))
-        kill_one()
+        kill_one("leader" if turn % 3 == 0 else None)
     time.sleep(2)
     done.set()
     for thread in threads:
