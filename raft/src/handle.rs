@@ -64,6 +64,8 @@ pub(crate) struct Tweaks {
     pub(crate) phantom: Option<u64>,
     /// Seeded bug: a leader answers reads without asking whether it still leads.
     pub(crate) stale_reads: bool,
+    /// Seeded bug: a node takes itself for level from its start.
+    pub(crate) always_level: bool,
 }
 
 /// Why a member could not be started.
@@ -814,6 +816,9 @@ impl Node {
     // ---- status ----
 
     fn age(&self) -> Option<Duration> {
+        if self.tweaks.always_level {
+            return Some(Duration::ZERO);
+        }
         if self.leads() { self.quorum_age.get() } else { self.level.age() }
     }
 

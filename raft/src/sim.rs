@@ -23,6 +23,8 @@ pub struct Tweaks {
     pub phantom: Option<u64>,
     /// Seeded bug: a leader answers reads without asking whether it still leads.
     pub stale_reads: bool,
+    /// Seeded bug: a node takes itself for level from its start.
+    pub always_level: bool,
 }
 
 /// Makes what happens on this thread follow from a seed; none gives it up again.
@@ -35,10 +37,11 @@ pub fn seed(seed: Option<u64>) {
 /// # Errors
 /// As there.
 pub async fn start(parts: Parts, tweaks: Tweaks) -> Result<Handle, StartError> {
-    let Tweaks { fsync_delay, phantom, stale_reads } = tweaks;
+    let Tweaks { fsync_delay, phantom, stale_reads, always_level } = tweaks;
     let delay = fsync_delay.unwrap_or_default();
     let fsync: crate::adapter::FsyncDelay = Arc::new(move || delay);
-    let tweaks = crate::handle::Tweaks { fsync: Some(fsync), phantom, stale_reads };
+    let fsync = Some(fsync);
+    let tweaks = crate::handle::Tweaks { fsync, phantom, stale_reads, always_level };
     Handle::start_with(parts, tweaks).await
 }
 

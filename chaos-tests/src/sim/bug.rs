@@ -1,6 +1,7 @@
 //! Known bugs that can be put back, to prove that the suite finds them.
 //!
-//! Source: `fault-model` section 6, "The suite must catch these seeded bugs, each on its own".
+//! Source: `fault-model` section 6, "The suite must catch these seeded bugs, each on its own"; the last
+//! one is ours: a power-cut drill had found it.
 
 use conclave_storage::failpoint::SeededBug;
 
@@ -13,16 +14,19 @@ pub enum Bug {
     StaleLeaderRead,
     /// The assent of one peer is taken for granted.
     QuorumOffByOne,
+    /// A follower answers as soon as it has started, with what it then finds on its disk.
+    AnswerBeforeLevel,
 }
 
 /// Every bug by its name.
-pub const NAMES: [&str; 6] = [
+pub const NAMES: [&str; 7] = [
     "skip-vote-fsync",
     "skip-log-fsync",
     "acknowledge-before-flush",
     "applied-index-in-separate-write",
     "stale-leader-read",
     "quorum-off-by-one",
+    "answer-before-level",
 ];
 
 impl Bug {
@@ -37,6 +41,7 @@ impl Bug {
             }
             "stale-leader-read" => Self::StaleLeaderRead,
             "quorum-off-by-one" => Self::QuorumOffByOne,
+            "answer-before-level" => Self::AnswerBeforeLevel,
             _ => return None,
         })
     }

@@ -26,6 +26,11 @@ use crate::workload::WRITES_PER_SECRET;
 const TRIES_MAX: u64 = 3;
 /// How many writes a healed cluster may refuse before it counts as broken.
 const PROOF_TRIES_MAX: u64 = 5;
+/// How often a follower is asked when it has started, and the time between.
+const FIRST_WORDS: u64 = 40;
+const FIRST_WORDS_EVERY: Duration = Duration::from_millis(3);
+/// How many secrets, the last ones that were written, most reads are about.
+const RECENT: usize = 5;
 /// The clocks of the simulated world start here.
 const WALL_START_MS: i64 = 1_700_000_000_000;
 
@@ -100,8 +105,8 @@ impl World {
     fn for_read(&self, rng: &mut Rng) -> Option<(Arc<str>, usize)> {
         let secrets = self.secrets.borrow();
         let used: Vec<_> = secrets.iter().filter(|(_, writes)| *writes > 0).collect();
-        let recent = used.len().saturating_sub(5);
-        let at = if rng.chance(200) { rng.index(used.len()) } else { recent + rng.index(5) };
+        let recent = used.len().saturating_sub(RECENT);
+        let at = if rng.chance(200) { rng.index(used.len()) } else { recent + rng.index(RECENT) };
         used.get(at).map(|(name, writes)| (Arc::clone(name), *writes))
     }
 
@@ -169,9 +174,31 @@ impl World {
         is_written
     }
 
-    async fn read(&self, rng: &mut Rng, machines: usize) {
+    /// Records what a follower shows right now of the secrets that are being written, as clients
+    /// would that ask at this very moment.
+    pub fn witness(&self, at: usize) {
+        let Some((running, _)) = self.running(at) else { return };
+        if self.machines.borrow()[at].role != NodeRole::Follower || running.handle.age().is_none() {
+            return;
+        }
+        let secrets = self.secrets.borrow();
+        let used: Vec<_> = secrets.iter().filter(|(_, writes)| *writes > 0).collect();
+        for (secret, _) in used.iter().rev().take(RECENT) {
+            let now = self.now();
+            self.record(Operation {
+                secret: Arc::clone(secret),
+                node: at as u64 + 1,
+                call: Call::ReadLatest,
+                outcome: look(&running.state, &variable(&self.admin, secret), &Call::ReadLatest),
+                promise: Promise::Prefix,
+                invoked: now,
+                returned: now,
+            });
+        }
+    }
+
+    async fn read(&self, rng: &mut Rng, at: usize) {
         let Some((secret, writes)) = self.for_read(rng) else { return };
-        let at = rng.index(machines);
         let Some((running, _)) = self.running(at) else { return };
         let role = self.machines.borrow()[at].role;
         let call = if rng.chance(600) {
@@ -243,6 +270,14 @@ pub async fn prove(world: &World, mut rng: Rng) -> bool {
     false
 }
 
+/// Asks a follower again and again from the moment it has started, when it may know least.
+pub async fn question(world: Rc<World>, at: usize) {
+    for _ in 0..FIRST_WORDS {
+        world.witness(at);
+        sleep(FIRST_WORDS_EVERY).await;
+    }
+}
+
 /// One client: thinks, asks, and asks again until told to stop.
 pub async fn run(world: Rc<World>, mut rng: Rng, number: u64, stop: Rc<RefCell<bool>>) {
     let machines = world.machines.borrow().len();
@@ -254,7 +289,8 @@ pub async fn run(world: Rc<World>, mut rng: Rng, number: u64, stop: Rc<RefCell<b
         if rng.chance(450) {
             world.write(&mut rng, number * 100_000 + turn, machines).await;
         } else {
-            world.read(&mut rng, machines).await;
+            let at = rng.index(machines);
+            world.read(&mut rng, at).await;
         }
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use conclave_storage::failpoint::{Action, POINTS};
 use tokio::time::{Instant, sleep};
 
-use super::client::World;
+use super::client::{World, question};
 use super::network::{Network, Weather};
 use super::observe;
 use crate::checker::Violation;
@@ -117,6 +117,7 @@ impl Faults {
 
     fn crash(&mut self, at: usize, power: Option<u64>) {
         self.note("crash", &[at as u64, u64::from(power.is_some())]);
+        self.world.witness(at);
         if let Some(machine) = self.world.machines.borrow_mut().get_mut(at) {
             machine.crash(&self.network, power);
         }
@@ -192,6 +193,7 @@ impl Faults {
             started = machine.start(&self.network).await;
         }
         self.world.machines.borrow_mut()[at] = machine;
+        tokio::task::spawn_local(question(Rc::clone(&self.world), at));
         started.err().map(|detail| Violation { invariant: "a crashed node recovers", detail })
     }
 

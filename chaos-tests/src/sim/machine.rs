@@ -71,6 +71,7 @@ impl Machine {
         match bug {
             Some(Bug::Storage(bug)) => points.seed_bug(bug),
             Some(Bug::StaleLeaderRead) => tweaks.stale_reads = true,
+            Some(Bug::AnswerBeforeLevel) => tweaks.always_level = true,
             // Each takes the next voter's assent for granted.
             Some(Bug::QuorumOffByOne) => tweaks.phantom = Some(id % voters + 1),
             None => {}
