@@ -9,6 +9,7 @@
 
 mod v1;
 
+use conclave_domain::certificates::CertificateKey;
 use conclave_domain::effect::{Row, RowKey};
 use conclave_domain::id::{AccountName, ResourceId};
 use conclave_domain::records::{
@@ -44,6 +45,7 @@ use crate::error::Fault;
 /// | 21 | audit record | number (u64) | `AuditRecordV1` |
 /// | 22 | audit head | | `AuditHeadV1` |
 /// | 23 | audit source | node id (u64) | `AuditSourceV1` |
+/// | 30 | certificate | name NUL generation (u32) | `CertificateV1` |
 ///
 /// Integers are big-endian, so that rows sort by them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -72,11 +74,12 @@ pub enum Table {
     AuditRecord = 0x21,
     AuditHead = 0x22,
     AuditSource = 0x23,
+    Certificate = 0x30,
 }
 
 impl Table {
     /// Tables that hold rows of the domain, in order.
-    pub const ROWS: [Self; 20] = [
+    pub const ROWS: [Self; 21] = [
         Self::Account,
         Self::Role,
         Self::Resource,
@@ -97,6 +100,7 @@ impl Table {
         Self::AuditRecord,
         Self::AuditHead,
         Self::AuditSource,
+        Self::Certificate,
     ];
 
     /// Whether memory holds the table's rows, too.
@@ -136,6 +140,7 @@ pub fn put_row_key(out: &mut Vec<u8>, row: &Row) {
         Row::AuditRecord(number, _) => out.extend_from_slice(&audit_record_key(*number)),
         Row::AuditHead(_) => out.push(Table::AuditHead as u8),
         Row::AuditSource(node, _) => u64_key(out, Table::AuditSource, *node),
+        Row::Certificate(key, _) => certificate_key(out, key),
     }
 }
 
@@ -162,6 +167,7 @@ pub fn put_key(out: &mut Vec<u8>, key: &RowKey) {
         RowKey::AuditRecord(number) => out.extend_from_slice(&audit_record_key(*number)),
         RowKey::AuditHead => out.push(Table::AuditHead as u8),
         RowKey::AuditSource(node) => u64_key(out, Table::AuditSource, *node),
+        RowKey::Certificate(key) => certificate_key(out, key),
     }
 }
 
@@ -307,6 +313,12 @@ fn issuer_key(out: &mut Vec<u8>, key: &IssuerKey) {
 fn u64_key(out: &mut Vec<u8>, table: Table, number: u64) {
     out.push(table as u8);
     out.extend_from_slice(&number.to_be_bytes());
+}
+fn certificate_key(out: &mut Vec<u8>, key: &CertificateKey) {
+    out.push(Table::Certificate as u8);
+    out.extend_from_slice(key.name.as_bytes());
+    out.push(0);
+    out.extend_from_slice(&key.generation.to_be_bytes());
 }
 
 fn answered_key(out: &mut Vec<u8>, request: &RequestId, index: LogIndex) {

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use crate::audit::{
     AuditCheckpoint, BATCH_BYTES_MAX, BATCH_RECORDS_MAX, CHECKPOINT_REACH, TRIMMED_AT_ONCE_MAX,
 };
+use crate::certificates::{self, Certificate, CertificateKey, Condition};
 use crate::command::{Actor, Command, Envelope, LoadMode, Need, Proof};
 use crate::event::Event;
 use crate::host_factory::{self, Enrolment};
@@ -88,6 +89,9 @@ pub fn decide(
         }
         Command::CheckpointAudit { checkpoint } => asked.checkpoint_audit(checkpoint),
         Command::TrimAudit { first, base } => asked.trim_audit(*first, *base),
+        Command::InstallCertificates { certificates } => asked.install_certificates(certificates),
+        Command::MarkCertificate { key, condition } => asked.mark_certificate(key, condition),
+        Command::RetireCertificate { key } => asked.retire_certificate(key),
     }
 }
 
@@ -724,6 +728,29 @@ impl Asked<'_> {
         done(Event::AuditTrimmed { first, base })
     }
 }
+/// Certificates of the cluster.
+impl Asked<'_> {
+    fn install_certificates(&self, new: &[(CertificateKey, Certificate)]) -> Decision {
+        self.node_only("install certificates")?;
+        certificates::may_install(self.state, new)?;
+        done(Event::CertificatesInstalled { certificates: new.to_vec() })
+    }
+
+    fn mark_certificate(&self, key: &CertificateKey, condition: &Condition) -> Decision {
+        self.node_only("mark a certificate")?;
+        let newest = self.state.certificate(&key.name).map(|(newest, _)| newest);
+        if newest != Some(key) {
+            return Err(Rejection::Invalid(format!("{key} is not in force")));
+        }
+        done(Event::CertificateMarked { key: key.clone(), condition: condition.clone() })
+    }
+
+    fn retire_certificate(&self, key: &CertificateKey) -> Decision {
+        self.node_only("retire a certificate")?;
+        certificates::may_retire(self.state, key)?;
+        done(Event::CertificateRetired { key: key.clone() })
+    }
+}
 
 /// Who may.
 impl Asked<'_> {
@@ -812,7 +839,12 @@ fn check_change(
         | Event::SecretRotated { .. }
         | Event::AuditAppended { .. }
         | Event::AuditCheckpointed { .. }
-        | Event::AuditTrimmed { .. } => return Err("not a change that a load makes".to_owned()),
+        | Event::AuditTrimmed { .. }
+        | Event::CertificatesInstalled { .. }
+        | Event::CertificateMarked { .. }
+        | Event::CertificateRetired { .. } => {
+            return Err("not a change that a load makes".to_owned());
+        }
     };
     if about.account() != policy.account() {
         return Err(format!("{about} is of another account than {policy}"));
@@ -867,7 +899,10 @@ fn check_api_change(account: &AccountName, change: &Event) -> Result<(), String>
         | Event::SecretRotated { .. }
         | Event::AuditAppended { .. }
         | Event::AuditCheckpointed { .. }
-        | Event::AuditTrimmed { .. } => {
+        | Event::AuditTrimmed { .. }
+        | Event::CertificatesInstalled { .. }
+        | Event::CertificateMarked { .. }
+        | Event::CertificateRetired { .. } => {
             return Err("not a change that the API makes".to_owned());
         }
     };

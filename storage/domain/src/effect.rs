@@ -2,6 +2,7 @@
 //! rows into bytes, [`crate::state::State`] turns them into memory, and both hold the same.
 
 use crate::audit::{AuditHead, AuditRecord};
+use crate::certificates::{CertificateKey, CertificateRecord};
 use crate::id::{AccountName, ResourceId, RoleId};
 use crate::records::{
     Account, Annotation, Answered, AuthenticatorConfig, Credential, Digest, HostFactoryToken,
@@ -37,6 +38,7 @@ pub enum Row {
     AuditHead(AuditHead),
     /// How far the chain has a node's records.
     AuditSource(u64, u64),
+    Certificate(CertificateKey, CertificateRecord),
 }
 
 /// Names one row.
@@ -64,6 +66,7 @@ pub enum RowKey {
     AuditRecord(u64),
     AuditHead,
     AuditSource(u64),
+    Certificate(CertificateKey),
 }
 
 impl Row {
@@ -98,6 +101,7 @@ impl Row {
             Self::AuditRecord(number, _) => RowKey::AuditRecord(*number),
             Self::AuditHead(_) => RowKey::AuditHead,
             Self::AuditSource(node, _) => RowKey::AuditSource(*node),
+            Self::Certificate(key, _) => RowKey::Certificate(key.clone()),
         }
     }
 }

@@ -14,6 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::audit::{self, AuditHead, AuditRecord};
+use crate::certificates::{CertificateRecord, Condition, ROOT};
 use crate::command::{Command, Envelope};
 use crate::decide::decide;
 use crate::effect::{Effect, Row, RowKey};
@@ -278,6 +279,28 @@ impl Writes<'_> {
                 self.effects.extend(gone.map(Effect::Delete));
                 self.put(Row::AuditHead(AuditHead { first: *first, base: *base, ..head }));
             }
+            Event::CertificatesInstalled { certificates } => {
+                for (key, certificate) in certificates {
+                    let before = self.state.certificate(&key.name).map(|(before, _)| before);
+                    if let Some(before) = before.filter(|before| before.name != ROOT) {
+                        self.delete(RowKey::Certificate(before.clone()));
+                    }
+                    let record = CertificateRecord {
+                        certificate: certificate.clone(),
+                        installed_at: self.at,
+                        condition: Condition::Ready,
+                    };
+                    self.put(Row::Certificate(key.clone(), record));
+                }
+            }
+            Event::CertificateMarked { key, condition } => {
+                if let Some(before) = self.state.certificate_of(key) {
+                    let condition = condition.clone();
+                    let record = CertificateRecord { condition, ..before.clone() };
+                    self.put(Row::Certificate(key.clone(), record));
+                }
+            }
+            Event::CertificateRetired { key } => self.delete(RowKey::Certificate(key.clone())),
         }
     }
 
@@ -489,7 +512,8 @@ fn accounts_of_row(row: &Row) -> [Option<&AccountName>; 2] {
         | Row::AuthenticatorConfig(..)
         | Row::AuditRecord(..)
         | Row::AuditHead(_)
-        | Row::AuditSource(..) => [None, None],
+        | Row::AuditSource(..)
+        | Row::Certificate(..) => [None, None],
     }
 }
 
@@ -515,7 +539,8 @@ fn accounts_of_key(key: &RowKey) -> [Option<&AccountName>; 2] {
         | RowKey::AuthenticatorConfig(_)
         | RowKey::AuditRecord(_)
         | RowKey::AuditHead
-        | RowKey::AuditSource(_) => [None, None],
+        | RowKey::AuditSource(_)
+        | RowKey::Certificate(_) => [None, None],
     }
 }
 

@@ -11,6 +11,7 @@
 //! permission is checked again here, whatever the door said.
 
 pub mod audit;
+pub mod certificates;
 pub mod codec;
 pub mod command;
 pub mod decide;

@@ -277,7 +277,8 @@ fn check_references(state: &State) {
             | Row::Issuer(..)
             | Row::AuditRecord(..)
             | Row::AuditHead(_)
-            | Row::AuditSource(..) => {}
+            | Row::AuditSource(..)
+            | Row::Certificate(..) => {}
             Row::HostFactoryToken(_, token) => assert!(state.resource(&token.factory).is_some()),
             Row::AuthenticatorConfig(id, _) => assert!(state.resource(&id).is_some()),
         }
@@ -748,6 +749,9 @@ fn only_the_operator_touches_members_and_keys() {
                 | Command::AppendAudit { .. }
                 | Command::CheckpointAudit { .. }
                 | Command::TrimAudit { .. }
+                | Command::InstallCertificates { .. }
+                | Command::MarkCertificate { .. }
+                | Command::RetireCertificate { .. }
         );
         let asked = Envelope { actor: Actor::Role(id("user:admin")), ..envelope };
         let decision = decide(&history.state, LogIndex(9), &asked);

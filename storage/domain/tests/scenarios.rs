@@ -467,7 +467,8 @@ fn row_text(row: &Row) -> Option<String> {
         | Row::Answered(..)
         | Row::AuditRecord(..)
         | Row::AuditHead(_)
-        | Row::AuditSource(..) => return None,
+        | Row::AuditSource(..)
+        | Row::Certificate(..) => return None,
     })
 }
 

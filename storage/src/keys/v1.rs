@@ -6,6 +6,9 @@ use std::borrow::Cow;
 
 use bincode::config::{Configuration, Limit, standard};
 use conclave_domain::audit::{AuditHead, AuditRecord};
+use conclave_domain::certificates::{
+    Certificate, CertificateKey, CertificateRecord, Condition, Origin,
+};
 use conclave_domain::effect::Row;
 use conclave_domain::id::{AccountName, Id, ResourceId};
 use conclave_domain::records::{
@@ -169,6 +172,41 @@ struct AuditSourceV1 {
     last: u64,
 }
 
+#[derive(Serialize, Deserialize)]
+struct CertificateV1<'a> {
+    origin: OriginV1,
+    #[serde(borrow)]
+    issuer: Option<(&'a str, u32)>,
+    chain_pem: &'a str,
+    key: &'a [u8],
+    #[serde(borrow)]
+    names: Vec<&'a str>,
+    #[serde(borrow)]
+    configured: Vec<&'a str>,
+    #[serde(borrow)]
+    nodes: Vec<&'a str>,
+    holders: Vec<u64>,
+    not_before: i64,
+    not_after: i64,
+    renew_at: i64,
+    installed_at: i64,
+    #[serde(borrow)]
+    condition: ConditionV1<'a>,
+}
+
+#[derive(Serialize, Deserialize)]
+enum OriginV1 {
+    Internal,
+    Imported,
+}
+
+#[derive(Serialize, Deserialize)]
+enum ConditionV1<'a> {
+    Ready,
+    Issuing,
+    Failed { reason: &'a str, attempts: u32, next_try: i64 },
+}
+
 /// Appends a row's body.
 pub(super) fn put_body(out: &mut Vec<u8>, row: &Row) -> Result<(), Fault> {
     match row {
@@ -311,6 +349,38 @@ pub(super) fn put_body(out: &mut Vec<u8>, row: &Row) -> Result<(), Fault> {
             },
         ),
         Row::AuditSource(_, last) => put(out, &AuditSourceV1 { last: *last }),
+        Row::Certificate(_, record) => {
+            let one = &record.certificate;
+            put(
+                out,
+                &CertificateV1 {
+                    origin: match one.origin {
+                        Origin::Internal => OriginV1::Internal,
+                        Origin::Imported => OriginV1::Imported,
+                    },
+                    issuer: one.issuer.as_ref().map(|key| (key.name.as_str(), key.generation)),
+                    chain_pem: &one.chain_pem,
+                    key: &one.key.0,
+                    names: one.names.iter().map(String::as_str).collect(),
+                    configured: one.configured.iter().map(String::as_str).collect(),
+                    nodes: one.nodes.iter().map(String::as_str).collect(),
+                    holders: one.holders.clone(),
+                    not_before: one.not_before.0,
+                    not_after: one.not_after.0,
+                    renew_at: one.renew_at.0,
+                    installed_at: record.installed_at.0,
+                    condition: match &record.condition {
+                        Condition::Ready => ConditionV1::Ready,
+                        Condition::Issuing => ConditionV1::Issuing,
+                        Condition::Failed { reason, attempts, next_try } => ConditionV1::Failed {
+                            reason,
+                            attempts: *attempts,
+                            next_try: next_try.0,
+                        },
+                    },
+                },
+            )
+        }
     }
 }
 
@@ -531,7 +601,49 @@ pub(super) fn row(table: Table, key: &[u8], body: &[u8]) -> Result<Row, Fault> {
             let AuditSourceV1 { last } = parser.body(body)?;
             Row::AuditSource(u64::from_be_bytes(parser.array(key)?), last)
         }
+        Table::Certificate => {
+            let (name, generation) = parser.split(key)?;
+            let key = CertificateKey {
+                name: parser.text(name)?.to_owned(),
+                generation: u32::from_be_bytes(parser.array(generation)?),
+            };
+            Row::Certificate(key, certificate(parser.body(body)?))
+        }
     })
+}
+
+fn certificate(body: CertificateV1<'_>) -> CertificateRecord {
+    let owned = |texts: Vec<&str>| texts.into_iter().map(str::to_owned).collect();
+    CertificateRecord {
+        certificate: Certificate {
+            origin: match body.origin {
+                OriginV1::Internal => Origin::Internal,
+                OriginV1::Imported => Origin::Imported,
+            },
+            issuer: body
+                .issuer
+                .map(|(name, generation)| CertificateKey { name: name.to_owned(), generation }),
+            chain_pem: body.chain_pem.to_owned(),
+            key: Sealed(body.key.to_vec()),
+            names: owned(body.names),
+            configured: owned(body.configured),
+            nodes: owned(body.nodes),
+            holders: body.holders,
+            not_before: Timestamp(body.not_before),
+            not_after: Timestamp(body.not_after),
+            renew_at: Timestamp(body.renew_at),
+        },
+        installed_at: Timestamp(body.installed_at),
+        condition: match body.condition {
+            ConditionV1::Ready => Condition::Ready,
+            ConditionV1::Issuing => Condition::Issuing,
+            ConditionV1::Failed { reason, attempts, next_try } => Condition::Failed {
+                reason: reason.to_owned(),
+                attempts,
+                next_try: Timestamp(next_try),
+            },
+        },
+    }
 }
 
 fn put<T: Serialize>(out: &mut Vec<u8>, body: &T) -> Result<(), Fault> {

@@ -6,6 +6,9 @@ use std::fs;
 use std::path::Path;
 
 use conclave_domain::audit::{AuditHead, AuditRecord};
+use conclave_domain::certificates::{
+    Certificate, CertificateKey, CertificateRecord, Condition, Origin,
+};
 use conclave_domain::effect::{Row, RowKey};
 use conclave_domain::id::Kind;
 use conclave_domain::records::{
@@ -49,6 +52,7 @@ pub(crate) fn rows() -> Vec<(Row, RowKey)> {
     };
     let request = RequestId([9; 16]);
     let webservice = id(Kind::Webservice, "conjur/authn-jwt/ci");
+    let certificate = CertificateKey { name: "cluster".to_owned(), generation: 2 };
     let issuer = IssuerKey { account: account("acme"), issuer: "aws-1".to_owned() };
     vec![
         (
@@ -220,6 +224,36 @@ pub(crate) fn rows() -> Vec<(Row, RowKey)> {
             RowKey::AuditHead,
         ),
         (Row::AuditSource(7, 300), RowKey::AuditSource(7)),
+        (
+            Row::Certificate(
+                certificate.clone(),
+                CertificateRecord {
+                    certificate: Certificate {
+                        origin: Origin::Internal,
+                        issuer: Some(CertificateKey {
+                            name: "cluster-ca".to_owned(),
+                            generation: 1,
+                        }),
+                        chain_pem: "-----BEGIN CERTIFICATE-----".to_owned(),
+                        key: Sealed(vec![0xff, 1]),
+                        names: vec!["secrets.example.com".to_owned(), "10.0.0.1".to_owned()],
+                        configured: vec!["secrets.example.com".to_owned()],
+                        nodes: vec!["f1".to_owned()],
+                        holders: vec![1, 300],
+                        not_before: at,
+                        not_after: Timestamp(at.0 + 2),
+                        renew_at: Timestamp(at.0 + 1),
+                    },
+                    installed_at: at,
+                    condition: Condition::Failed {
+                        reason: "no".to_owned(),
+                        attempts: 2,
+                        next_try: at,
+                    },
+                },
+            ),
+            RowKey::Certificate(certificate),
+        ),
     ]
 }
 

@@ -146,6 +146,9 @@ fn touch(change: &Event, touched: &mut BTreeSet<ResourceId>) {
         | Event::SecretRotated { .. }
         | Event::AuditAppended { .. }
         | Event::AuditCheckpointed { .. }
-        | Event::AuditTrimmed { .. } => {}
+        | Event::AuditTrimmed { .. }
+        | Event::CertificatesInstalled { .. }
+        | Event::CertificateMarked { .. }
+        | Event::CertificateRetired { .. } => {}
     }
 }

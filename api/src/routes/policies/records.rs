@@ -147,6 +147,9 @@ fn deed(user: &str, change: &Event) -> Option<Deed> {
         | Event::SecretRotated { .. }
         | Event::AuditAppended { .. }
         | Event::AuditCheckpointed { .. }
-        | Event::AuditTrimmed { .. } => return None,
+        | Event::AuditTrimmed { .. }
+        | Event::CertificatesInstalled { .. }
+        | Event::CertificateMarked { .. }
+        | Event::CertificateRetired { .. } => return None,
     })
 }

@@ -9,6 +9,7 @@ mod v1;
 use ipnet::IpNet;
 
 use crate::audit::AuditCheckpoint;
+use crate::certificates::{Certificate, CertificateKey, Condition};
 use crate::event::Event;
 use crate::id::{AccountName, ResourceId, RoleId};
 use crate::records::{
@@ -259,5 +260,23 @@ pub enum Command {
         first: u64,
         /// Hash of the record before it, from which the rest can be verified.
         base: Digest,
+    },
+    /// Puts certificates in force, each the next generation of its name, issuers first.
+    InstallCertificates {
+        /// The certificates.
+        certificates: Vec<(CertificateKey, Certificate)>,
+    },
+    /// Says where the renewal of a certificate stands.
+    MarkCertificate {
+        /// Its newest generation.
+        key: CertificateKey,
+        /// Where it stands.
+        condition: Condition,
+    },
+    /// Forgets a root that nothing hangs on any more, which is trusted no longer, or what stands at the
+    /// edge.
+    RetireCertificate {
+        /// Which.
+        key: CertificateKey,
     },
 }

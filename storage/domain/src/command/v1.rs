@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::{Actor, Command, Envelope, LoadMode, Need, Proof};
 use crate::codec::{Bytes, DecodeError};
 use crate::event::v1::{
-    AuditCheckpointV1, Ciphertext, EventV1, JoinTokenV1, KeyringV1, MemberV1, NewApiKeyV1,
-    SigningKeyV1, nets, texts,
+    AuditCheckpointV1, CertificateKeyV1, CertificateV1, Ciphertext, ConditionV1, EventV1,
+    JoinTokenV1, KeyringV1, MemberV1, NewApiKeyV1, SigningKeyV1, nets, texts,
 };
 use crate::id::{AccountName, ResourceId, RoleId};
 use crate::records::{Digest, Fingerprint, RequestId, Revision, Sealed, Version};
@@ -139,6 +139,16 @@ enum CommandV1 {
     TrimAudit {
         first: u64,
         base: [u8; 32],
+    },
+    InstallCertificates {
+        certificates: Vec<CertificateV1>,
+    },
+    MarkCertificate {
+        key: CertificateKeyV1,
+        condition: ConditionV1,
+    },
+    RetireCertificate {
+        key: CertificateKeyV1,
     },
 }
 
@@ -273,6 +283,13 @@ impl From<&Command> for CommandV1 {
                 Self::CheckpointAudit { checkpoint: checkpoint.into() }
             }
             Command::TrimAudit { first, base } => Self::TrimAudit { first: *first, base: base.0 },
+            Command::InstallCertificates { certificates } => {
+                Self::InstallCertificates { certificates: CertificateV1::list(certificates, kept) }
+            }
+            Command::MarkCertificate { key, condition } => {
+                Self::MarkCertificate { key: key.into(), condition: condition.into() }
+            }
+            Command::RetireCertificate { key } => Self::RetireCertificate { key: key.into() },
         }
     }
 }
@@ -367,6 +384,13 @@ impl TryFrom<CommandV1> for Command {
                 Self::CheckpointAudit { checkpoint: checkpoint.try_into()? }
             }
             CommandV1::TrimAudit { first, base } => Self::TrimAudit { first, base: Digest(base) },
+            CommandV1::InstallCertificates { certificates } => Self::InstallCertificates {
+                certificates: certificates.into_iter().map(Into::into).collect(),
+            },
+            CommandV1::MarkCertificate { key, condition } => {
+                Self::MarkCertificate { key: key.into(), condition: condition.into() }
+            }
+            CommandV1::RetireCertificate { key } => Self::RetireCertificate { key: key.into() },
         })
     }
 }

@@ -9,6 +9,7 @@ pub(crate) mod v1;
 use ipnet::IpNet;
 
 use crate::audit::AuditCheckpoint;
+use crate::certificates::{Certificate, CertificateKey, Condition};
 use crate::id::{AccountName, ResourceId, RoleId};
 use crate::records::{
     Annotation, Digest, Fingerprint, IssuerKey, JoinToken, Member, MembershipKey, NewApiKey,
@@ -117,6 +118,12 @@ pub enum Event {
     AuditCheckpointed { checkpoint: AuditCheckpoint },
     /// The audit chain's oldest records were forgotten.
     AuditTrimmed { first: u64, base: Digest },
+    /// Certificates came into force.
+    CertificatesInstalled { certificates: Vec<(CertificateKey, Certificate)> },
+    /// The renewal of a certificate was asked for, or failed.
+    CertificateMarked { key: CertificateKey, condition: Condition },
+    /// A root is trusted no longer, or what stood at the edge is gone.
+    CertificateRetired { key: CertificateKey },
 }
 
 impl Event {

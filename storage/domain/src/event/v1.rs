@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Event;
 use crate::audit::AuditCheckpoint;
+use crate::certificates::{Certificate, CertificateKey, Condition, Origin};
 use crate::codec::{Bytes, DecodeError};
 use crate::id::{AccountName, ResourceId, RoleId};
 use crate::records::{
@@ -181,6 +182,16 @@ pub(crate) enum EventV1 {
         first: u64,
         base: [u8; 32],
     },
+    CertificatesInstalled {
+        certificates: Vec<CertificateV1>,
+    },
+    CertificateMarked {
+        key: CertificateKeyV1,
+        condition: ConditionV1,
+    },
+    CertificateRetired {
+        key: CertificateKeyV1,
+    },
 }
 
 impl EventV1 {
@@ -329,6 +340,13 @@ impl EventV1 {
             Event::AuditTrimmed { first, base } => {
                 Self::AuditTrimmed { first: *first, base: base.0 }
             }
+            Event::CertificatesInstalled { certificates } => Self::CertificatesInstalled {
+                certificates: CertificateV1::list(certificates, ciphertext),
+            },
+            Event::CertificateMarked { key, condition } => {
+                Self::CertificateMarked { key: key.into(), condition: condition.into() }
+            }
+            Event::CertificateRetired { key } => Self::CertificateRetired { key: key.into() },
         }
     }
 }
@@ -443,6 +461,13 @@ impl TryFrom<EventV1> for Event {
             EventV1::AuditTrimmed { first, base } => {
                 Self::AuditTrimmed { first, base: Digest(base) }
             }
+            EventV1::CertificatesInstalled { certificates } => Self::CertificatesInstalled {
+                certificates: certificates.into_iter().map(Into::into).collect(),
+            },
+            EventV1::CertificateMarked { key, condition } => {
+                Self::CertificateMarked { key: key.into(), condition: condition.into() }
+            }
+            EventV1::CertificateRetired { key } => Self::CertificateRetired { key: key.into() },
         })
     }
 }
@@ -660,6 +685,137 @@ impl From<MemberV1> for Member {
             node_key: member.node_key,
             peer_address: member.peer_address,
             api_url: member.api_url,
+        }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct CertificateKeyV1 {
+    name: String,
+    generation: u32,
+}
+
+impl From<&CertificateKey> for CertificateKeyV1 {
+    fn from(key: &CertificateKey) -> Self {
+        Self { name: key.name.clone(), generation: key.generation }
+    }
+}
+
+impl From<CertificateKeyV1> for CertificateKey {
+    fn from(key: CertificateKeyV1) -> Self {
+        Self { name: key.name, generation: key.generation }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct CertificateV1 {
+    key: CertificateKeyV1,
+    origin: OriginV1,
+    issuer: Option<CertificateKeyV1>,
+    chain_pem: String,
+    private: Bytes,
+    names: Vec<String>,
+    configured: Vec<String>,
+    nodes: Vec<String>,
+    holders: Vec<u64>,
+    not_before: Timestamp,
+    not_after: Timestamp,
+    renew_at: Timestamp,
+}
+
+impl CertificateV1 {
+    pub(crate) fn list(
+        certificates: &[(CertificateKey, Certificate)],
+        ciphertext: Ciphertext,
+    ) -> Vec<Self> {
+        let body = |(key, one): &(CertificateKey, Certificate)| Self {
+            key: key.into(),
+            origin: one.origin.into(),
+            issuer: one.issuer.as_ref().map(Into::into),
+            chain_pem: one.chain_pem.clone(),
+            private: ciphertext.bytes(&one.key),
+            names: one.names.clone(),
+            configured: one.configured.clone(),
+            nodes: one.nodes.clone(),
+            holders: one.holders.clone(),
+            not_before: one.not_before,
+            not_after: one.not_after,
+            renew_at: one.renew_at,
+        };
+        certificates.iter().map(body).collect()
+    }
+}
+
+impl From<CertificateV1> for (CertificateKey, Certificate) {
+    fn from(one: CertificateV1) -> Self {
+        let certificate = Certificate {
+            origin: one.origin.into(),
+            issuer: one.issuer.map(Into::into),
+            chain_pem: one.chain_pem,
+            key: Sealed(one.private.0),
+            names: one.names,
+            configured: one.configured,
+            nodes: one.nodes,
+            holders: one.holders,
+            not_before: one.not_before,
+            not_after: one.not_after,
+            renew_at: one.renew_at,
+        };
+        (one.key.into(), certificate)
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum OriginV1 {
+    Internal,
+    Imported,
+}
+
+impl From<Origin> for OriginV1 {
+    fn from(origin: Origin) -> Self {
+        match origin {
+            Origin::Internal => Self::Internal,
+            Origin::Imported => Self::Imported,
+        }
+    }
+}
+
+impl From<OriginV1> for Origin {
+    fn from(origin: OriginV1) -> Self {
+        match origin {
+            OriginV1::Internal => Self::Internal,
+            OriginV1::Imported => Self::Imported,
+        }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum ConditionV1 {
+    Ready,
+    Issuing,
+    Failed { reason: String, attempts: u32, next_try: Timestamp },
+}
+
+impl From<&Condition> for ConditionV1 {
+    fn from(condition: &Condition) -> Self {
+        match condition {
+            Condition::Ready => Self::Ready,
+            Condition::Issuing => Self::Issuing,
+            Condition::Failed { reason, attempts, next_try } => {
+                Self::Failed { reason: reason.clone(), attempts: *attempts, next_try: *next_try }
+            }
+        }
+    }
+}
+
+impl From<ConditionV1> for Condition {
+    fn from(condition: ConditionV1) -> Self {
+        match condition {
+            ConditionV1::Ready => Self::Ready,
+            ConditionV1::Issuing => Self::Issuing,
+            ConditionV1::Failed { reason, attempts, next_try } => {
+                Self::Failed { reason, attempts, next_try }
+            }
         }
     }
 }

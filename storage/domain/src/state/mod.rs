@@ -22,6 +22,7 @@ use slots::{Grant, Link, Slots};
 pub(crate) use slots::{Handle, Slot};
 
 use crate::audit::AuditHead;
+use crate::certificates::{CertificateKey, CertificateRecord};
 use crate::effect::{Effect, Row, RowKey};
 use crate::id::{AccountName, Kind, ResourceId, RoleId};
 use crate::records::{
@@ -63,6 +64,7 @@ pub struct State {
     audit_head: Option<AuditHead>,
     /// How far the audit chain has each node's records.
     audit_sources: BTreeMap<u64, u64>,
+    certificates: BTreeMap<CertificateKey, CertificateRecord>,
 }
 
 /// The rows that loads into one policy declared, each list sorted.
@@ -383,6 +385,21 @@ impl State {
     pub fn audit_sources(&self) -> &BTreeMap<u64, u64> {
         &self.audit_sources
     }
+    /// All certificates of the cluster, by name and generation.
+    pub fn certificates(&self) -> impl Iterator<Item = (&CertificateKey, &CertificateRecord)> {
+        self.certificates.iter()
+    }
+
+    /// One certificate of the cluster.
+    pub fn certificate_of(&self, key: &CertificateKey) -> Option<&CertificateRecord> {
+        self.certificates.get(key)
+    }
+
+    /// The newest certificate of a name.
+    pub fn certificate(&self, name: &str) -> Option<(&CertificateKey, &CertificateRecord)> {
+        let key = |generation| CertificateKey { name: name.to_owned(), generation };
+        self.certificates.range(key(0)..=key(u32::MAX)).next_back()
+    }
 
     /// Every row, sorted by key. For comparing states; costs a copy of all that is held.
     pub fn rows(&self) -> Vec<Row> {
@@ -406,6 +423,8 @@ impl State {
         rows.extend(self.audit_head.map(Row::AuditHead));
         let sources = self.audit_sources.iter();
         rows.extend(sources.map(|(node, last)| Row::AuditSource(*node, *last)));
+        let certificates = self.certificates.iter();
+        rows.extend(certificates.map(|(key, one)| Row::Certificate(key.clone(), one.clone())));
         rows.sort_by_cached_key(Row::key);
         rows
     }
@@ -548,6 +567,9 @@ impl State {
             Row::AuditSource(node, last) => {
                 self.audit_sources.insert(*node, *last);
             }
+            Row::Certificate(key, record) => {
+                self.certificates.insert(key.clone(), record.clone());
+            }
         }
     }
 
@@ -585,6 +607,9 @@ impl State {
             RowKey::AuditHead => self.audit_head = None,
             RowKey::AuditSource(node) => {
                 self.audit_sources.remove(node);
+            }
+            RowKey::Certificate(key) => {
+                self.certificates.remove(key);
             }
         }
     }

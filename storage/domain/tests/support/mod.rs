@@ -2,6 +2,9 @@
 //! complete.
 
 use conclave_domain::audit::AuditCheckpoint;
+use conclave_domain::certificates::{
+    CLUSTER, CLUSTER_CA, Certificate, CertificateKey, Condition, Origin,
+};
 use conclave_domain::command::{Actor, Command, Envelope, LoadMode, Need, Proof};
 use conclave_domain::event::Event;
 use conclave_domain::id::{AccountName, Id, Kind};
@@ -31,6 +34,7 @@ variants!(COMMANDS, command_name, Command:
     DeleteAccount,
     CreateHostFactoryTokens, RevokeHostFactoryToken, EnrolHost, SweepHostFactoryTokens,
     ToggleAuthenticator, ChangeAccount, RotateSecret, AppendAudit, CheckpointAudit, TrimAudit,
+    InstallCertificates, MarkCertificate, RetireCertificate,
 );
 variants!(EVENTS, event_name, Event:
     KeyringInstalled, AccountCreated, RoleAdded, RoleRemoved, ResourceAdded, OwnerChanged,
@@ -41,6 +45,7 @@ variants!(EVENTS, event_name, Event:
     HostFactoryTokensIssued, HostFactoryTokenRevoked,
     HostFactoryTokensExpired, AuthenticatorToggled, IssuerSet, IssuerRemoved,
     SecretRotated, AuditAppended, AuditCheckpointed, AuditTrimmed,
+    CertificatesInstalled, CertificateMarked, CertificateRetired,
 );
 variants!(OUTCOMES, outcome_name, Outcome:
     Done, SecretSet, PolicyLoaded, MemberAdmitted, HostFactoryTokensIssued, AuditAppended,
@@ -111,6 +116,33 @@ pub(crate) fn checkpoint() -> AuditCheckpoint {
         at: Timestamp(1_700_000_000_123),
         key: [2; 32],
         signature: [3; 64],
+    }
+}
+pub(crate) fn certificate_key(name: &str, generation: u32) -> CertificateKey {
+    CertificateKey { name: name.to_owned(), generation }
+}
+
+pub(crate) fn certificate(issuer: Option<CertificateKey>) -> Certificate {
+    Certificate {
+        origin: Origin::Internal,
+        issuer,
+        chain_pem: "-----BEGIN CERTIFICATE-----".to_owned(),
+        key: Sealed(vec![1, 2, 3]),
+        names: vec!["secrets.example.com".to_owned(), "10.0.0.1".to_owned()],
+        configured: vec!["secrets.example.com".to_owned()],
+        nodes: vec!["f1".to_owned()],
+        holders: vec![1, 300],
+        not_before: Timestamp(1_700_000_000_000),
+        not_after: Timestamp(1_702_592_000_000),
+        renew_at: Timestamp(1_701_728_000_000),
+    }
+}
+
+pub(crate) fn failed() -> Condition {
+    Condition::Failed {
+        reason: "no".to_owned(),
+        attempts: 2,
+        next_try: Timestamp(1_700_000_600_000),
     }
 }
 
@@ -230,6 +262,14 @@ pub(crate) fn envelopes() -> Vec<Envelope> {
         },
         Command::CheckpointAudit { checkpoint: checkpoint() },
         Command::TrimAudit { first: 300, base: Digest([6; 32]) },
+        Command::InstallCertificates {
+            certificates: vec![(
+                certificate_key(CLUSTER, 2),
+                certificate(Some(certificate_key(CLUSTER_CA, 1))),
+            )],
+        },
+        Command::MarkCertificate { key: certificate_key(CLUSTER, 2), condition: failed() },
+        Command::RetireCertificate { key: certificate_key("root", 1) },
     ];
     let mut envelopes: Vec<Envelope> = bodies.into_iter().map(envelope).collect();
     for (place, one) in envelopes.iter_mut().enumerate() {
@@ -341,6 +381,14 @@ pub(crate) fn events() -> Vec<Event> {
         },
         Event::AuditCheckpointed { checkpoint: checkpoint() },
         Event::AuditTrimmed { first: 300, base: Digest([6; 32]) },
+        Event::CertificatesInstalled {
+            certificates: vec![(certificate_key("root", 1), certificate(None))],
+        },
+        Event::CertificateMarked {
+            key: certificate_key(CLUSTER, 2),
+            condition: Condition::Issuing,
+        },
+        Event::CertificateRetired { key: certificate_key("root", 1) },
     ]
 }
 
@@ -366,6 +414,11 @@ pub(crate) fn as_history(event: &Event) -> Event {
             }
         }
         Event::IssuerSet { data, .. } => *data = None,
+        Event::CertificatesInstalled { certificates } => {
+            for (_, certificate) in certificates {
+                certificate.key = Sealed(Vec::new());
+            }
+        }
         Event::RoleAdded { .. }
         | Event::RoleRemoved { .. }
         | Event::ResourceAdded { .. }
@@ -390,7 +443,9 @@ pub(crate) fn as_history(event: &Event) -> Event {
         | Event::IssuerRemoved { .. }
         | Event::AuditAppended { .. }
         | Event::AuditCheckpointed { .. }
-        | Event::AuditTrimmed { .. } => {}
+        | Event::AuditTrimmed { .. }
+        | Event::CertificateMarked { .. }
+        | Event::CertificateRetired { .. } => {}
     }
     event
 }
