@@ -27,7 +27,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Hurt a cluster of real processes. Drills: leader-kill, leader-pause, leader-isolate,
-    /// restart-all, power-cut, calm, revocation, canary, disk-faults, garbage.
+    /// restart-all, power-cut, calm, revocation, canary, disk-faults, garbage, certificates.
     Drill(DrillArgs),
     /// Hurt simulated clusters: the same seed, the same run.
     Sim(SimArgs),

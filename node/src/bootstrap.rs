@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
 use crate::admin::protocol::Account;
-use crate::certificates::Authority;
+use crate::certificates::{plan, store};
 use crate::clock::SystemClock;
 use crate::compose::{Core, propose};
 use crate::config::Config;
@@ -94,13 +94,13 @@ pub async fn init(config: &Config, account: Option<&str>) -> Result<Founded, Fai
     let master = master_key(&config.node.master_key_file, true)?;
     let root_key = RootKey::generate().context(Exit::Fault, "root key")?;
     let (node_key, pkcs8) = NodeKey::generate().context(Exit::Fault, "node key")?;
-    let authority = Authority::found(&cluster_id, now).context(Exit::Failed, "authority")?;
-    let issued = authority
-        .issue_cluster_certificate(&cluster_id, &config.tls.names, now)
+    let hosts = plan::hosts(&config.api.url, &config.peer.advertise);
+    let authority = store::found(&cluster_id, &config.tls.names, &hosts, now)
         .context(Exit::Configuration, "tls.names")?;
-    let root_pem = &authority.root().certificate_pem;
-    folder.write_keys(&master, pkcs8, &root_key, root_pem, &issued)?;
-    folder.write_authority_key(&master, &authority.root().key_pem)?;
+    if let [root, .., own] = authority.as_slice() {
+        let root_pem = &root.issued().certificate_pem;
+        folder.write_keys(&master, pkcs8, &root_key, root_pem, own.issued())?;
+    }
 
     let node = NodeFile::new(
         cluster_id.clone(),
@@ -130,11 +130,13 @@ pub async fn init(config: &Config, account: Option<&str>) -> Result<Founded, Fai
         let keyring = Keyring::generate().context(Exit::Fault, "keyring")?;
         let wrapped = keyring.wrap(&root_key).context(Exit::Fault, "keyring")?;
         propose(&core.raft, Command::InstallKeyring { keyring: wrapped }).await?;
+        let vault = Vault::new(&root_key, &keyring);
+        let sealed = authority.iter().map(|made| made.seal(&vault));
+        let certificates = sealed.collect::<Result<_, _>>().context(Exit::Fault, "authority")?;
+        propose(&core.raft, Command::InstallCertificates { certificates }).await?;
         match account {
             None => Ok(None),
-            Some(name) => {
-                create_account(&core.raft, &Vault::new(&root_key, &keyring), name).await.map(Some)
-            }
+            Some(name) => create_account(&core.raft, &vault, name).await.map(Some),
         }
     };
     let account = timeout(DEADLINE, founding).await.unwrap_or_else(|_| {

@@ -14,29 +14,28 @@ use arc_swap::ArcSwapOption;
 use conclave_api::audit::{Durability, Spool};
 use conclave_api::door::{Door, MetricsText, Parts};
 use conclave_api::ports::Agreement;
-use conclave_api::server::{Certificates, ServerTls};
+use conclave_api::server::ServerTls;
 use conclave_api::settings::{Settings, UserPasswords};
 use conclave_domain::command::{Actor, Command, Envelope, codec};
 use conclave_domain::outcome::{self, Outcome};
 use conclave_domain::records::RequestId;
 use conclave_domain::time::Clock;
-use conclave_raft::transport::{Quic, QuicSettings, Tls, TlsMaterial};
+use conclave_raft::transport::{Quic, QuicSettings, Tls};
 use conclave_raft::{Handle, Identity, KnownMember, ProposeError};
 use conclave_storage::seal::{Keyring, MasterKey, RootKey, Secret, Vault};
 use conclave_storage::{Datadir, FailPoints, LogStore, StateStore};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use crate::certificates::{Issued, check};
+use crate::certificates::inventory::{Loaded, Reports};
 use crate::clock::SystemClock;
 use crate::config::{AuditDurability, Config, environment};
 use crate::exit::{Context, Exit, Failure};
 use crate::folder::{Folder, KnownMemberFile, NodeFile, master_key};
 use crate::jobs::Rotations;
 use crate::peer_service::PeerService;
+use crate::tls::{peer_material, server_certificates};
 
 /// How long a command of the node's own is tried before it is given up.
 const PROPOSE_DEADLINE: Duration = Duration::from_secs(10);
@@ -59,6 +58,10 @@ pub struct Core {
     pub fault: watch::Receiver<Option<String>>,
     /// What other nodes are answered.
     pub peers: Arc<PeerService>,
+    /// TLS between nodes.
+    pub peer_tls: Tls,
+    /// What members have said about their certificates.
+    pub reports: Arc<Reports>,
 }
 
 impl Core {
@@ -80,7 +83,12 @@ impl Core {
         let cluster = crate::folder::unhex(&node.cluster_id).ok_or_else(|| {
             Failure::new(Exit::Fault, "node.json: cluster_id is not 32 hex digits")
         })?;
-        let tls = peer_tls(&folder.root_pem()?, &folder.cluster_certificate(master)?)?;
+        let material = peer_material(
+            &node.cluster_id,
+            &folder.root_pem()?,
+            &folder.cluster_certificate(master)?,
+        )?;
+        let tls = Tls::new(material).context(Exit::Fault, "TLS between nodes")?;
         // Opening verifies every record, which takes its time: not on the reactor.
         let opened = datadir.clone();
         let (log, state) = tokio::task::spawn_blocking(move || {
@@ -122,10 +130,12 @@ impl Core {
             }),
         };
         let raft = Handle::start(parts).await.context(Exit::Fault, "raft")?;
-        let peers = PeerService::new(raft.clone(), state.clone(), root_key.clone(), spool);
+        let reports = Arc::new(Reports::default());
+        let peers =
+            PeerService::new(raft.clone(), state.clone(), root_key.clone(), spool, reports.clone());
         raft.set_service(peers.clone());
         let vault = Arc::new(ArcSwapOption::empty());
-        let core = Self { raft, log, state, root_key, vault, fault, peers };
+        let core = Self { raft, log, state, root_key, vault, fault, peers, peer_tls: tls, reports };
         core.unseal()?;
         Ok(core)
     }
@@ -179,6 +189,8 @@ pub struct Node {
     pub rotations: Rotations,
     /// TLS towards clients.
     pub tls: Arc<ServerTls>,
+    /// What it has loaded of the certificates in the state.
+    pub loaded: ArcSwapOption<Loaded>,
     /// Where clients connect.
     listener: Mutex<Option<TcpListener>>,
     /// Where load balancers without TLS ask how this node is; none: nowhere.
@@ -230,7 +242,9 @@ impl Node {
             ),
             None => None,
         };
-        let tls = Arc::new(server_tls(&folder.cluster_certificate(&master)?)?);
+        let presented = server_certificates(&folder.cluster_certificate(&master)?, &[])?;
+        let tls =
+            Arc::new(ServerTls::new(presented, None).context(Exit::Fault, "TLS towards clients")?);
 
         let core = Core::start(config, &identity, &datadir, &master, Some(spool.clone())).await?;
         // A folder that lost its spool must not give a number again that the chain has seen.
@@ -273,6 +287,7 @@ impl Node {
         let listener = Mutex::new(Some(listener));
         let health_listener = Mutex::new(health_listener);
         let rotations = Rotations::default();
+        let loaded = ArcSwapOption::empty();
         Ok(Self {
             core,
             identity,
@@ -284,6 +299,7 @@ impl Node {
             audit_folder,
             rotations,
             tls,
+            loaded,
             listener,
             health_listener,
         })
@@ -298,43 +314,6 @@ impl Node {
     pub fn take_health_listener(&self) -> Option<TcpListener> {
         self.health_listener.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
-}
-
-/// TLS between nodes from a root and a certificate with its key.
-///
-/// # Errors
-/// When they do not belong together.
-pub fn peer_tls(root_pem: &str, issued: &Issued) -> Result<Tls, Failure> {
-    let name =
-        check::common_name(&issued.certificate_pem).context(Exit::Fault, "cluster certificate")?;
-    let (chain, key) = chain_and_key(issued)?;
-    let roots = certificates(root_pem)?;
-    Tls::new(TlsMaterial { chain, key, roots, names: vec![name] })
-        .context(Exit::Fault, "TLS between nodes")
-}
-
-fn server_tls(issued: &Issued) -> Result<ServerTls, Failure> {
-    let (chain, key) = chain_and_key(issued)?;
-    let provider = rustls::crypto::aws_lc_rs::default_provider();
-    let certified = rustls::sign::CertifiedKey::from_der(chain, key, &provider)
-        .context(Exit::Fault, "cluster certificate")?;
-    let certificates =
-        Certificates { default: Some(Arc::new(certified)), ..Certificates::default() };
-    ServerTls::new(certificates, None).context(Exit::Fault, "TLS towards clients")
-}
-
-fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, Failure> {
-    CertificateDer::pem_slice_iter(pem.as_bytes())
-        .collect::<Result<_, _>>()
-        .context(Exit::Fault, "certificate")
-}
-
-fn chain_and_key(
-    issued: &Issued,
-) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), Failure> {
-    let key = PrivateKeyDer::from_pem_slice(issued.key_pem.as_bytes())
-        .context(Exit::Fault, "cluster certificate key")?;
-    Ok((certificates(&issued.certificate_pem)?, key))
 }
 
 /// The secret behind QUIC's reset and connection-id keys: it must outlive restarts and be this

@@ -5,8 +5,8 @@
 //! node.json          who this node is, and the members it knew when it joined
 //! unfinished         only while the folder is being set up: what lies here was promised to nobody
 //! node.key           Ed25519 key, sealed          root.key            the cluster's root key, sealed
-//! tls/root.pem       root of the authority        tls/root.key        its key, sealed (founder only)
-//! tls/cluster.pem    cluster certificate          tls/cluster.key     its key, sealed
+//! tls/root.pem       roots of the authority       tls/cluster.pem     what this node presents
+//! tls/cluster.key    what this node presents with its key, sealed: one file, so that both change as one
 //! ```
 
 use std::io::Write;
@@ -28,8 +28,9 @@ const NODE_VERSION: u32 = 1;
 const UNFINISHED: &str = "unfinished";
 /// What sealed files are sealed for.
 const NODE_KEY_LABEL: &str = "node key";
-const CLUSTER_KEY_LABEL: &str = "cluster certificate key";
-const AUTHORITY_KEY_LABEL: &str = "authority root key";
+const CLUSTER_KEY_LABEL: &str = "cluster certificate and key";
+/// Where the certificates begin in what is sealed.
+const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
 
 /// `node.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -252,17 +253,28 @@ impl Folder {
             .mode(0o700)
             .create(self.root.join("tls"))
             .context(Exit::Fault, "tls folder")?;
-        create(&self.tls("root.pem"), root_pem.as_bytes())?;
-        create(&self.tls("cluster.pem"), cluster.certificate_pem.as_bytes())?;
-        self.seal_pem(master, "cluster.key", CLUSTER_KEY_LABEL, &cluster.key_pem)
+        self.replace_certificates(master, root_pem, cluster)
     }
 
-    /// Keeps the key of the authority's root: on the founder only.
+    /// Keeps other roots, and another certificate to present. Each file changes at once or not at
+    /// all, the roots first: what is presented hangs on them.
     ///
     /// # Errors
-    /// When it cannot be sealed or written.
-    pub fn write_authority_key(&self, master: &MasterKey, pem: &str) -> Result<(), Failure> {
-        self.seal_pem(master, "root.key", AUTHORITY_KEY_LABEL, pem)
+    /// When they cannot be sealed or written.
+    pub fn replace_certificates(
+        &self,
+        master: &MasterKey,
+        roots_pem: &str,
+        cluster: &Issued,
+    ) -> Result<(), Failure> {
+        let both = Zeroizing::new([cluster.key_pem.as_str(), &cluster.certificate_pem].concat());
+        let sealed = master
+            .seal(CLUSTER_KEY_LABEL, &Secret::new(both.as_bytes().to_vec()))
+            .context(Exit::Fault, CLUSTER_KEY_LABEL)?;
+        replace(&self.tls("root.pem"), roots_pem.as_bytes())?;
+        replace(&self.tls("cluster.key"), &sealed)?;
+        replace(&self.tls("cluster.pem"), cluster.certificate_pem.as_bytes())?;
+        sync_folder(&self.root.join("tls"))
     }
 
     /// The node's own key.
@@ -286,7 +298,7 @@ impl Folder {
         RootKey::unwrap(&wrapped, master).context(Exit::Fault, path.display())
     }
 
-    /// The root's certificate, PEM.
+    /// The roots that are trusted, PEM.
     ///
     /// # Errors
     /// When it cannot be read.
@@ -295,35 +307,25 @@ impl Folder {
         std::fs::read_to_string(&path).context(Exit::Fault, path.display())
     }
 
-    /// The cluster certificate with its key.
+    /// What this node presents, with its key.
     ///
     /// # Errors
     /// When they are absent, or sealed under another master key.
     pub fn cluster_certificate(&self, master: &MasterKey) -> Result<Issued, Failure> {
-        let path = self.tls("cluster.pem");
-        let certificate_pem =
-            std::fs::read_to_string(&path).context(Exit::Fault, path.display())?;
         let path = self.tls("cluster.key");
         let sealed = std::fs::read(&path).context(Exit::Fault, path.display())?;
         let opened =
             master.open(CLUSTER_KEY_LABEL, &sealed).context(Exit::Fault, path.display())?;
-        let key_pem = std::str::from_utf8(opened.expose_secret())
-            .context(Exit::Fault, path.display())?
-            .to_owned();
-        Ok(Issued { certificate_pem, key_pem: Zeroizing::new(key_pem) })
-    }
-
-    fn seal_pem(
-        &self,
-        master: &MasterKey,
-        name: &str,
-        label: &str,
-        pem: &str,
-    ) -> Result<(), Failure> {
-        let sealed = master
-            .seal(label, &Secret::new(pem.as_bytes().to_vec()))
-            .context(Exit::Fault, label)?;
-        create(&self.tls(name), &sealed)
+        let both =
+            std::str::from_utf8(opened.expose_secret()).context(Exit::Fault, path.display())?;
+        let start = both.find(CERTIFICATE).ok_or_else(|| {
+            Failure::new(Exit::Fault, format!("{} holds no certificate", path.display()))
+        })?;
+        let (key_pem, certificate_pem) = both.split_at(start);
+        Ok(Issued {
+            certificate_pem: certificate_pem.to_owned(),
+            key_pem: Zeroizing::new(key_pem.to_owned()),
+        })
     }
 
     fn node_json(&self) -> PathBuf {
@@ -349,6 +351,13 @@ fn create(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
         file.sync_all()
     };
     write().context(Exit::Fault, path.display())
+}
+
+/// Puts a private file in the place of another, durably.
+fn replace(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let beside = path.with_extension("new");
+    create(&beside, bytes)?;
+    std::fs::rename(&beside, path).context(Exit::Fault, path.display())
 }
 
 fn sync_folder(path: &Path) -> Result<(), Failure> {

@@ -12,6 +12,7 @@ use conclave_domain::command::Command;
 use conclave_domain::outcome::{Outcome, Rejection};
 use conclave_domain::records::{Digest, Member};
 use conclave_domain::time::Clock;
+use conclave_raft::transport::Tls;
 use conclave_raft::{Handle, Identity, NodeKey, ServiceError, join_call};
 use conclave_storage::seal::{MasterKey, RootKey, Secret};
 use conclave_storage::{Datadir, FailPoints, StateStore};
@@ -21,11 +22,12 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::certificates::{Issued, check};
 use crate::clock::SystemClock;
-use crate::compose::{known_members, peer_tls, propose};
+use crate::compose::{known_members, propose};
 use crate::config::Config;
 use crate::exit::{Context, Exit, Failure};
 use crate::folder::{Folder, KnownMemberFile, NodeFile, hex, master_key, unhex};
 use crate::seed::{Seed, SeedRole};
+use crate::tls::peer_material;
 
 /// Version of the join messages.
 const VERSION: u32 = 1;
@@ -109,7 +111,8 @@ pub async fn join(config: &Config, seed: &Seed) -> Result<Joined, Failure> {
         key_pem: Zeroizing::new(seed.key_pem.clone()),
     };
     let (node_key, pkcs8) = NodeKey::generate().context(Exit::Fault, "node key")?;
-    let tls = peer_tls(&seed.root_pem, &issued)?;
+    let material = peer_material(&seed.cluster_id, &seed.root_pem, &issued)?;
+    let tls = Tls::new(material).context(Exit::Configuration, "seed")?;
     let identity = Identity { cluster, node_id: 0, key: node_key, standing: bytes::Bytes::new() };
     let request = JoinRequest {
         version: VERSION,

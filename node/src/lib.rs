@@ -37,6 +37,7 @@ pub mod metrics;
 pub mod peer_service;
 pub mod seed;
 pub mod telemetry;
+mod tls;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -81,6 +81,8 @@ pub async fn serve(config: &Config, end_with_stdin: bool) -> Result<(), Failure>
     let rotation = tokio::spawn(jobs::rotation(node.clone()));
     let tend = tokio::spawn(jobs::tend(node.clone()));
     let ship = tokio::spawn(jobs::ship(node.clone()));
+    let certificates = tokio::spawn(jobs::load_certificates(node.clone()));
+    let renewals = tokio::spawn(jobs::renew_certificates(node.clone()));
     let unseal = jobs::unseal(node.clone());
 
     let result = tokio::select! {
@@ -106,6 +108,8 @@ pub async fn serve(config: &Config, end_with_stdin: bool) -> Result<(), Failure>
     sweep.abort();
     rotation.abort();
     tend.abort();
+    certificates.abort();
+    renewals.abort();
     if end == End::Asked {
         hand_over(&node).await;
     }

@@ -1,6 +1,6 @@
 //! What nodes ask of each other beside consensus: to be let in, to hand leadership over when the
-//! operator asked another node for it, and to take audit records into the chain. Raft carries the
-//! calls and has proven who calls.
+//! operator asked another node for it, to take audit records into the chain, and to hear which
+//! certificates the other has loaded. Raft carries the calls and has proven who calls.
 
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
@@ -18,9 +18,11 @@ use conclave_storage::StateStore;
 use conclave_storage::seal::RootKey;
 use futures::future::BoxFuture;
 
+use crate::certificates::inventory::{Heard, Report, Reports};
 use crate::clock::SystemClock;
-use crate::compose::propose;
+use crate::compose::{Node, propose};
 use crate::exit::{Context, Exit, Failure};
+use crate::jobs::REPORT_LIFE;
 use crate::join::JoinDesk;
 
 /// Asks the leader to hand over: body is the id of the heir (u64, big-endian; 0 for any), the answer
@@ -31,6 +33,9 @@ const SERVICE_TRANSFER: u8 = 2;
 /// [`Command::AppendAudit`] of no more than one batch, the answer the number of the last record that
 /// the chain has of the caller (u64, big-endian).
 pub const SERVICE_AUDIT: u8 = 3;
+/// Tells the leader what the caller has loaded of the cluster's certificates: body is a [`Report`], the
+/// answer what all members have told ([`Heard`]), both JSON.
+const SERVICE_CERTIFICATES: u8 = 5;
 
 /// Answers other nodes.
 pub struct PeerService {
@@ -39,6 +44,7 @@ pub struct PeerService {
     spool: Option<Arc<Spool>>,
     /// Known once the node serves. The door holds Raft, which holds this: it is not kept alive here.
     door: OnceLock<Weak<Door>>,
+    reports: Arc<Reports>,
 }
 
 impl PeerService {
@@ -49,9 +55,10 @@ impl PeerService {
         state: StateStore,
         root_key: Arc<RootKey>,
         spool: Option<Arc<Spool>>,
+        reports: Arc<Reports>,
     ) -> Arc<Self> {
         let desk = JoinDesk::new(raft.clone(), state, root_key);
-        Arc::new(Self { desk, raft, spool, door: OnceLock::new() })
+        Arc::new(Self { desk, raft, spool, door: OnceLock::new(), reports })
     }
 
     /// Takes the caller's own records, and nobody else's: a member that could write in another's name
@@ -118,6 +125,15 @@ impl PeerService {
     }
 }
 
+impl PeerService {
+    fn certificates(&self, from: u64, body: &[u8]) -> Result<Vec<u8>, ServiceError> {
+        let refuse = |error: serde_json::Error| ServiceError(error.to_string());
+        let report = serde_json::from_slice(body).map_err(refuse)?;
+        self.reports.put(from, report, SystemClock.now());
+        serde_json::to_vec(&self.reports.heard(REPORT_LIFE)).map_err(refuse)
+    }
+}
+
 impl Service for PeerService {
     fn call(
         &self,
@@ -134,6 +150,7 @@ impl Service for PeerService {
                 (SERVICE_TRANSFER, Who::Member(_)) => self.transfer(&body).await,
                 (SERVICE_HEALTH, Who::Member(_)) => self.health(),
                 (SERVICE_AUDIT, Who::Member(caller)) => self.audit(caller, &body).await,
+                (SERVICE_CERTIFICATES, Who::Member(id)) => self.certificates(id, &body),
                 (kind, _) => Err(ServiceError(format!("no service {kind} for this caller"))),
             }
         })
@@ -194,6 +211,33 @@ pub async fn propose_audit(raft: &Handle, batch: Command) -> Result<u64, Failure
         return Ok(last);
     }
     Err(Failure::new(Exit::Fault, format!("an audit batch was answered {outcome:?}")))
+}
+/// Tells the leader what this node has loaded; answers what all members have told it.
+///
+/// # Errors
+/// When no leader is known, or it does not answer.
+pub async fn report_certificates(
+    node: &Node,
+    report: &Report,
+    within: Duration,
+) -> Result<Heard, Failure> {
+    let status = node.core.raft.status();
+    let leader =
+        status.leader.ok_or_else(|| Failure::new(Exit::Unavailable, "no leader is known"))?;
+    let now = SystemClock.now();
+    let report = report.told_at(now);
+    if leader == status.node_id {
+        node.core.reports.put(leader, report, now);
+        return Ok(node.core.reports.heard(REPORT_LIFE));
+    }
+    let body = serde_json::to_vec(&report).context(Exit::Failed, "report")?;
+    let answer = node
+        .core
+        .raft
+        .call(leader, SERVICE_CERTIFICATES, body, within)
+        .await
+        .context(Exit::Unavailable, "report")?;
+    serde_json::from_slice(&answer).context(Exit::Failed, "answer to a report")
 }
 
 fn id(bytes: &[u8]) -> Option<u64> {

@@ -30,9 +30,9 @@ pub struct Seed {
     pub token: String,
     /// Peer addresses of the voters at the time of issue.
     pub peers: Vec<String>,
-    /// Root of the cluster's authority, PEM.
+    /// Roots of the cluster's authority, PEM.
     pub root_pem: String,
-    /// Cluster certificate, PEM.
+    /// What the node presents until it has the state, with what leads to a root, PEM.
     pub certificate_pem: String,
     /// Its key, PEM.
     pub key_pem: String,

@@ -60,6 +60,7 @@ async fn a_batch_in_anothers_name_is_refused_and_recorded() {
         core.state.clone(),
         core.root_key.clone(),
         Some(node.spool.clone()),
+        core.reports.clone(),
     );
     let member = |id| PeerIdentity { who: Who::Member(id), follower_certificate: id != 1 };
 

@@ -3,12 +3,13 @@
 //!
 //! - [`fault`]: the faults; [`probe`]: what is watched beside the load; [`turnover`]: what is
 //!   changed beside it; [`report`]: the verdict
-//! - [`canary`], [`disk_faults`], [`garbage`]: drills of another shape
+//! - [`canary`], [`certificates`], [`disk_faults`], [`garbage`]: drills of another shape
 //!
 //! A trial: health → fresh secrets → load → fault → recovery → healing → health → final scan of
 //! all versions on all nodes → judgement. Each wait is for a condition, with an end.
 
 pub mod canary;
+pub mod certificates;
 pub mod disk_faults;
 pub mod fault;
 pub mod garbage;
@@ -76,7 +77,7 @@ pub struct Options {
 }
 
 /// Every drill by its name.
-pub const NAMES: [&str; 10] = [
+pub const NAMES: [&str; 11] = [
     "leader-kill",
     "leader-pause",
     "leader-isolate",
@@ -87,6 +88,7 @@ pub const NAMES: [&str; 10] = [
     "canary",
     "disk-faults",
     "garbage",
+    "certificates",
 ];
 
 /// Runs a drill. What goes wrong in the harness ends in the report, too, as unknown.
@@ -107,6 +109,7 @@ pub async fn run(name: &str, options: Options) -> Result<Report, HarnessError> {
         "canary" => canary::run(&options, &mut report).await,
         "disk-faults" => disk_faults::run(&options, &mut report).await,
         "garbage" => garbage::run(&options, &mut report).await,
+        "certificates" => certificates::run(&options, &mut report).await,
         _ => {
             let names = NAMES.join(", ");
             return Err(HarnessError(format!("no drill {name:?}; there are: {names}")));

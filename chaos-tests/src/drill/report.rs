@@ -92,6 +92,15 @@ pub struct Report {
     /// From a revocation's acknowledgement until the follower refused; of the drill `revocation`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub revocation_on_follower_ms: Option<Milliseconds>,
+    /// New connections of clients to nodes that were up; of the drill `certificates`.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub connections: u64,
+    /// Those of them that did not come to be.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub connections_refused: u64,
+    /// From asking for a rotation until all present what came of it, the leader killed meanwhile.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rotation_ms: Option<Milliseconds>,
     /// How many terms the cluster went through.
     pub elections: u64,
     /// Operations left out because too many were in flight.
@@ -132,6 +141,9 @@ impl Report {
             revocations: 0,
             rotations: 0,
             revocation_on_follower_ms: None,
+            connections: 0,
+            connections_refused: 0,
+            rotation_ms: None,
             elections: 0,
             skipped: 0,
             processors_busy: None,
@@ -220,6 +232,12 @@ impl Report {
                 lag.p50, lag.p99, lag.max
             );
         }
+        if let Some(time) = self.rotation_ms {
+            text += &format!(
+                "rotations   p50 {:.0} ms, p99 {:.0} ms, max {:.0} ms; {} of {} connections refused\n",
+                time.p50, time.p99, time.max, self.connections_refused, self.connections
+            );
+        }
         for reason in self.reasons.iter().take(20) {
             text += &format!("  - {reason}\n");
         }
@@ -231,6 +249,11 @@ impl Report {
         }
         text
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// The commit that was checked out where this program was built, as far as it is known.

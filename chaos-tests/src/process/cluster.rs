@@ -161,7 +161,12 @@ impl Cluster {
     async fn join(&mut self, number: usize, program: &Path) -> Result<(), HarnessError> {
         let place = &self.nodes[number].place;
         let founder = self.nodes[0].place.data();
-        let seed = admin::seed(&founder, &place.name, place.role, Duration::from_mins(10)).await?;
+        let names = match place.role {
+            SeedRole::Voter => Vec::new(),
+            SeedRole::Follower => vec![TLS_NAME.to_owned()],
+        };
+        let life = Duration::from_mins(10);
+        let seed = admin::seed(&founder, &place.name, place.role, life, None, names).await?;
         if self.doors.is_empty() {
             let tls = tls_client(&seed.root_pem)?;
             for (id, node) in (1_u64..).zip(&self.nodes) {
@@ -285,6 +290,15 @@ impl Cluster {
             .and_then(|node| self.doors.get(&node.id))
             .cloned()
             .ok_or_else(|| HarnessError::new("no such node"))
+    }
+
+    /// A door of its own to the node at a position, for a client that trusts these roots (PEM).
+    ///
+    /// # Errors
+    /// When the roots cannot be read, or there is no such node.
+    pub fn door_trusting(&self, position: usize, roots_pem: &str) -> Result<Door, HarnessError> {
+        let node = self.nodes.get(position).ok_or_else(|| HarnessError::new("no such node"))?;
+        door(node.id, node.place.address, &tls_client(roots_pem)?)
     }
 
     /// All nodes as targets of a load, in order.

@@ -105,3 +105,10 @@ fn bad_disks_are_refused() {
 fn garbage_is_refused() {
     drill("garbage", &["--trials", "1", "--seed", "7"]);
 }
+
+#[test]
+fn rotations_survive_the_leaders_death_and_refuse_nobody() {
+    let report = drill("certificates", &["--trials", "3", "--seed", "7"]);
+    assert!(report["connections"].as_u64() > Some(50), "{report:#}");
+    assert!(report["connections_refused"].is_null(), "{report:#}");
+}

@@ -42,7 +42,7 @@ async fn exchange(data: &Path, request: &Request) -> std::io::Result<Response> {
     let (folder, path) = socket_path(data)?;
     let mut stream = UnixStream::connect(path).await?;
     drop(folder);
-    let mut line = serde_json::to_vec(request)?;
+    let mut line = zeroize::Zeroizing::new(serde_json::to_vec(request)?);
     line.push(b'\n');
     stream.write_all(&line).await?;
     let mut answer = zeroize::Zeroizing::new(Vec::new());
@@ -74,7 +74,7 @@ pub async fn state_hash(data: &Path) -> Result<StateHash, Failure> {
     Err(response.into_failure())
 }
 
-/// Issues a seed.
+/// Issues a seed. A follower may be of a group, and have names under which clients reach it.
 ///
 /// # Errors
 /// As [`ask`].
@@ -83,9 +83,12 @@ pub async fn seed(
     name: &str,
     role: SeedRole,
     life: Duration,
+    group: Option<String>,
+    names: Vec<String>,
 ) -> Result<Seed, Failure> {
     let life_s = u32::try_from(life.as_secs()).context(Exit::Usage, "life of the seed")?;
-    let response = ask(data, &Request::Seed { name: name.to_owned(), role, life_s }).await?;
+    let request = Request::Seed { name: name.to_owned(), role, life_s, group, names };
+    let response = ask(data, &request).await?;
     if let Response::Seed(seed) = response {
         return Ok(*seed);
     }

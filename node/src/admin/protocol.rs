@@ -1,10 +1,14 @@
 //! What can be asked over the admin socket, and what is answered. Both sides are the same program,
 //! so the shapes carry no version; fields are only ever added.
 
+use std::fmt;
+
 use conclave_domain::audit::{AuditHead, AuditRecord, hex, unhex};
 use conclave_domain::records::Digest;
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroize;
 
+use crate::certificates::inventory::Row;
 use crate::exit::{Exit, Failure};
 use crate::jobs::RotationStatus;
 use crate::seed::{Seed, SeedRole};
@@ -23,6 +27,12 @@ pub enum Request {
         role: SeedRole,
         /// Its life in seconds.
         life_s: u32,
+        /// A follower's group, by the name of its load balancer; its own name without one.
+        #[serde(default)]
+        group: Option<String>,
+        /// More names under which clients reach a follower.
+        #[serde(default)]
+        names: Vec<String>,
     },
     /// Removes a member, by name or id.
     Remove {
@@ -55,6 +65,62 @@ pub enum Request {
         /// Number of the first.
         from: u64,
     },
+    /// A row for each certificate.
+    Certificates,
+    /// Issues a certificate anew; the root, too.
+    RenewCertificate {
+        /// Its name.
+        name: String,
+    },
+    /// The roots to trust.
+    TrustBundle,
+    /// Puts a certificate from outside in force for the names in it.
+    ImportCertificate {
+        /// What it is to be called.
+        name: String,
+        /// It and what leads to a root, PEM, in any order.
+        chain_pem: String,
+        /// Its key, PEM.
+        key_pem: PrivatePem,
+        /// Roots that are not in the chain, PEM.
+        roots_pem: String,
+    },
+    /// Forgets a certificate from outside, or a root that another has followed.
+    RemoveCertificate {
+        /// Its name.
+        name: String,
+        /// Which generation; the newest without one.
+        generation: Option<u32>,
+    },
+}
+
+/// A private key on its way over the socket.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PrivatePem(String);
+
+impl PrivatePem {
+    /// Takes a key as it stands in a file.
+    pub fn new(pem: String) -> Self {
+        Self(pem)
+    }
+
+    /// The key.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for PrivatePem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PrivatePem")
+    }
+}
+
+impl Drop for PrivatePem {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
 }
 
 /// An answer.
@@ -81,6 +147,32 @@ pub enum Response {
     },
     /// To [`Request::Audit`].
     Audit(Box<AuditAnswer>),
+    /// To [`Request::Certificates`].
+    Certificates {
+        /// By name and generation.
+        rows: Vec<Row>,
+    },
+    /// To [`Request::RenewCertificate`].
+    Renewed {
+        /// The generation that is in force now.
+        revision: u32,
+    },
+    /// To [`Request::ImportCertificate`].
+    Imported {
+        /// Its name among the cluster's certificates.
+        name: String,
+        /// Its generation.
+        revision: u32,
+        /// The host names that it answers for now.
+        names: Vec<String>,
+        /// The subject of the root that it leads to.
+        root: String,
+    },
+    /// To [`Request::TrustBundle`].
+    TrustBundle {
+        /// PEM.
+        pem: String,
+    },
     /// Done; nothing more to say.
     Done,
     /// It was not done.
@@ -119,6 +211,10 @@ impl Response {
             | Self::StateHash(_)
             | Self::Leader { .. }
             | Self::Audit(_)
+            | Self::Certificates { .. }
+            | Self::Renewed { .. }
+            | Self::Imported { .. }
+            | Self::TrustBundle { .. }
             | Self::Done => Failure::new(Exit::Failed, "the node answered something else"),
         }
     }

@@ -5,32 +5,37 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use conclave_domain::certificates::{CLUSTER, CertificateKey, Condition};
 use conclave_domain::command::Command;
 use conclave_domain::id::AccountName;
 use conclave_domain::records::JoinToken;
 use conclave_domain::time::{Clock, Timestamp};
 use conclave_raft::{ChangeError, NodeRole};
 use conclave_storage::seal::AuditKey;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::OwnedReadHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use zeroize::Zeroizing;
 
-use super::protocol::{self, Request, Response};
+use super::protocol::{self, PrivatePem, Request, Response};
 use super::socket_path;
 use crate::bootstrap::create_account;
+use crate::certificates::store::{self, Maker};
+use crate::certificates::{CertificateError, Issued, import, inventory, plan};
 use crate::clock::SystemClock;
 use crate::compose::{Node, propose};
 use crate::exit::{Context, Exit, Failure};
 use crate::folder::hex;
+use crate::jobs;
 use crate::join::{new_token, token_digest};
 use crate::lifecycle::told_to_stop;
 use crate::peer_service;
 use crate::seed::{Seed, SeedRole};
 
 /// Longest question.
-const QUESTION_BYTES_MAX: u64 = 64 * 1024;
+const QUESTION_BYTES_MAX: usize = 64 * 1024;
 /// Most records, and bytes of them, in one answer.
 const AUDIT_RECORDS_MAX: usize = 4096;
 const AUDIT_BYTES_MAX: usize = 2 << 20;
@@ -83,13 +88,13 @@ fn bind(node: &Node) -> std::io::Result<UnixListener> {
 
 async fn converse(node: &Node, stream: UnixStream) -> std::io::Result<()> {
     let (read, mut write) = stream.into_split();
-    let mut line = Vec::new();
-    let mut reader = BufReader::new(read.take(QUESTION_BYTES_MAX));
-    let read = timeout(QUESTION_DEADLINE, reader.read_until(b'\n', &mut line)).await;
+    // As large as it may become, so that it never moves: there may be a private key in it.
+    let mut line = Zeroizing::new(Vec::with_capacity(QUESTION_BYTES_MAX));
+    let read = timeout(QUESTION_DEADLINE, question(read, &mut line)).await;
     let response = match read {
         Err(_) => Response::refused(&Failure::new(Exit::Usage, "no question came")),
         Ok(Err(error)) => return Err(error),
-        Ok(Ok(_)) => match serde_json::from_slice::<Request>(&line) {
+        Ok(Ok(())) => match serde_json::from_slice::<Request>(&line) {
             Err(error) => {
                 Response::refused(&Failure::new(Exit::Usage, format!("not a question: {error}")))
             }
@@ -103,17 +108,25 @@ async fn converse(node: &Node, stream: UnixStream) -> std::io::Result<()> {
     write.shutdown().await
 }
 
+/// Reads a question: one line.
+async fn question(read: OwnedReadHalf, line: &mut Vec<u8>) -> std::io::Result<()> {
+    let mut read = read.take(QUESTION_BYTES_MAX as u64);
+    while line.last() != Some(&b'\n') && read.read_buf(line).await? > 0 {}
+    Ok(())
+}
+
 async fn answer(node: &Node, request: Request) -> Result<Response, Failure> {
     match request {
         Request::Status => Ok(Response::Status(Box::new(status(node)))),
-        Request::Seed { name, role, life_s } => seed(node, name, role, life_s).await,
+        Request::Seed { name, role, life_s, group, names } => {
+            let presented = presented(node, role, &name, group, &names).await?;
+            seed(node, name, role, life_s, presented).await
+        }
         Request::Remove { member } => remove(node, &member).await,
         Request::TransferLeader { to } => transfer(node, to.as_deref()).await,
         Request::CreateAccount { name } => {
             let name = AccountName::new(&name).context(Exit::Usage, "account")?;
-            let vault = node.core.vault.load_full().ok_or_else(|| {
-                Failure::new(Exit::Unavailable, "this node is sealed: it has no keyring yet")
-            })?;
+            let vault = node.core.vault.load_full().ok_or_else(sealed)?;
             create_account(&node.core.raft, &vault, name).await.map(Response::Account)
         }
         Request::DeleteAccount { name } => {
@@ -152,6 +165,18 @@ async fn answer(node: &Node, request: Request) -> Result<Response, Failure> {
         Request::Audit { from } => {
             let page = audit_page(node, from).await?;
             Ok(Response::Audit(Box::new(page.into())))
+        }
+        Request::Certificates => certificates(node).await,
+        Request::RenewCertificate { name } => renew(node, &name).await,
+        Request::TrustBundle => {
+            let pem = node.core.state.read(|view| plan::roots_pem(view.state));
+            Ok(Response::TrustBundle { pem })
+        }
+        Request::ImportCertificate { name, chain_pem, key_pem, roots_pem } => {
+            import(node, &name, &chain_pem, &key_pem, &roots_pem).await
+        }
+        Request::RemoveCertificate { name, generation } => {
+            remove_certificate(node, name, generation).await
         }
     }
 }
@@ -216,7 +241,149 @@ fn status(node: &Node) -> protocol::Status {
     }
 }
 
-async fn seed(node: &Node, name: String, role: SeedRole, life_s: u32) -> Result<Response, Failure> {
+async fn certificates(node: &Node) -> Result<Response, Failure> {
+    let report = node.loaded.load().as_deref().map(inventory::Report::from);
+    let heard = match report {
+        // Without a leader there is still something to say: what this node has loaded itself.
+        Some(report) => peer_service::report_certificates(node, &report, QUESTION_DEADLINE)
+            .await
+            .unwrap_or_else(|_| node.core.reports.heard(jobs::REPORT_LIFE)),
+        None => inventory::Heard::default(),
+    };
+    let rows = node.core.state.read(|view| inventory::rows(view.state, &heard, SystemClock.now()));
+    Ok(Response::Certificates { rows: rows.context(Exit::Fault, "certificates in the state")? })
+}
+
+/// Asks the leader's job for another generation, and waits until there is one.
+async fn renew(node: &Node, name: &str) -> Result<Response, Failure> {
+    let newest =
+        || node.core.state.read(|view| view.state.certificate(name).map(|(key, _)| key.clone()));
+    let key = newest()
+        .ok_or_else(|| Failure::new(Exit::NotFound, format!("there is no certificate {name}")))?;
+    let command = Command::MarkCertificate { key: key.clone(), condition: Condition::Issuing };
+    propose(&node.core.raft, command).await?;
+    // So that what is read below is younger than the request; followers wait for it as they can.
+    if let Err(error) = node.core.raft.read_barrier().await {
+        tracing::debug!(%error, "certificates.renew");
+    }
+    let deadline = Instant::now() + CHANGE_DEADLINE;
+    loop {
+        let (now, failed) = node
+            .core
+            .state
+            .read(|view| {
+                let (now, record) = view.state.certificate(name)?;
+                let failed = match &record.condition {
+                    Condition::Failed { reason, .. } => Some(reason.clone()),
+                    Condition::Ready | Condition::Issuing => None,
+                };
+                Some((now.generation, failed))
+            })
+            .unwrap_or((0, None));
+        if now > key.generation {
+            return Ok(Response::Renewed { revision: now });
+        }
+        if let Some(reason) = failed {
+            return Err(Failure::new(Exit::Failed, format!("{name} was not issued: {reason}")));
+        }
+        if Instant::now() >= deadline {
+            let text = format!("the leader has not issued {name} yet; it will");
+            return Err(Failure::new(Exit::Unavailable, text));
+        }
+        sleep(CHANGE_POLL).await;
+    }
+}
+
+async fn import(
+    node: &Node,
+    name: &str,
+    chain_pem: &str,
+    key_pem: &PrivatePem,
+    roots_pem: &str,
+) -> Result<Response, Failure> {
+    let vault = node.core.vault.load_full().ok_or_else(sealed)?;
+    let now = SystemClock.now();
+    let imported = import::check(chain_pem, key_pem.expose(), roots_pem, now)
+        .context(Exit::Refused, "certificate")?;
+    let (names, root) = (imported.names.clone(), imported.root.clone());
+    let made = node.core.state.read(|view| {
+        let cluster_id = &node.identity.cluster_id;
+        Maker { cluster_id, state: view.state, vault: &vault, now }.imported(name, imported)
+    });
+    let made = made.context(Exit::Refused, "certificate")?;
+    jobs::install_certificates(node, &vault, std::slice::from_ref(&made)).await?;
+    let CertificateKey { name, generation } = made.key().clone();
+    Ok(Response::Imported { name, revision: generation, names, root })
+}
+
+async fn remove_certificate(
+    node: &Node,
+    name: String,
+    generation: Option<u32>,
+) -> Result<Response, Failure> {
+    let found = node.core.state.read(|view| {
+        let newest = view.state.certificate(&name).map(|(key, _)| key.generation);
+        let key = CertificateKey { generation: generation.or(newest)?, name: name.clone() };
+        view.state.certificate_of(&key).map(|_| key)
+    });
+    let key = found
+        .ok_or_else(|| Failure::new(Exit::NotFound, format!("there is no certificate {name}")))?;
+    propose(&node.core.raft, Command::RetireCertificate { key }).await?;
+    Ok(Response::Done)
+}
+
+fn sealed() -> Failure {
+    Failure::new(Exit::Unavailable, "this node is sealed: it has no keyring yet")
+}
+
+/// What a node that is to join will present until it has the state: the cluster certificate, or that
+/// of its group of followers, which is made where there is none that promises it to the node.
+async fn presented(
+    node: &Node,
+    role: SeedRole,
+    name: &str,
+    group: Option<String>,
+    names: &[String],
+) -> Result<(String, Issued), Failure> {
+    let vault = node.core.vault.load_full().ok_or_else(sealed)?;
+    if role == SeedRole::Voter && (group.is_some() || !names.is_empty()) {
+        return Err(Failure::new(
+            Exit::Usage,
+            "a voter takes its names from the cluster's certificate",
+        ));
+    }
+    if role == SeedRole::Follower {
+        let group = group.unwrap_or_else(|| name.to_owned());
+        let made = node.core.state.read(|view| {
+            let cluster_id = &node.identity.cluster_id;
+            let now = SystemClock.now();
+            let maker = Maker { cluster_id, state: view.state, vault: &vault, now };
+            maker.for_follower(name, &group, names)
+        });
+        if let Some(made) = made.context(Exit::Failed, "certificate of the follower")? {
+            jobs::install_certificates(node, &vault, std::slice::from_ref(&made)).await?;
+            let roots_pem = node.core.state.read(|view| plan::roots_pem(view.state));
+            return Ok((roots_pem, made.issued().clone()));
+        }
+    }
+    let found: Result<_, CertificateError> = node.core.state.read(|view| {
+        let presented = plan::presented_as(view.state, role.into(), name);
+        let (key, record) = presented.ok_or_else(|| {
+            CertificateError::Refused(format!("the cluster has no certificate {CLUSTER}"))
+        })?;
+        let issued = store::open(&vault, key, &record.certificate)?;
+        Ok((plan::roots_pem(view.state), issued))
+    });
+    found.context(Exit::Fault, "certificates in the state")
+}
+
+async fn seed(
+    node: &Node,
+    name: String,
+    role: SeedRole,
+    life_s: u32,
+    (root_pem, issued): (String, Issued),
+) -> Result<Response, Failure> {
     let token = new_token()?;
     let now = SystemClock.now();
     let expires_at = Timestamp(now.0.saturating_add(i64::from(life_s) * 1000));
@@ -230,7 +397,6 @@ async fn seed(node: &Node, name: String, role: SeedRole, life_s: u32) -> Result<
     // The leader first: it answers without a forward.
     let mut voters: Vec<_> = status.members.iter().filter(|member| member.voter).collect();
     voters.sort_by_key(|member| status.leader != Some(member.id));
-    let issued = node.folder.cluster_certificate(&node.master)?;
     Ok(Response::Seed(Box::new(Seed {
         version: Seed::VERSION,
         cluster_id: node.identity.cluster_id.clone(),
@@ -238,7 +404,7 @@ async fn seed(node: &Node, name: String, role: SeedRole, life_s: u32) -> Result<
         role,
         token: token.to_string(),
         peers: voters.iter().map(|member| member.info.peer_address.clone()).collect(),
-        root_pem: node.folder.root_pem()?,
+        root_pem,
         certificate_pem: issued.certificate_pem,
         key_pem: issued.key_pem.to_string(),
     })))

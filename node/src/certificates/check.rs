@@ -1,51 +1,69 @@
-//! The check of a cluster certificate: signed by the root at hand, alive, and naming what it has to
-//! name. Pure; run on what was just issued and on what a seed file brings.
+//! The check of what nodes present: a chain that leads to a trusted root, all of it alive, naming what
+//! it has to name. Pure; run on what was just issued, and on what a seed file or the state brings.
 
 use std::net::IpAddr;
 
 use conclave_domain::time::Timestamp;
+use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
-use x509_parser::pem::parse_x509_pem;
+use x509_parser::pem::Pem;
 use x509_parser::time::ASN1Time;
 
 use super::CertificateError;
 
-/// Checks `certificate_pem` against `root_pem`.
+/// Checks a chain, leaf first, against the roots; both are PEM, one certificate after the other.
 ///
 /// # Errors
 /// The first thing found wrong.
 pub fn cluster_certificate(
-    root_pem: &str,
-    certificate_pem: &str,
+    roots_pem: &str,
+    chain_pem: &str,
     names: &[String],
     now: Timestamp,
 ) -> Result<(), CertificateError> {
-    let malformed = |error: &dyn std::fmt::Display| CertificateError::Malformed(error.to_string());
-    let refused = |text: String| Err(CertificateError::Refused(text));
-
-    let (_, root) = parse_x509_pem(root_pem.as_bytes()).map_err(|error| malformed(&error))?;
-    let root = root.parse_x509().map_err(|error| malformed(&error))?;
-    let (_, leaf) =
-        parse_x509_pem(certificate_pem.as_bytes()).map_err(|error| malformed(&error))?;
-    let leaf = leaf.parse_x509().map_err(|error| malformed(&error))?;
-
-    if leaf.verify_signature(Some(root.public_key())).is_err() {
-        return refused("it is not signed by this cluster's root".to_owned());
-    }
+    let (roots, chain) = (pems(roots_pem)?, pems(chain_pem)?);
+    let (roots, chain) = (parsed(&roots)?, parsed(&chain)?);
+    let Some(leaf) = chain.first() else { return refused("it is empty".to_owned()) };
     let at = ASN1Time::from_timestamp(now.seconds()).map_err(|error| malformed(&error))?;
-    for (what, certificate) in [("root", &root), ("certificate", &leaf)] {
-        let validity = certificate.validity();
-        if !validity.is_valid_at(at) {
-            return refused(format!(
-                "the {what} is not valid now: only from {} to {}",
-                validity.not_before, validity.not_after
-            ));
+    for (depth, certificate) in chain.iter().enumerate() {
+        check_alive(certificate, at)?;
+        if certificate.is_ca() != (depth > 0) {
+            return refused(format!("{} is out of its place", certificate.subject()));
+        }
+        let root = roots.iter().find(|root| has_signed(root, certificate));
+        if let Some(root) = root {
+            check_alive(root, at)?;
+            if !root.is_ca() {
+                return refused(format!("the root {} is no CA", root.subject()));
+            }
+            return check_names(leaf, names);
+        }
+        if !chain.get(depth + 1).is_some_and(|next| has_signed(next, certificate)) {
+            break;
         }
     }
-    if !root.is_ca() || leaf.is_ca() {
-        return refused("root and leaf are not a CA and a leaf".to_owned());
-    }
+    refused("it is not signed by this cluster's authority".to_owned())
+}
 
+pub(super) fn has_signed(signer: &X509Certificate<'_>, certificate: &X509Certificate<'_>) -> bool {
+    signer.subject() == certificate.issuer()
+        && certificate.verify_signature(Some(signer.public_key())).is_ok()
+}
+
+fn check_alive(certificate: &X509Certificate<'_>, at: ASN1Time) -> Result<(), CertificateError> {
+    let validity = certificate.validity();
+    if validity.is_valid_at(at) {
+        return Ok(());
+    }
+    refused(format!(
+        "{} is not valid now: only from {} to {}",
+        certificate.subject(),
+        validity.not_before,
+        validity.not_after
+    ))
+}
+
+fn check_names(leaf: &X509Certificate<'_>, names: &[String]) -> Result<(), CertificateError> {
     let alternative = leaf.subject_alternative_name().map_err(|error| malformed(&error))?;
     let carried = alternative.map(|extension| extension.value.general_names.as_slice());
     for name in names {
@@ -66,15 +84,20 @@ pub fn cluster_certificate(
     Ok(())
 }
 
-/// The common name of a certificate.
-///
-/// # Errors
-/// When the certificate cannot be read, or has none.
-pub fn common_name(certificate_pem: &str) -> Result<String, CertificateError> {
-    let malformed = |error: &dyn std::fmt::Display| CertificateError::Malformed(error.to_string());
-    let (_, pem) = parse_x509_pem(certificate_pem.as_bytes()).map_err(|error| malformed(&error))?;
-    let certificate = pem.parse_x509().map_err(|error| malformed(&error))?;
-    let name = certificate.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
-    name.map(str::to_owned)
-        .ok_or_else(|| CertificateError::Refused("it has no common name".to_owned()))
+pub(super) fn pems(text: &str) -> Result<Vec<Pem>, CertificateError> {
+    Pem::iter_from_buffer(text.as_bytes())
+        .collect::<Result<_, _>>()
+        .map_err(|error| malformed(&error))
+}
+
+fn parsed(pems: &[Pem]) -> Result<Vec<X509Certificate<'_>>, CertificateError> {
+    pems.iter().map(|pem| pem.parse_x509().map_err(|error| malformed(&error))).collect()
+}
+
+pub(super) fn malformed(error: &dyn std::fmt::Display) -> CertificateError {
+    CertificateError::Malformed(error.to_string())
+}
+
+fn refused(text: String) -> Result<(), CertificateError> {
+    Err(CertificateError::Refused(text))
 }

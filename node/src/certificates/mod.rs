@@ -1,12 +1,17 @@
-//! The cluster's certificates: what goes into one ([`template`]), the authority that signs it
-//! ([`authority`]), and the check of what came out ([`check`]). Where keys rest is in
-//! [`crate::folder`].
+//! The cluster's certificates: what goes into one ([`template`]), the authority that signs
+//! ([`authority`]), the check of what came out ([`check`]) and of what is brought from outside
+//! ([`import`]), how they rest in the state ([`store`]), which are due ([`plan`]) and what is known of
+//! them ([`inventory`]). A node's own copies are in [`crate::folder`]; [`crate::jobs`] loads and renews.
 
 pub mod authority;
 pub mod check;
+pub mod import;
+pub mod inventory;
+pub mod plan;
+pub mod store;
 pub mod template;
 
-pub use authority::{Authority, Issued};
+pub use authority::Issued;
 
 /// Why a certificate was not made or not accepted.
 #[derive(Debug, thiserror::Error)]
@@ -20,4 +25,7 @@ pub enum CertificateError {
     /// A certificate was made or handed over that does not do its job.
     #[error("the certificate is refused: {0}")]
     Refused(String),
+    /// A key cannot be sealed or opened.
+    #[error("cannot open the key of the certificate: {0}")]
+    Key(#[from] conclave_storage::Fault),
 }

@@ -62,6 +62,12 @@ pub struct SeedArgs {
     /// Where to write the seed; it must not exist.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
+    /// For a follower: the name of the load balancer that its group stands behind.
+    #[arg(long, value_name = "NAME")]
+    group: Option<String>,
+    /// For a follower: more names under which clients reach it or its group.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    names: Vec<String>,
     /// After so many minutes the seed is void.
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=10_080))]
     minutes: u32,
@@ -157,7 +163,9 @@ pub async fn cluster(command: ClusterCommand, output: Output) -> Result<(), Fail
         ClusterCommand::Seed(args) => {
             let data = args.config.load()?.node.data;
             let life = Duration::from_secs(u64::from(args.minutes) * 60);
-            client::seed(&data, &args.name, args.role, life).await?.write(&args.out)?;
+            client::seed(&data, &args.name, args.role, life, args.group, args.names)
+                .await?
+                .write(&args.out)?;
             output.show(&json!({ "seed": args.out, "minutes": args.minutes }), || {
                 format!(
                     "Wrote {}: good once, for {} minutes, for the {} {}.\n\

@@ -1,6 +1,7 @@
 //! The command line: what can be typed, and where it goes. The texts here are what `--help` teaches.
 
 pub mod audit;
+pub mod cert;
 pub mod cluster;
 pub mod output;
 
@@ -14,6 +15,7 @@ use crate::dev;
 use crate::exit::{EXIT_CODES, Exit, Failure};
 use crate::lifecycle;
 use audit::AuditCommand;
+use cert::CertCommand;
 use cluster::{AccountCommand, ClusterCommand};
 use output::Output;
 
@@ -68,6 +70,9 @@ enum Command {
     /// Found, grow, watch and repair a cluster.
     #[command(subcommand)]
     Cluster(ClusterCommand),
+    /// See, renew and rotate the certificates that the cluster issues to itself.
+    #[command(subcommand)]
+    Cert(CertCommand),
     /// Create, list and delete accounts.
     #[command(subcommand)]
     Account(AccountCommand),
@@ -227,6 +232,7 @@ pub async fn run(cli: Cli) -> Result<std::process::ExitCode, Failure> {
             lifecycle::serve(&args.config.load()?, args.end_with_stdin).await?;
         }
         Command::Cluster(command) => cluster::cluster(command, output).await?,
+        Command::Cert(command) => return cert::cert(command, output).await,
         Command::Account(command) => cluster::account(command, output).await?,
         Command::Audit(command) => audit::audit(command, output).await?,
         Command::Dev(args) => {

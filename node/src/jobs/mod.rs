@@ -1,15 +1,21 @@
 //! What a node does by itself, in the background: opens the vault when the keyring arrives
-//! ([`unseal`]), ships its audit records to the cluster's chain ([`ship`]), and as leader makes Raft's
-//! members those of the log ([`membership`]), forgets what has expired ([`sweep`]), rotates values that
-//! are due (`rotation`) and vouches for the audit chain ([`tend`]).
+//! ([`unseal`]), keeps certificates in force (`certificates`), ships its audit records to the cluster's
+//! chain ([`ship`]), and as leader makes Raft's members those of the log ([`membership`]), forgets what
+//! has expired ([`sweep`]), rotates values that are due (`rotation`) and vouches for the audit chain
+//! ([`tend`]).
 
 mod audit;
+mod certificates;
 mod membership;
 mod rotation;
 mod sweep;
 mod unseal;
 
 pub use audit::{ship, tend};
+pub use certificates::{
+    REPORT_LIFE, install as install_certificates, load as load_certificates,
+    renew as renew_certificates,
+};
 pub use membership::membership;
 pub(crate) use rotation::rotation;
 pub use rotation::{RotationStatus, Rotations};

@@ -1,0 +1,246 @@
+//! The life of the cluster's certificates on real processes: what is presented verifies strictly, a
+//! renewal and a rotation of the root are loaded by all nodes while requests run and none is
+//! refused, and a voter that joins is named in what all present.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::process::{Command, Stdio};
+
+fn dev(size: [&str; 2], script: &str) {
+    let helpers = r#"
+        cd $(mktemp -d)
+        conclave=$1 root=$CONJUR_CERT_FILE
+        cfg=$CONCLAVE_DEV_DIR/n1/conclave.toml
+        ports() { grep -o '"url": "[^"]*"' $CONCLAVE_DEV_DIR/nodes.json | grep -o '[0-9]*"$' | tr -d '"'; }
+        present() { openssl s_client -connect 127.0.0.1:$1 -showcerts </dev/null 2>/dev/null; }
+        verify() { # PORT ROOTS: the chain as presented, strictly
+            present $1 | awk '/BEGIN/{n++} /BEGIN/,/END/{print > ("c" n ".pem")}'
+            cat c2.pem c3.pem > links.pem 2>/dev/null || cp c2.pem links.pem
+            openssl verify -x509_strict -purpose sslserver -CAfile $2 -untrusted links.pem c1.pem
+            openssl verify -x509_strict -purpose sslclient -CAfile $2 -untrusted links.pem c1.pem
+            rm -f c?.pem
+        }
+        loaded() { # NAME REVISION: until every member has loaded that generation
+            for i in $(seq 600); do
+                $conclave cert show --config $cfg "$1" --output json > row.json || true
+                if grep -q "\"revision\": $2" row.json && ! grep -q '"loaded": false' row.json; then return 0; fi
+                sleep 0.1
+            done
+            cat row.json; return 1
+        }
+        settled() { # what joining has led to is in force everywhere
+            last= same=0
+            for i in $(seq 300); do
+                $conclave cert show --config $cfg cluster --output json > row.json
+                now=$(grep '"revision"' row.json)
+                if test "$now" = "$last" && ! grep -q '"loaded": false' row.json; then
+                    same=$((same + 1)); test $same -lt 8 || return 0
+                else same=0; fi
+                last=$now; sleep 0.2
+            done
+            cat row.json; return 1
+        }
+        load() { # requests to every node, or to those places, each on a new connection, until there is a file named stop
+            echo 0 > failed
+            while ! test -e stop && test -e $CONCLAVE_DEV_DIR/nodes.json; do
+                for port in $(ports | { test -z "$1" && cat || sed -n "$(printf '%sp;' "$@")"; }); do
+                    test -e stop && break
+                    curl -sf --cacert $root -o /dev/null https://localhost:$port/authenticators ||
+                        echo $? >> failed
+                    echo $port >> asked
+                done
+            done
+        }
+        calm() { touch stop; wait $!; rm stop; test "$(cat failed)" = 0 || { cat failed; exit 1; }; wc -l < asked; }
+    "#;
+    let script = format!("set -e\n{helpers}\n{script}");
+    let output = Command::new(env!("CARGO_BIN_EXE_conclave"))
+        .stdin(Stdio::null())
+        .args(["dev", "--voters", size[0], "--followers", size[1], "--run", "bash", "-c"])
+        .args([&script, "bash", env!("CARGO_BIN_EXE_conclave")])
+        .output()
+        .unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    assert!(output.status.success(), "{}: {}", output.status, String::from_utf8_lossy(&said));
+}
+
+#[test]
+fn a_renewal_is_loaded_by_all_while_requests_run_and_every_chain_verifies() {
+    dev(
+        ["3", "1"],
+        r#"
+        $conclave cert list --config $cfg
+        settled
+        for port in $(ports); do verify $port $root; done
+        load & sleep 1
+        revision=$($conclave cert renew --config $cfg --output json | grep -o '"revision": [0-9]*' | grep -o '[0-9]*$')
+        loaded cluster $revision
+        print=$(grep -o '"fingerprint": "[0-9a-f]*"' row.json | head -1 | cut -d'"' -f4)
+        sleep 1; calm
+        for port in $(ports); do verify $port $root; done
+        voter=$(ports | head -1)
+        test $(present $voter | openssl x509 -outform DER | sha256sum | cut -d' ' -f1) = $print
+        follower=$(ports | tail -1)
+        present $follower | openssl x509 -noout -ext subjectAltName | grep -q 'cluster/follower'
+        present $voter | openssl x509 -noout -ext subjectAltName | grep -q 'cluster/voter'
+        $conclave cert list --config $cfg
+        set +e; $conclave cert list --config $cfg --within 60 >/dev/null; test $? = 2 || exit 1; set -e
+        test $($conclave cert renew --config $cfg nothing >/dev/null 2>&1; echo $?) = 6
+        curl -sf --cacert $root https://localhost:$voter/metrics | grep -q conclave_certificate_seconds_left
+        "#,
+    );
+}
+
+#[test]
+fn a_root_is_replaced_while_requests_run_and_clients_of_the_old_one_are_led_on() {
+    dev(
+        ["3", "1"],
+        r"
+        settled
+        cp $root old.pem; root=old.pem
+        load & sleep 1
+        $conclave cert rotate-ca --config $cfg
+        for i in $(seq 600); do
+            $conclave cert list --config $cfg > list; test $(grep -c '^root' list) = 1 && break; sleep 0.1
+        done
+        cat list; grep -q '^root *2 ' list
+        sleep 1; calm
+        $conclave cert export-ca --config $cfg --out new.pem
+        test $(grep -c BEGIN new.pem) = 1
+        ! cmp -s old.pem new.pem
+        for port in $(ports); do verify $port old.pem; verify $port new.pem; done
+        cmp new.pem $CONCLAVE_DEV_DIR/n2/data/tls/root.pem
+        ",
+    );
+}
+
+#[test]
+fn a_voter_that_joins_later_is_named_in_what_all_present() {
+    dev(
+        ["1", "1"],
+        r#"
+        free() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+        peer=$(free) api=$(free) host=n9.localhost
+        mkdir n9
+        cat > n9/conclave.toml <<END
+[node]
+name = "n9"
+data = "data"
+master_key_file = "master.key"
+[peer]
+listen = "127.0.0.1:$peer"
+[api]
+listen = "127.0.0.1:$api"
+url = "https://$host:$api"
+[tls]
+names = ["localhost"]
+END
+        named() { # every member, n9 too, presents a certificate that names it, or that does not
+            for i in $(seq 300); do
+                count=0
+                for port in $(ports | head -1) $api; do
+                    present $port | openssl x509 -noout -checkhost $host | grep -q "does $1" && count=$((count + 1))
+                done
+                test $count = $2 && return 0
+                sleep 0.2
+            done
+            present $api | openssl x509 -noout -text; return 1
+        }
+        $conclave cluster seed --config $cfg --name n9 --role voter --out n9.seed
+        $conclave cluster join --config n9/conclave.toml --seed n9.seed
+        $conclave server --config n9/conclave.toml > n9.log 2>&1 &
+        server=$!
+        trap 'kill $server' EXIT
+        named match 2
+        curl -sf --cacert $root --resolve $host:$api:127.0.0.1 https://$host:$api/authenticators
+        verify $api $root
+        $conclave cert show --config n9/conclave.toml cluster | grep -q 'used by *n9 (has it)'
+        $conclave cluster remove --config $cfg n9 || {
+            $conclave cluster transfer-leader --config $cfg --to n1
+            $conclave cluster remove --config $cfg n9
+        }
+        for i in $(seq 300); do
+            present $(ports | head -1) | openssl x509 -noout -checkhost $host | grep -q 'does NOT' && exit 0
+            sleep 0.2
+        done
+        exit 1
+        "#,
+    );
+}
+
+/// A company's authority in the working folder: `root.crt`, `ca.crt`, and `issue NAME DAYS` for leaves.
+const COMPANY: &str = r#"
+    cat > company.cnf <<END
+[req]
+distinguished_name = dn
+prompt = no
+[dn]
+CN = company
+[root]
+basicConstraints = critical,CA:true
+keyUsage = critical,keyCertSign,cRLSign
+subjectKeyIdentifier = hash
+[ca]
+basicConstraints = critical,CA:true,pathlen:0
+keyUsage = critical,keyCertSign,cRLSign
+subjectKeyIdentifier = hash
+authorityKeyIdentifier = keyid
+END
+    key() { openssl genpkey -quiet -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -out $1.key; }
+    key root; key ca
+    openssl req -new -x509 -config company.cnf -extensions root -key root.key -subj "/CN=company root" -days 900 -out root.crt
+    openssl req -new -config company.cnf -key ca.key -subj "/CN=company issuing" -out ca.csr
+    openssl x509 -req -in ca.csr -CA root.crt -CAkey root.key -extfile company.cnf -extensions ca -days 800 -out ca.crt 2>/dev/null
+    issue() { # NAME DAYS
+        key $1
+        printf 'basicConstraints=critical,CA:false\nkeyUsage=critical,digitalSignature\nextendedKeyUsage=serverAuth\nsubjectAltName=DNS:%s\nauthorityKeyIdentifier=keyid\nsubjectKeyIdentifier=hash\n' $1 > $1.ext
+        openssl req -new -config company.cnf -key $1.key -subj "/CN=$1" -out $1.csr
+        openssl x509 -req -in $1.csr -CA ca.crt -CAkey ca.key -extfile $1.ext -days $2 -out $1.crt 2>/dev/null
+    }
+"#;
+
+#[test]
+fn what_a_company_brings_answers_for_its_names_on_every_node_and_a_bad_chain_is_refused() {
+    let script = r#"
+        mkdir company; cd company
+        COMPANY
+        issue shop.example.com 200; issue late.example.com 20
+        refused() { # REASON, then the arguments of an import
+            reason=$1; shift
+            set +e; $conclave cert import --config $cfg "$@" 2> why; code=$?; set -e
+            test $code = 7 && grep -q "$reason" why || { echo "$reason: $code"; cat why; exit 1; }
+        }
+        refused 'is missing: add CN=company issuing' shop --chain shop.example.com.crt --key shop.example.com.key --root root.crt
+        refused 'the key does not belong' shop --chain shop.example.com.crt --key ca.key --root root.crt
+        refused 'is a CA' shop --chain ca.crt --key ca.key --root root.crt
+        cat root.crt ca.crt shop.example.com.crt > wrong-order.pem
+        load & sleep 0.5
+        $conclave cert import --config $cfg shop --chain wrong-order.pem --key shop.example.com.key | grep -q 'answers for shop.example.com'
+        loaded edge/shop 1
+        cat ca.crt late.example.com.crt > late.pem
+        refused 'is in edge/shop already' again --chain wrong-order.pem --key shop.example.com.key
+        $conclave cert import --config $cfg late --chain late.pem --key late.example.com.key --root root.crt >/dev/null
+        loaded edge/late 1
+        calm
+        named() { openssl s_client -connect 127.0.0.1:$1 -servername $2 -CAfile root.crt -verify_hostname $2 -verify_return_error -x509_strict </dev/null 2>&1; }
+        for port in $(ports); do
+            for name in shop.example.com SHOP.example.com late.example.com; do
+                named $port $name | grep -q 'Verify return code: 0 (ok)'
+            done
+            curl -sf --cacert root.crt --resolve shop.example.com:$port:127.0.0.1 -o /dev/null https://shop.example.com:$port/authenticators
+            curl -sf --cacert $root -o /dev/null https://localhost:$port/authenticators
+            ! named $port other.example.com >/dev/null
+        done
+        set +e; $conclave cert list --config $cfg > list; test $? = 0 || exit 1
+        $conclave cert list --config $cfg --within 25 > /dev/null; test $? = 2 || exit 1; set -e
+        cat list; grep -q '^edge/shop .* Ready .*2/2' list
+        curl -sf --cacert $root https://localhost:$(ports | head -1)/metrics | grep 'conclave_certificate_not_loaded{name="edge/shop"} 0'
+        $conclave cert remove --config $cfg edge/shop
+        for i in $(seq 100); do named $(ports | tail -1) shop.example.com >/dev/null || break; sleep 0.1; done
+        ! named $(ports | tail -1) shop.example.com >/dev/null
+        named $(ports | tail -1) late.example.com >/dev/null
+        test $($conclave cert remove --config $cfg cluster >/dev/null 2>&1; echo $?) = 7
+        $conclave cert trust --config $cfg | grep -q 'used by *n1 (has it)'
+    "#;
+    dev(["1", "1"], &script.replace("COMPANY", COMPANY));
+}
