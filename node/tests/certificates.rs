@@ -244,3 +244,80 @@ fn what_a_company_brings_answers_for_its_names_on_every_node_and_a_bad_chain_is_
     "#;
     dev(["1", "1"], &script.replace("COMPANY", COMPANY));
 }
+
+#[test]
+fn a_node_that_was_down_during_a_rotation_comes_back_and_is_level() {
+    dev(
+        ["3", "1"],
+        r#"
+        settled
+        cp $root old.pem; root=old.pem
+        pid=$(python3 -c 'import json, os
+nodes = json.load(open(os.environ["CONCLAVE_DEV_DIR"] + "/nodes.json"))
+print(next(node["pid"] for node in nodes if node["name"] == "n3"))')
+        $conclave cluster transfer-leader --config $cfg --to n1
+        load_of() { $conclave cert show --config $cfg cluster --output json | grep -c '"loaded": true'; }
+        kill -STOP $pid
+        load 1 2 & sleep 0.5
+        $conclave cert renew --config $cfg cluster-ca
+        $conclave cert renew --config $cfg
+        for i in $(seq 300); do test $(load_of) = 2 && break; sleep 0.1; done
+        $conclave cert list --config $cfg
+        # Until it is back, the new root is published and not used.
+        $conclave cert rotate-ca --config $cfg
+        sleep 3; test $($conclave cert list --config $cfg | grep -c '^root  ') = 2
+        calm
+        kill -KILL $pid
+        for i in $(seq 900); do
+            $conclave cert list --config $cfg > list
+            test $(grep -c '^root' list) = 1 && grep -q '^root *2 .* 4/4' list && break
+            sleep 0.1
+        done
+        cat list; grep -q '^root *2 .* 4/4' list
+        settled
+        $conclave cert export-ca --config $cfg --out new.pem
+        for port in $(ports); do verify $port new.pem; done
+        cmp new.pem $CONCLAVE_DEV_DIR/n3/data/tls/root.pem
+        "#,
+    );
+}
+
+#[test]
+fn a_company_signs_the_intermediate_and_the_cluster_goes_over_to_its_root_and_back() {
+    let script = r#"
+        settled
+        mkdir company; cd company
+        COMPANY
+        cp $root own.pem
+        $conclave cert request --config $cfg --out request.csr
+        openssl req -in request.csr -noout -verify
+        printf 'basicConstraints=critical,CA:true,pathlen:0\nkeyUsage=critical,keyCertSign,cRLSign\nsubjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n' > sub.ext
+        openssl x509 -req -in request.csr -CA root.crt -CAkey root.key -extfile sub.ext -days 800 -out signed.crt 2>/dev/null
+        cat own.pem root.crt > both.pem; root=$PWD/both.pem
+        load & sleep 0.5
+        $conclave cert import --config $cfg cluster-ca --chain signed.crt --root root.crt
+        gone_over() { # until there is that generation of the root alone, loaded by all
+            for i in $(seq 900); do
+                $conclave cert list --config $cfg > list || true
+                test $(grep -c '^root' list) = 1 && grep -q "^root *$1 .* 4/4" list && return 0
+                sleep 0.1
+            done
+            cat list; return 1
+        }
+        gone_over 2
+        settled
+        calm
+        $conclave cert export-ca --config $cfg --out trusted.pem
+        openssl x509 -in trusted.pem -noout -subject | grep -q 'company root'
+        for port in $(ports); do verify $port trusted.pem; done
+        ! $conclave cert renew --config $cfg cluster-ca 2> why; grep -q 'comes from outside' why
+        cat list
+        $conclave cert rotate-ca --config $cfg
+        gone_over 3
+        settled
+        $conclave cert export-ca --config $cfg --out again.pem
+        openssl x509 -in again.pem -noout -subject | grep -q 'Conclave root 3'
+        for port in $(ports); do verify $port again.pem; done
+    "#;
+    dev(["3", "1"], &script.replace("COMPANY", COMPANY));
+}

@@ -85,6 +85,15 @@ pub enum Request {
         /// Roots that are not in the chain, PEM.
         roots_pem: String,
     },
+    /// Makes a request for an authority outside to sign the cluster's intermediate.
+    RequestAuthority,
+    /// Brings what it has made of the request.
+    ImportAuthority {
+        /// It and what leads to a root, PEM, in any order.
+        chain_pem: String,
+        /// The root, PEM, where the chain does not hold it.
+        roots_pem: String,
+    },
     /// Forgets a certificate from outside, or a root that another has followed.
     RemoveCertificate {
         /// Its name.
@@ -157,7 +166,12 @@ pub enum Response {
         /// The generation that is in force now.
         revision: u32,
     },
-    /// To [`Request::ImportCertificate`].
+    /// To [`Request::RequestAuthority`].
+    Requested {
+        /// The request, PEM.
+        pem: String,
+    },
+    /// To [`Request::ImportCertificate`] and [`Request::ImportAuthority`].
     Imported {
         /// Its name among the cluster's certificates.
         name: String,
@@ -214,6 +228,7 @@ impl Response {
             | Self::Certificates { .. }
             | Self::Renewed { .. }
             | Self::Imported { .. }
+            | Self::Requested { .. }
             | Self::TrustBundle { .. }
             | Self::Done => Failure::new(Exit::Failed, "the node answered something else"),
         }

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use conclave_domain::certificates::{CLUSTER, CertificateKey, Condition};
+use conclave_domain::certificates::{CLUSTER, CLUSTER_CA, CertificateKey, Condition, Origin, ROOT};
 use conclave_domain::command::Command;
 use conclave_domain::id::AccountName;
 use conclave_domain::records::JoinToken;
@@ -22,7 +22,7 @@ use zeroize::Zeroizing;
 use super::protocol::{self, PrivatePem, Request, Response};
 use super::socket_path;
 use crate::bootstrap::create_account;
-use crate::certificates::store::{self, Maker};
+use crate::certificates::store::{self, Made, Maker};
 use crate::certificates::{CertificateError, Issued, import, inventory, plan};
 use crate::clock::SystemClock;
 use crate::compose::{Node, propose};
@@ -175,6 +175,10 @@ async fn answer(node: &Node, request: Request) -> Result<Response, Failure> {
         Request::ImportCertificate { name, chain_pem, key_pem, roots_pem } => {
             import(node, &name, &chain_pem, &key_pem, &roots_pem).await
         }
+        Request::RequestAuthority => request_authority(node).await,
+        Request::ImportAuthority { chain_pem, roots_pem } => {
+            import_authority(node, &chain_pem, &roots_pem).await
+        }
         Request::RemoveCertificate { name, generation } => {
             remove_certificate(node, name, generation).await
         }
@@ -260,6 +264,15 @@ async fn renew(node: &Node, name: &str) -> Result<Response, Failure> {
         || node.core.state.read(|view| view.state.certificate(name).map(|(key, _)| key.clone()));
     let key = newest()
         .ok_or_else(|| Failure::new(Exit::NotFound, format!("there is no certificate {name}")))?;
+    let is_outside = node.core.state.read(|view| {
+        let record = view.state.certificate_of(&key);
+        record.is_some_and(|record| record.certificate.origin == Origin::Imported)
+    });
+    // A root from outside is followed by one of the cluster's own.
+    if is_outside && name != ROOT {
+        let text = format!("{name} comes from outside: bring another with conclave cert import");
+        return Err(Failure::new(Exit::Refused, text));
+    }
     let command = Command::MarkCertificate { key: key.clone(), condition: Condition::Issuing };
     propose(&node.core.raft, command).await?;
     // So that what is read below is younger than the request; followers wait for it as they can.
@@ -314,6 +327,37 @@ async fn import(
     jobs::install_certificates(node, &vault, std::slice::from_ref(&made)).await?;
     let CertificateKey { name, generation } = made.key().clone();
     Ok(Response::Imported { name, revision: generation, names, root })
+}
+
+async fn request_authority(node: &Node) -> Result<Response, Failure> {
+    let vault = node.core.vault.load_full().ok_or_else(sealed)?;
+    let made = node.core.state.read(|view| {
+        let cluster_id = &node.identity.cluster_id;
+        Maker { cluster_id, state: view.state, vault: &vault, now: SystemClock.now() }.request()
+    });
+    let made = made.context(Exit::Failed, "request")?;
+    jobs::install_certificates(node, &vault, std::slice::from_ref(&made)).await?;
+    Ok(Response::Requested { pem: made.issued().certificate_pem.clone() })
+}
+
+async fn import_authority(
+    node: &Node,
+    chain_pem: &str,
+    roots_pem: &str,
+) -> Result<Response, Failure> {
+    let vault = node.core.vault.load_full().ok_or_else(sealed)?;
+    let made = node.core.state.read(|view| {
+        let cluster_id = &node.identity.cluster_id;
+        Maker { cluster_id, state: view.state, vault: &vault, now: SystemClock.now() }
+            .signed(chain_pem, roots_pem)
+    });
+    let made = made.context(Exit::Refused, "certificate")?;
+    jobs::install_certificates(node, &vault, &made).await?;
+    let first = made.first().map(Made::key).cloned();
+    let key = first.ok_or_else(|| Failure::new(Exit::Failed, "nothing was made"))?;
+    let root = if key.name == ROOT { key.to_string() } else { "the root in force".to_owned() };
+    let revision = key.generation;
+    Ok(Response::Imported { name: CLUSTER_CA.to_owned(), revision, names: Vec::new(), root })
 }
 
 async fn remove_certificate(

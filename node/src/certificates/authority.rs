@@ -84,6 +84,16 @@ pub fn make_intermediate(
     Ok(Issued::new(&root.sign(&params, &key)?, links_pem, &key))
 }
 
+/// Makes a request for an authority outside to sign: an intermediate with a fresh key.
+///
+/// # Errors
+/// As [`make_root`].
+pub fn make_request(cluster_id: &str, name: &str) -> Result<Issued, CertificateError> {
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    let request = template::request(cluster_id, name).serialize_request(&key)?;
+    Ok(Issued { certificate_pem: request.pem()?, key_pem: Zeroizing::new(key.serialize_pem()) })
+}
+
 /// Issues what nodes present, with a fresh key, and checks it against the roots.
 ///
 /// # Errors

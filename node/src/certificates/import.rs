@@ -19,6 +19,7 @@ use x509_parser::time::ASN1Time;
 use zeroize::Zeroizing;
 
 use super::check::{has_signed, malformed, pems};
+use super::template::Life;
 use super::{CertificateError, Issued};
 
 /// Shorter RSA keys can be broken.
@@ -41,6 +42,71 @@ pub struct Imported {
     pub not_after: Timestamp,
     /// The subject of the root that it leads to.
     pub root: String,
+}
+
+/// An intermediate that an authority outside has signed.
+pub struct Authority {
+    /// It and what leads to the root, without the root, in order: PEM.
+    pub chain_pem: String,
+    /// The root: PEM.
+    pub root_pem: String,
+    /// The root's life.
+    pub root_life: Life,
+    /// Its own life.
+    pub life: Life,
+}
+
+/// Checks what an authority outside has made of a request, as [`check`] does.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_authority(
+    chain_pem: &str,
+    key_pem: &str,
+    roots_pem: &str,
+    now: Timestamp,
+) -> Result<Authority, CertificateError> {
+    let brought = certificates_only(chain_pem)?;
+    let given_roots = certificates_only(roots_pem)?;
+    let (parsed, roots) = (parsed(&brought)?, parsed(&given_roots)?);
+    if parsed.is_empty() {
+        return refused("there is no certificate in the chain");
+    }
+    let first = leaf_of_key(&parsed, key_pem).map_err(|_| {
+        let text = "none of these was made of the request; ask for it to be signed again";
+        CertificateError::Refused(text.to_owned())
+    })?;
+    let (path, root) = path_to_root(&parsed, &roots, first)?;
+    let at = ASN1Time::from_timestamp(now.seconds()).map_err(|error| malformed(&error))?;
+    for (depth, index) in path.iter().enumerate() {
+        // Below the first stands what nodes present.
+        check_one(&parsed[*index], depth + 1, at)?;
+    }
+    check_life(root, at)?;
+    Ok(Authority {
+        chain_pem: path.iter().map(|index| pem_text(&brought[*index])).collect(),
+        root_pem: der_text(root.as_raw()),
+        root_life: life_of(root),
+        life: life_of(&parsed[first]),
+    })
+}
+
+/// Whether clients and nodes that trust that root would take the chain for all of these names.
+///
+/// # Errors
+/// What they would say.
+pub fn judge(
+    chain_pem: &str,
+    root_pem: &str,
+    names: &[String],
+    now: Timestamp,
+) -> Result<(), CertificateError> {
+    let (chain, roots) = (certificates_only(chain_pem)?, certificates_only(root_pem)?);
+    let roots = parsed(&roots)?;
+    let Some(root) = roots.first() else { return refused("there is no root") };
+    let chain: Vec<CertificateDer<'_>> =
+        chain.iter().map(|pem| CertificateDer::from(pem.contents.as_slice())).collect();
+    judge_as_clients_do(&chain, root, names, now)
 }
 
 /// Checks what an operator brings: the chain in any order, with or without its root; the leaf's key;
@@ -86,12 +152,12 @@ pub fn check(
         .collect();
     judge_as_clients_do(&ders, root, &names, now)?;
     let certificate_pem = path.iter().map(|index| pem_text(&brought[*index])).collect();
-    let life = parsed[leaf].validity();
+    let Life { not_before, not_after } = life_of(&parsed[leaf]);
     Ok(Imported {
         issued: Issued { certificate_pem, key_pem: Zeroizing::new(key_pem.to_owned()) },
         names,
-        not_before: Timestamp(life.not_before.timestamp() * 1000),
-        not_after: Timestamp(life.not_after.timestamp() * 1000),
+        not_before,
+        not_after,
         root: root.subject().to_string(),
     })
 }
@@ -295,9 +361,21 @@ fn judge_as_clients_do(
     Ok(())
 }
 
+fn life_of(one: &X509Certificate<'_>) -> Life {
+    let life = one.validity();
+    Life {
+        not_before: Timestamp(life.not_before.timestamp() * 1000),
+        not_after: Timestamp(life.not_after.timestamp() * 1000),
+    }
+}
+
 fn pem_text(pem: &Pem) -> String {
+    der_text(&pem.contents)
+}
+
+fn der_text(der: &[u8]) -> String {
     use base64::Engine as _;
-    let body = base64::engine::general_purpose::STANDARD.encode(&pem.contents);
+    let body = base64::engine::general_purpose::STANDARD.encode(der);
     let mut text = String::from("-----BEGIN CERTIFICATE-----\n");
     let mut rest = body.as_str();
     while !rest.is_empty() {

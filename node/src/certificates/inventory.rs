@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use conclave_domain::certificates::{
     CLUSTER, CertificateKey, CertificateRecord, Condition, EDGE_PREFIX, FOLLOWER_PREFIX, Origin,
-    ROOT,
+    REQUEST_PREFIX, ROOT,
 };
 use conclave_domain::records::Member;
 use conclave_domain::state::State;
@@ -30,6 +30,11 @@ use crate::folder::hex;
 const OVERDUE_MS: i64 = 3_600_000;
 /// So long after it was put in force everybody who is up has loaded a certificate.
 const ROLLED_OUT_MS: i64 = 5 * 60_000;
+
+/// What a request's PEM has that a certificate's has not.
+const REQUEST: &str = "-----BEGIN CERTIFICATE REQUEST-----";
+/// Where private keys are.
+const STORAGE: &str = "replicated state, sealed under the keyring";
 
 /// What a node has loaded into its listeners and endpoints.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -218,7 +223,11 @@ pub struct Consumer {
 /// # Errors
 /// When a certificate in the state cannot be read.
 pub fn rows(state: &State, heard: &Heard, now: Timestamp) -> Result<Vec<Row>, CertificateError> {
-    state.certificates().map(|(key, record)| row(state, key, record, heard, now)).collect()
+    let rows = state.certificates().map(|(key, record)| {
+        let is_request = record.certificate.chain_pem.contains(REQUEST);
+        if is_request { Ok(request(key, record, now)) } else { row(state, key, record, heard, now) }
+    });
+    rows.collect()
 }
 
 fn row(
@@ -257,7 +266,7 @@ fn row(
         seconds_left: (certificate.not_after.0 - now.0).div_euclid(1000),
         state: state_word.to_owned(),
         reason,
-        storage: "replicated state, sealed under the keyring".to_owned(),
+        storage: STORAGE.to_owned(),
         origin: match certificate.origin {
             Origin::Internal => "internal",
             Origin::Imported => "imported",
@@ -267,6 +276,34 @@ fn row(
         fingerprint,
         pem: certificate.chain_pem.clone(),
     })
+}
+
+/// What waits to be signed outside.
+fn request(key: &CertificateKey, record: &CertificateRecord, now: Timestamp) -> Row {
+    let certificate = &record.certificate;
+    Row {
+        name: key.name.clone(),
+        revision: key.generation,
+        issuer: String::new(),
+        usage: "authority".to_owned(),
+        subject: String::new(),
+        names: Vec::new(),
+        key_algorithm: "ECDSA P-256".to_owned(),
+        serial: String::new(),
+        fingerprint: String::new(),
+        not_before: date(certificate.not_before),
+        not_after: date(certificate.not_after),
+        renew_at: date(certificate.renew_at),
+        // It does not expire: it becomes a certificate, or goes.
+        seconds_left: i64::MAX,
+        state: "Issuing".to_owned(),
+        reason: Some("waits to be signed: conclave cert import cluster-ca".to_owned()),
+        storage: STORAGE.to_owned(),
+        installed_at: date(record.installed_at.min(now)),
+        origin: "imported".to_owned(),
+        consumers: Vec::new(),
+        pem: certificate.chain_pem.clone(),
+    }
 }
 
 fn consumers(
@@ -323,8 +360,15 @@ fn state_of(
     if state.certificate(&key.name).is_some_and(|(newest, _)| newest != key) {
         return ("Superseded", Some("trusted until nothing hangs on it".to_owned()));
     }
+    if key.name.starts_with(REQUEST_PREFIX) {
+        return ("Issuing", Some("waits until all members trust its root".to_owned()));
+    }
     if certificate.origin == Origin::Imported && now >= certificate.renew_at {
-        return ("Expiring", Some("bring another: conclave cert import".to_owned()));
+        let what = match &certificate.issuer {
+            None if key.name != ROOT => "bring another: conclave cert import",
+            None | Some(_) => "have another signed: conclave cert request",
+        };
+        return ("Expiring", Some(what.to_owned()));
     }
     match &record.condition {
         Condition::Failed { reason, attempts, next_try } => {

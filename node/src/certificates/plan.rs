@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use conclave_domain::certificates::{
-    CLUSTER, Certificate, CertificateKey, CertificateRecord, Condition, FOLLOWER_PREFIX, Origin,
-    ROOT,
+    CLUSTER, CLUSTER_CA, Certificate, CertificateKey, CertificateRecord, Condition,
+    FOLLOWER_PREFIX, Origin, REQUEST_PREFIX, ROOT,
 };
 use conclave_domain::records::{Member, MemberRole};
 use conclave_domain::state::State;
@@ -58,8 +58,11 @@ pub fn next_step(
         if let Some(step) = rotation_step(state, newest_root, root, acknowledged, now) {
             return Some(step);
         }
-    } else if why_due(root, now).is_some() {
+    } else if why_due(root, now).is_some() && is_ours_to_follow(root) {
         return Some(Step::PublishRoot);
+    }
+    if let Some(done) = request_done(state) {
+        return Some(Step::Retire(done));
     }
     let issue = |key: &CertificateKey, why| Step::Issue { name: key.name.clone(), why };
     let mut below = issued_here(state);
@@ -81,14 +84,30 @@ fn rotation_step(
     now: Timestamp,
 ) -> Option<Step> {
     let members = || state.member_nodes().keys();
-    let below = || issued_here(state);
+    let below = || state.certificates().filter(|(key, _)| key.name != ROOT);
+    let is_ours = root.certificate.origin == Origin::Internal;
     if !below().any(|(_, record)| record.certificate.issuer.as_ref() == Some(newest)) {
         let everybody = members().all(|node| acknowledged.trusts(*node, newest));
-        let waited = now.0 - root.installed_at.0 >= LAGGARDS_AFTER_MS;
+        // Nothing leads on to or from a root from outside: for that, all members are waited for.
+        let ours_alone = state
+            .certificates()
+            .filter(|(key, _)| key.name == ROOT)
+            .all(|(_, root)| root.certificate.origin == Origin::Internal);
+        let waited = ours_alone && now.0 - root.installed_at.0 >= LAGGARDS_AFTER_MS;
         return (everybody || waited).then(|| Step::UseRoot(newest.clone()));
     }
+    let mut spare = below().filter(|(key, record)| {
+        let issuer = record.certificate.issuer.as_ref();
+        !is_ours
+            && key.name != CLUSTER_CA
+            && is_intermediate(record)
+            && issuer.is_some_and(|issuer| issuer != newest)
+    });
+    if let Some((key, _)) = spare.next() {
+        return Some(Step::Retire(key.clone()));
+    }
     // Only when every leaf in use hangs on the new root may the older ones go.
-    let reissued = below()
+    let reissued = issued_here(state)
         .filter(|(_, record)| !is_intermediate(record))
         .all(|(_, record)| is_of_newest_issuer(state, &record.certificate));
     let presented = state.member_nodes().iter().all(|(node, member)| {
@@ -96,6 +115,18 @@ fn rotation_step(
     });
     let oldest = state.certificates().map(|(key, _)| key).find(|key| key.name == ROOT)?;
     (reissued && presented).then(|| Step::Retire(oldest.clone()))
+}
+
+/// A root from outside is followed only when that is asked for.
+fn is_ours_to_follow(root: &CertificateRecord) -> bool {
+    root.certificate.origin == Origin::Internal || root.condition == Condition::Issuing
+}
+
+/// The request that has become the cluster's intermediate, while it is still there.
+fn request_done(state: &State) -> Option<CertificateKey> {
+    let (key, request) = state.certificate(&format!("{REQUEST_PREFIX}{CLUSTER_CA}"))?;
+    let (_, signed) = state.certificate(CLUSTER_CA)?;
+    (request.certificate.chain_pem == signed.certificate.chain_pem).then(|| key.clone())
 }
 
 /// What the cluster signed, without its roots.
@@ -254,7 +285,6 @@ fn union(first: &[String], more: &[String]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use conclave_domain::certificates::CLUSTER_CA;
     use conclave_domain::effect::{Effect, Row, RowKey};
     use conclave_domain::records::Sealed;
 

@@ -2,7 +2,8 @@
 //! what was made, and opens what a node presents.
 
 use conclave_domain::certificates::{
-    CLUSTER, CLUSTER_CA, Certificate, CertificateKey, EDGE_PREFIX, FOLLOWER_PREFIX, Origin, ROOT,
+    CLUSTER, CLUSTER_CA, Certificate, CertificateKey, EDGE_PREFIX, FOLLOWER_PREFIX, Origin,
+    REQUEST_PREFIX, ROOT,
 };
 use conclave_domain::records::{FOUNDER, MemberRole};
 use conclave_domain::state::State;
@@ -10,10 +11,10 @@ use conclave_domain::time::Timestamp;
 use conclave_storage::seal::{Secret, Vault};
 use zeroize::Zeroizing;
 
-use super::authority::{Issued, cross_sign, make_intermediate, make_leaf, make_root};
-use super::import::Imported;
+use super::authority::{Issued, cross_sign, make_intermediate, make_leaf, make_request, make_root};
+use super::import::{self, Imported};
 use super::plan::{self, Wanted};
-use super::template::{LeafRole, Life};
+use super::template::{LeafRole, Life, peer_name};
 use super::{CertificateError, check};
 
 /// The intermediates, by purpose: what nodes present, what stands at the edge, workloads.
@@ -263,6 +264,70 @@ impl Maker<'_> {
         })
     }
 
+    /// A request for an authority outside, in the place of one that was made before.
+    ///
+    /// # Errors
+    /// When it cannot be built.
+    pub fn request(&self) -> Result<Made, CertificateError> {
+        let issued = make_request(self.cluster_id, CLUSTER_CA)?;
+        Ok(self.outside(&request_name(), issued, Life::of_leaf(self.now)))
+    }
+
+    /// What an authority outside has made of the request. Under a root that is trusted already it is in
+    /// force at once; else it waits until all trust the root.
+    ///
+    /// # Errors
+    /// When there is no request, or what was brought does not do for all names that nodes need.
+    pub fn signed(&self, chain_pem: &str, roots_pem: &str) -> Result<Vec<Made>, CertificateError> {
+        let asked = self.state.certificate(&request_name());
+        let (asked, _) = asked.ok_or_else(|| {
+            let text = "nothing was asked for; begin with conclave cert request";
+            CertificateError::Refused(text.to_owned())
+        })?;
+        let key_pem = self.open(asked)?.key_pem;
+        let found = import::check_authority(chain_pem, &key_pem, roots_pem, self.now)?;
+        let issued = Issued { certificate_pem: found.chain_pem.clone(), key_pem };
+        self.try_authority(&issued, &found.root_pem)?;
+        let known = self.state.certificates().find(|(key, record)| {
+            let body = |pem: &str| pem.split_whitespace().collect::<String>();
+            key.name == ROOT && body(&record.certificate.chain_pem) == body(&found.root_pem)
+        });
+        if let Some((root, _)) = known {
+            let mut made = self.outside(CLUSTER_CA, issued, found.life);
+            made.issuer = Some(root.clone());
+            return Ok(vec![made]);
+        }
+        let root = Issued { certificate_pem: found.root_pem, key_pem: Zeroizing::default() };
+        Ok(vec![
+            self.outside(ROOT, root, found.root_life),
+            self.outside(&request_name(), issued, found.life),
+        ])
+    }
+
+    /// Signs one with it, for nothing but to see whether it would be taken.
+    fn try_authority(&self, signer: &Issued, root_pem: &str) -> Result<(), CertificateError> {
+        let life = Life::of_leaf(self.now);
+        for (key, record) in self.state.certificates() {
+            let is_follower = key.name.starts_with(FOLLOWER_PREFIX);
+            if key.name != CLUSTER && !is_follower {
+                continue;
+            }
+            let role = if is_follower { LeafRole::Follower } else { LeafRole::Voter };
+            let mut names = record.certificate.names.clone();
+            let id = self.cluster_id;
+            let leaf = make_leaf(id, role, &names, signer, root_pem, life, self.now)?;
+            names.push(peer_name(id));
+            import::judge(&leaf.certificate_pem, root_pem, &names, self.now)?;
+        }
+        Ok(())
+    }
+
+    fn outside(&self, name: &str, issued: Issued, life: Life) -> Made {
+        let generation = self.state.certificate(name).map_or(0, |(key, _)| key.generation) + 1;
+        let key = CertificateKey { name: name.to_owned(), generation };
+        Made { origin: Origin::Imported, ..Made::authority(key, None, issued, life) }
+    }
+
     /// A leaf for a node whose own copy has ended, for itself alone and kept nowhere: with it the node
     /// reaches the others, or they it.
     ///
@@ -292,11 +357,27 @@ impl Maker<'_> {
     /// # Errors
     /// As [`Maker::next`].
     pub fn use_root(&self, key: &CertificateKey) -> Result<Vec<Made>, CertificateError> {
+        let is_ours = |key: &CertificateKey| {
+            let record = self.state.certificate_of(key).ok_or_else(|| absent(ROOT))?;
+            Ok::<_, CertificateError>(record.certificate.origin == Origin::Internal)
+        };
+        if !is_ours(key)? {
+            let (asked, record) =
+                self.state.certificate(&request_name()).ok_or_else(|| absent(CLUSTER_CA))?;
+            let life = life_of(&record.certificate);
+            let mut made = self.outside(CLUSTER_CA, self.open(asked)?, life);
+            made.issuer = Some(key.clone());
+            return Ok(vec![made]);
+        }
         let older = self.root_in_use()?;
         let record = self.state.certificate_of(&older).ok_or_else(|| absent(ROOT))?;
         let life = Life::of_root(self.now).within(life_of(&record.certificate));
-        let (root, older) = (self.open(key)?, self.open(&older)?);
-        let links = cross_sign(self.cluster_id, key.generation, &root, &older, life)?;
+        let links = if is_ours(&older)? {
+            let (root, older) = (self.open(key)?, self.open(&older)?);
+            cross_sign(self.cluster_id, key.generation, &root, &older, life)?
+        } else {
+            String::new()
+        };
         let intermediates = INTERMEDIATES.iter().map(|name| {
             let generation = self.state.certificate(name).map_or(0, |(key, _)| key.generation) + 1;
             let next = CertificateKey { name: (*name).to_owned(), generation };
@@ -373,6 +454,10 @@ pub fn open(
         .map_err(|error| check::malformed(&error))?
         .to_owned();
     Ok(Issued { certificate_pem: certificate.chain_pem.clone(), key_pem: Zeroizing::new(key_pem) })
+}
+
+fn request_name() -> String {
+    format!("{REQUEST_PREFIX}{CLUSTER_CA}")
 }
 
 /// What follows the first certificate of a chain: PEM.
@@ -484,6 +569,98 @@ mod tests {
             (made.key.generation, made.nodes.as_slice()),
             (2, &["f1".to_owned(), "f2".to_owned()][..])
         );
+    }
+
+    /// A company's root, and what it makes of a request.
+    struct Company {
+        params: rcgen::CertificateParams,
+        key: rcgen::KeyPair,
+        pem: String,
+    }
+
+    impl Company {
+        fn new() -> Self {
+            let mut params =
+                super::super::template::root("company", 1, Life::of_root(NOW)).unwrap();
+            params.distinguished_name.push(rcgen::DnType::CommonName, "company root");
+            let key = rcgen::KeyPair::generate().unwrap();
+            let pem = params.self_signed(&key).unwrap().pem();
+            Self { params, key, pem }
+        }
+
+        fn sign(&self, request: &str, change: impl Fn(&mut rcgen::CertificateParams)) -> String {
+            let mut request = rcgen::CertificateSigningRequestParams::from_pem(request).unwrap();
+            let dated = super::super::template::root("", 1, Life::of_intermediate(NOW)).unwrap();
+            request.params.not_before = dated.not_before;
+            request.params.not_after = dated.not_after;
+            request.params.use_authority_key_identifier_extension = true;
+            change(&mut request.params);
+            let issuer = rcgen::Issuer::from_params(&self.params, &self.key);
+            request.signed_by(&issuer).unwrap().pem()
+        }
+    }
+
+    #[test]
+    fn an_intermediate_signed_outside_comes_into_force_under_its_root_and_goes_again() {
+        let mut world = World::founded();
+        let company = Company::new();
+        let bring = |world: &World, chain: &str, roots: &str| {
+            world.maker(NOW).signed(chain, roots).map_err(|error| error.to_string())
+        };
+        let unasked = bring(&world, &company.pem, "").map(drop).unwrap_err();
+        assert!(unasked.contains("nothing was asked for"), "{unasked}");
+
+        let asked = world.maker(NOW).request().unwrap();
+        let request = asked.issued.certificate_pem.clone();
+        world.install(&[asked]);
+        let signed = company.sign(&request, |_| {});
+        let other =
+            company.sign(&super::make_request("c1", CLUSTER_CA).unwrap().certificate_pem, |_| {});
+        let no_ca = company.sign(&request, |params| params.is_ca = rcgen::IsCa::ExplicitNoCa);
+        let elsewhere = company.sign(&request, |params| {
+            let subtree = rcgen::GeneralSubtree::DnsName("elsewhere.org".to_owned());
+            params.name_constraints = Some(rcgen::NameConstraints {
+                permitted_subtrees: vec![subtree],
+                excluded_subtrees: Vec::new(),
+            });
+        });
+        for (chain, roots, reason) in [
+            (&signed, "", "is missing: add"),
+            (&other, &company.pem, "none of these was made of the request"),
+            (&no_ca, &company.pem, "is no CA"),
+            (&elsewhere, &company.pem, "for "),
+        ] {
+            let why = bring(&world, chain, roots).map(drop).unwrap_err();
+            assert!(why.contains(reason), "{reason:?} expected: {why}");
+        }
+
+        let made = bring(&world, &signed, &company.pem).unwrap();
+        let names: Vec<_> = made.iter().map(|made| made.key.to_string()).collect();
+        assert_eq!(names, ["root, generation 2", "request/cluster-ca, generation 2"]);
+        world.install(&made);
+        let made = world.maker(NOW).use_root(made[0].key()).unwrap();
+        assert_eq!(made.len(), 1);
+        world.install(&made);
+        let leaf = world.maker(NOW).next(CLUSTER, &[]).unwrap();
+        let names = ["n1.example.com".to_owned()];
+        check::cluster_certificate(&company.pem, &leaf.issued.certificate_pem, &names, NOW)
+            .unwrap();
+        // Another request under the same root is in force at once.
+        let asked = world.maker(NOW).request().unwrap();
+        let signed = company.sign(&asked.issued.certificate_pem, |_| {});
+        world.install(&[asked]);
+        let made = bring(&world, &signed, &company.pem).unwrap();
+        assert_eq!(made[0].key.to_string(), "cluster-ca, generation 3");
+        world.install(&made);
+
+        let own = world.maker(NOW).next_root().unwrap();
+        let (key, pem) = (own.key.clone(), own.issued.certificate_pem.clone());
+        world.install(&[own]);
+        let made = world.maker(NOW).use_root(&key).unwrap();
+        assert_eq!(made.len(), INTERMEDIATES.len());
+        world.install(&made);
+        let leaf = world.maker(NOW).next(CLUSTER, &[]).unwrap();
+        check::cluster_certificate(&pem, &leaf.issued.certificate_pem, &names, NOW).unwrap();
     }
 
     #[test]

@@ -140,6 +140,15 @@ pub fn intermediate(
     Ok(params)
 }
 
+/// What an authority outside is asked to sign: an intermediate. Its life is for that authority to say.
+pub fn request(cluster_id: &str, name: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = subject(&format!("Conclave {name}"), cluster_id);
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params
+}
+
 /// What nodes present, to clients and to their peers. The first name is the common name; all of them
 /// are alternative names, addresses as addresses.
 ///

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use conclave_domain::certificates::ROOT;
+use conclave_domain::certificates::{CLUSTER_CA, ROOT};
 use serde_json::json;
 
 use super::ConfigArg;
@@ -34,6 +34,12 @@ renewal is overdue.")]
     Renew(RenewArgs),
     /// Replace the root: published, loaded by all, used, and the older one retired; no restart.
     RotateCa(ConfigArg),
+    /// Make a request for a company's authority to sign the intermediate that signs what nodes present.
+    #[command(after_help = "\
+Have it signed as a CA (path length 0) that may sign for the names of the cluster, bring what comes back
+with `conclave cert import cluster-ca --chain FILE [--root FILE]`, and give clients the company's root
+before: from then on what nodes present leads to it. The cluster's own root is retired.")]
+    Request(ExportArgs),
     /// Put a certificate from outside in force for the host names in it.
     #[command(after_help = "\
 The chain may be in any order, with or without its root, which is put in order; it is checked as clients
@@ -53,14 +59,14 @@ nodes go on to know each other by the cluster's own. Importing under the same na
 pub struct ImportArgs {
     #[command(flatten)]
     config: ConfigArg,
-    /// What to call it: `cert list` shows edge/NAME.
+    /// What to call it: `cert list` shows edge/NAME. Or `cluster-ca`, for what came of `cert request`.
     name: String,
     /// The certificate and what leads to its root, PEM.
     #[arg(long, value_name = "FILE")]
     chain: PathBuf,
-    /// Its private key, PEM, not encrypted.
+    /// Its private key, PEM, not encrypted. That of `cluster-ca` the cluster has.
     #[arg(long, value_name = "FILE")]
-    key: PathBuf,
+    key: Option<PathBuf>,
     /// The root, PEM, where the chain does not hold it.
     #[arg(long, value_name = "FILE")]
     root: Option<PathBuf>,
@@ -156,18 +162,24 @@ pub async fn cert(command: CertCommand, output: Output) -> Result<ExitCode, Fail
             let Response::TrustBundle { pem } = response else {
                 return Err(response.into_failure());
             };
-            match args.out {
-                None => output.show(&json!({ "pem": pem }), || pem.clone())?,
-                Some(path) => {
-                    std::fs::write(&path, &pem).context(Exit::Configuration, path.display())?;
-                    output.show(&json!({ "written": path }), || {
-                        format!("Wrote {}", path.display())
-                    })?;
-                }
-            }
+            write(args.out, &pem, output)?;
+        }
+        CertCommand::Request(args) => {
+            let data = args.config.load()?.node.data;
+            let response = client::ask(&data, &Request::RequestAuthority).await?;
+            let Response::Requested { pem } = response else {
+                return Err(response.into_failure());
+            };
+            write(args.out, &pem, output)?;
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn write(out: Option<PathBuf>, pem: &str, output: Output) -> Result<(), Failure> {
+    let Some(path) = out else { return output.show(&json!({ "pem": pem }), || pem.to_owned()) };
+    std::fs::write(&path, pem).context(Exit::Configuration, path.display())?;
+    output.show(&json!({ "written": path }), || format!("Wrote {}", path.display()))
 }
 
 async fn rows(config: &ConfigArg) -> Result<Vec<Row>, Failure> {
@@ -190,11 +202,17 @@ async fn renew(config: &ConfigArg, name: &str, output: Output) -> Result<(), Fai
 async fn import(args: &ImportArgs, output: Output) -> Result<(), Failure> {
     let read =
         |path: &PathBuf| std::fs::read_to_string(path).context(Exit::Configuration, path.display());
-    let request = Request::ImportCertificate {
-        name: args.name.clone(),
-        chain_pem: read(&args.chain)?,
-        key_pem: PrivatePem::new(read(&args.key)?),
-        roots_pem: args.root.as_ref().map(read).transpose()?.unwrap_or_default(),
+    let chain_pem = read(&args.chain)?;
+    let roots_pem = args.root.as_ref().map(read).transpose()?.unwrap_or_default();
+    let request = match &args.key {
+        Some(key) => {
+            let (name, key_pem) = (args.name.clone(), PrivatePem::new(read(key)?));
+            Request::ImportCertificate { name, chain_pem, key_pem, roots_pem }
+        }
+        None if args.name == CLUSTER_CA => Request::ImportAuthority { chain_pem, roots_pem },
+        None => {
+            return Err(Failure::new(Exit::Usage, "give its private key with --key"));
+        }
     };
     let response = client::ask(&args.config.load()?.node.data, &request).await?;
     let Response::Imported { name, revision, names, root } = response else {
@@ -202,6 +220,11 @@ async fn import(args: &ImportArgs, output: Output) -> Result<(), Failure> {
     };
     let shown = json!({ "name": name, "revision": revision, "names": names, "root": root });
     output.show(&shown, || {
+        if names.is_empty() {
+            return format!(
+                "{name} is signed under {root}; watch it come into force: conclave cert list"
+            );
+        }
         let names = names.join(", ");
         format!("{name}, generation {revision}, answers for {names}; it leads to {root}")
     })

@@ -3,10 +3,10 @@
 //!
 //! Names: [`ROOT`]; `NAME-ca` for an intermediate ([`CLUSTER_CA`]); [`CLUSTER`] for what voters
 //! present; `follower/GROUP` for what the followers of a group present; `edge/NAME` for what clients
-//! get who ask for names of the operator's own, brought from outside. Each name counts its own
-//! generations, from 1 and without a gap, so that of two nodes that issue at the same time one is
-//! refused. Of all but roots only the newest generation is kept; roots are trusted, every
-//! generation of them, until they are retired.
+//! get who ask for names of the operator's own, brought from outside; `request/NAME` for what waits to
+//! be signed outside. Each name counts its own generations, from 1 and without a gap, so that of two
+//! nodes that issue at the same time one is refused. Of all but roots only the newest generation is
+//! kept; roots are trusted, every generation of them, until they are retired.
 
 use std::collections::BTreeSet;
 
@@ -25,6 +25,8 @@ pub const CLUSTER: &str = "cluster";
 pub const FOLLOWER_PREFIX: &str = "follower/";
 /// What the names of certificates begin with that clients get for names of the operator's own.
 pub const EDGE_PREFIX: &str = "edge/";
+/// What the names of requests begin with that wait for an authority outside to sign them.
+pub const REQUEST_PREFIX: &str = "request/";
 /// The most certificates that one command installs.
 const INSTALLED_MAX: usize = 64;
 
@@ -131,8 +133,8 @@ pub(crate) fn may_install(
         }
         match &certificate.issuer {
             None if key.name == ROOT => {}
-            None if certificate.origin == Origin::Imported && key.name.starts_with(EDGE_PREFIX) => {
-            }
+            None if certificate.origin == Origin::Imported
+                && (key.name.starts_with(EDGE_PREFIX) || key.name.starts_with(REQUEST_PREFIX)) => {}
             None => return invalid(format!("{key} has no issuer")),
             Some(issuer) => {
                 if !brought.contains(issuer) && state.certificate_of(issuer).is_none() {
@@ -147,8 +149,8 @@ pub(crate) fn may_install(
     Ok(())
 }
 
-/// Whether this may go: a root that another has followed and that nothing hangs on, and what stands
-/// at the edge.
+/// Whether this may go: a root that another has followed and an intermediate that is not the cluster's
+/// own, where nothing hangs on them; what stands at the edge; and requests.
 ///
 /// # Errors
 /// [`Rejection::Invalid`], in words.
@@ -157,11 +159,12 @@ pub(crate) fn may_retire(state: &State, key: &CertificateKey) -> Result<(), Reje
     if state.certificate_of(key).is_none() {
         return invalid(format!("there is no certificate {key}"));
     }
-    if key.name.starts_with(EDGE_PREFIX) {
+    if key.name.starts_with(EDGE_PREFIX) || key.name.starts_with(REQUEST_PREFIX) {
         return Ok(());
     }
     let newest = state.certificate(&key.name).map_or(0, |(newest, _)| newest.generation);
-    if key.name != ROOT || key.generation >= newest {
+    let is_spare = key.name != CLUSTER_CA && is_intermediate(state, key);
+    if !is_spare && (key.name != ROOT || key.generation >= newest) {
         return invalid(format!("{key} is in use"));
     }
     let mut hanging = state
@@ -172,4 +175,11 @@ pub(crate) fn may_retire(state: &State, key: &CertificateKey) -> Result<(), Reje
         Some(issued) => invalid(format!("{issued} is still signed by {key}")),
         None => Ok(()),
     }
+}
+
+/// Whether it hangs on a root itself.
+fn is_intermediate(state: &State, key: &CertificateKey) -> bool {
+    let record = state.certificate_of(key);
+    let issuer = record.and_then(|record| record.certificate.issuer.as_ref());
+    issuer.is_some_and(|issuer| issuer.name == ROOT)
 }

@@ -160,6 +160,23 @@ fn what_is_brought_from_outside_stands_at_the_edge_alone_and_goes_when_told() {
 }
 
 #[test]
+fn an_intermediate_that_nothing_hangs_on_may_go_but_not_the_clusters_own() {
+    let mut world = World::founded();
+    let spare = vec![(key("edge-ca", 1), certificate(Some(key("root", 1))))];
+    assert_eq!(world.install(spare), Ok(Outcome::Done));
+    let retire = |name: &str| Command::RetireCertificate { key: key(name, 1) };
+    for name in [CLUSTER_CA, CLUSTER] {
+        let refused = world.ask(Actor::Node, retire(name));
+        assert!(matches!(refused, Err(Rejection::Invalid(_))), "{name}: {refused:?}");
+    }
+    assert_eq!(world.ask(Actor::Node, retire("edge-ca")), Ok(Outcome::Done));
+    let request = Certificate { origin: Origin::Imported, ..certificate(None) };
+    assert_eq!(world.install(vec![(key("request/cluster-ca", 1), request)]), Ok(Outcome::Done));
+    assert_eq!(world.ask(Actor::Node, retire("request/cluster-ca")), Ok(Outcome::Done));
+    assert_eq!(world.keys(), ["cluster/1", "cluster-ca/1", "root/1"]);
+}
+
+#[test]
 fn roles_touch_no_certificate() {
     let mut world = World::founded();
     let admin = || Actor::Role(id("user:admin"));
