@@ -20,13 +20,14 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use crate::adapter::{
-    Applied, FaultHook, Flusher, FsyncDelay, Log, Network, QuorumAge, StateMachine, convert,
+    Applied, FaultHook, Flusher, FsyncDelay, Log, Network, StateMachine, convert,
 };
 use crate::config::{Config, ConfigError, KnownMember};
 use crate::error::{CallError, ChangeError, Fault, ProposeError, ReadError};
 use crate::level::{self, Level};
 use crate::members::{MemberList, Members};
 use crate::propose::{Groups, HOPS_MAX};
+use crate::quorum::Quorum;
 use crate::read::Barriers;
 use crate::server::Server;
 use crate::service::{Service, ServiceError};
@@ -109,7 +110,7 @@ pub(crate) struct Node {
     raft: OnceLock<Engine>,
     transport: Arc<dyn Transport>,
     flusher: Flusher,
-    quorum_age: Arc<QuorumAge>,
+    quorum: Arc<Quorum>,
     pub(crate) budget: Arc<Semaphore>,
     pub(crate) groups: Arc<Groups>,
     barriers: Arc<Barriers>,
@@ -150,7 +151,7 @@ impl Handle {
         bridge_hole(&log, &state)?;
 
         let applied = Arc::new(Applied::new(0));
-        let quorum_age = Arc::new(QuorumAge::default());
+        let quorum = Arc::new(Quorum::default());
         let flusher = match &tweaks.fsync {
             Some(delay) => {
                 Flusher::task(Arc::clone(&log), Arc::clone(&on_fault), Arc::clone(delay))
@@ -168,7 +169,7 @@ impl Handle {
         let network = Network {
             node_id: config.node_id,
             transport: Arc::clone(&transport),
-            quorum_age: Arc::clone(&quorum_age),
+            quorum: Arc::clone(&quorum),
             snapshot_stall: config.snapshot_stall,
             acknowledged: note_acknowledged(Arc::clone(&log), Arc::clone(&on_fault)),
             #[cfg(feature = "simulation")]
@@ -183,7 +184,7 @@ impl Handle {
         let raft = Engine::build(node_id, Arc::new(engine_config), network, engine_log, machine)
             .await
             .map_err(|error| StartError::Engine(error.to_string()))?;
-        quorum_age.watch(raft.metrics());
+        quorum.watch(raft.metrics());
         // Not earlier: the engine has only now brought the log up to an installed snapshot, which
         // was acknowledged, perhaps, just before a crash.
         let standing = standing::of(&log).map_err(|error| StartError::Engine(error.to_string()))?;
@@ -201,7 +202,7 @@ impl Handle {
             raft: OnceLock::new(),
             transport: Arc::clone(&transport),
             flusher,
-            quorum_age,
+            quorum,
             groups: Arc::default(),
             barriers: Arc::default(),
             failure: OnceLock::new(),
@@ -679,14 +680,22 @@ impl Node {
         if self.tweaks.stale_reads {
             return Ok(*self.applied.borrow());
         }
-        let read = raft.get_read_log_id(ReadPolicy::ReadIndex);
-        match tokio::time::timeout(self.config.read_timeout, read).await {
-            Ok(Ok((read_log_id, _))) => Ok(place(read_log_id.index())),
-            Ok(Err(RaftError::APIError(_))) | Err(_) => {
-                Err(ReadError::NoLeader { leader: self.leader() })
-            }
-            Ok(Err(RaftError::Fatal(_))) => Err(ReadError::Closed),
-        }
+        let no_leader = || ReadError::NoLeader { leader: self.leader() };
+        let (Some(term), since) = (self.quorum.term_led(), Instant::now()) else {
+            return Err(no_leader());
+        };
+        let confirmed = async {
+            let index = match raft.get_read_log_id(ReadPolicy::ReadIndex).await {
+                Ok((read_log_id, _)) => place(read_log_id.index()),
+                Err(RaftError::APIError(_)) => return Err(no_leader()),
+                Err(RaftError::Fatal(_)) => return Err(ReadError::Closed),
+            };
+            // The engine has asked the others, and takes their word for more than it is worth.
+            self.quorum.followed_since(term, since).await;
+            Ok(index)
+        };
+        let confirmed = tokio::time::timeout(self.config.read_timeout, confirmed).await;
+        confirmed.unwrap_or_else(|_late| Err(no_leader()))
     }
 
     /// Asks whoever leads for the index that a read must see.
@@ -819,7 +828,7 @@ impl Node {
         if self.tweaks.always_level {
             return Some(Duration::ZERO);
         }
-        if self.leads() { self.quorum_age.get() } else { self.level.age() }
+        if self.leads() { self.quorum.age() } else { self.level.age() }
     }
 
     fn status(&self) -> Status {
@@ -864,7 +873,7 @@ impl Node {
                 }
             })
             .collect();
-        let since_quorum = leads.then(|| self.quorum_age.get()).flatten();
+        let since_quorum = leads.then(|| self.quorum.age()).flatten();
         let is_running = !self.is_closed.load(Ordering::Acquire) && self.failure.get().is_none();
         let state = match engine_state {
             _ if !is_running => NodeState::Stopped,

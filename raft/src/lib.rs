@@ -28,6 +28,7 @@ mod level;
 pub mod members;
 pub mod metrics;
 mod propose;
+mod quorum;
 mod read;
 mod runtime;
 mod server;

@@ -130,6 +130,9 @@ impl LogStore {
         datadir.disk().create_folder(&folder)?;
         datadir.disk().sync_folder(datadir.root())?;
         let engine = datadir.disk().engine(&folder, Profile::Log)?;
+        // A process that ended before a sync leaves what it had written in the system's memory. Nobody
+        // may hear of it before it is on the disk.
+        engine.sync()?;
 
         let mut tail = Tail {
             vote: None,

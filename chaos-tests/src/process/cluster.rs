@@ -34,6 +34,9 @@ pub const ACCOUNT: &str = "chaos";
 const TLS_NAME: &str = "conclave.test";
 /// How long a cluster may take to be healthy after a fault has ended.
 pub const HEALTH_PATIENCE: Duration = Duration::from_mins(1);
+/// How long members may take until they have applied the same, and the pause between two looks.
+const LEVEL_PATIENCE: Duration = Duration::from_secs(15);
+const LEVEL_POLL: Duration = Duration::from_millis(100);
 /// How long a node may take to say where it stands. A paused one says nothing.
 const STATUS_PATIENCE: Duration = Duration::from_millis(400);
 /// Between two looks at a condition that is waited for.
@@ -350,11 +353,25 @@ impl Cluster {
         }
     }
 
-    /// What each node holds now.
+    /// What each node holds, once all have applied the same: records of what was asked last are still
+    /// on their way into the audit chain. After a while as it is.
     ///
     /// # Errors
     /// When a node does not say.
     pub async fn holdings(&self) -> Result<Vec<Holding>, HarnessError> {
+        let deadline = Instant::now() + LEVEL_PATIENCE;
+        loop {
+            let holdings = self.holdings_now().await?;
+            let first = holdings.first().map(|holding| holding.applied);
+            let are_level = holdings.iter().all(|holding| Some(holding.applied) == first);
+            if are_level || Instant::now() >= deadline {
+                return Ok(holdings);
+            }
+            sleep(LEVEL_POLL).await;
+        }
+    }
+
+    async fn holdings_now(&self) -> Result<Vec<Holding>, HarnessError> {
         let mut holdings = Vec::with_capacity(self.nodes.len());
         for node in &self.nodes {
             let hash = admin::state_hash(&node.place.data()).await?;

@@ -12,7 +12,7 @@ mod state_machine;
 
 pub(crate) use flusher::{Flusher, FsyncDelay};
 pub(crate) use log::Log;
-pub(crate) use network::{Network, QuorumAge};
+pub(crate) use network::Network;
 pub(crate) use snapshot::receive_snapshot;
 pub(crate) use state_machine::{Applied, StateMachine};
 

@@ -2,13 +2,12 @@
 //! silent peer is taken for.
 
 use std::future::Future;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt};
-use openraft::async_runtime::WatchReceiver;
 use openraft::base::BoxFuture;
 use openraft::entry::RaftEntry;
 use openraft::errors::{
@@ -19,59 +18,29 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
-use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2, ServerState};
+use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
 use tokio::time::Instant;
 
 use super::convert;
 use super::snapshot::{SnapshotFolder, send_snapshot};
 use crate::error::CallError;
+use crate::quorum::Quorum;
 use crate::transport::{Lane, Peer, Pipe, Transport, Urgency};
 use crate::types::{EngineLogId, EngineVote, NodeInfo, TypeConfig};
 use crate::wire::latest as wire;
 
 type RpcError = RPCError<TypeConfig>;
-type Metrics =
-    openraft::alias::WatchReceiverOf<TypeConfig, openraft::metrics::RaftMetrics<TypeConfig>>;
 
 /// Appends that may be on their way to one peer.
 const IN_FLIGHT_MAX: usize = 64;
 /// How long a peer may take for the oldest append in flight: a slow disk is no broken connection.
 const APPEND_STALL: Duration = Duration::from_secs(1);
 
-/// How long ago a majority last followed this leader. Filled once the engine runs.
-#[derive(Default)]
-pub(crate) struct QuorumAge(OnceLock<Metrics>);
-
-impl QuorumAge {
-    pub(crate) fn watch(&self, metrics: Metrics) {
-        if self.0.set(metrics).is_err() {
-            tracing::error!("the quorum's age is watched already");
-        }
-    }
-
-    /// The age; none when this node has not led with a majority.
-    pub(crate) fn get(&self) -> Option<Duration> {
-        let metrics = self.0.get()?.borrow_watched();
-        let is_leader = metrics.state == ServerState::Leader;
-        if is_leader && metrics.membership_config.voter_ids().all(|id| id == metrics.id) {
-            // A lone voter is its own majority, and never asks itself.
-            return Some(Duration::ZERO);
-        }
-        let acked = metrics.last_quorum_acked.as_ref()?;
-        let acked: openraft::alias::InstantOf<TypeConfig> = **acked;
-        Some(openraft::Instant::elapsed(&acked))
-    }
-
-    fn millis(&self) -> u32 {
-        self.get().map_or(u32::MAX, |age| u32::try_from(age.as_millis()).unwrap_or(u32::MAX))
-    }
-}
-
 /// Makes clients for the engine, one for each peer and purpose.
 pub(crate) struct Network {
     pub(crate) node_id: u64,
     pub(crate) transport: Arc<dyn Transport>,
-    pub(crate) quorum_age: Arc<QuorumAge>,
+    pub(crate) quorum: Arc<Quorum>,
     pub(crate) snapshot_stall: Duration,
     /// Called with what a peer has acknowledged as durable: the vote's term, and the log id.
     pub(crate) acknowledged: Arc<dyn Fn(u64, u64, EngineLogId) + Send + Sync>,
@@ -86,7 +55,7 @@ pub(crate) struct Client {
     peer: Peer,
     lane: Lane,
     transport: Arc<dyn Transport>,
-    quorum_age: Arc<QuorumAge>,
+    quorum: Arc<Quorum>,
     snapshot_stall: Duration,
     acknowledged: Arc<dyn Fn(u64, u64, EngineLogId) + Send + Sync>,
     /// Kept from one session to the next while nothing is outstanding on it.
@@ -105,7 +74,7 @@ impl Network {
             peer: Peer { id: target, address: node.peer_address.clone() },
             lane,
             transport: Arc::clone(&self.transport),
-            quorum_age: Arc::clone(&self.quorum_age),
+            quorum: Arc::clone(&self.quorum),
             snapshot_stall: self.snapshot_stall,
             acknowledged: Arc::clone(&self.acknowledged),
             pipe: None,
@@ -267,7 +236,9 @@ where
         &mut self,
         request: &AppendEntriesRequest<TypeConfig>,
     ) -> Option<Result<StreamAppendResult<TypeConfig>, RpcError>> {
-        let frame = convert::append(request, self.client.quorum_age.millis()).encode();
+        // Before it can be on its way: what its answer proves, it proves for then.
+        let sent_at = Instant::now();
+        let frame = convert::append(request, self.client.quorum.age_millis()).encode();
         let sent = match &self.pipe {
             Some(pipe) => pipe.outgoing.send(frame).await.is_ok(),
             None => false,
@@ -282,7 +253,7 @@ where
             return Some(Err(self.fail(&CallError::Broken { peer, reason })));
         }
         let term = convert::term(&request.vote);
-        self.in_flight.push_back(InFlight { term, sent_at: Instant::now() });
+        self.in_flight.push_back(InFlight { term, sent_at });
         None
     }
 
@@ -296,6 +267,9 @@ where
         };
         let answered = self.in_flight.pop_front();
         let result = convert::engine_append_reply(reply);
+        if let (Ok(_), Some(answered)) = (&result, &answered) {
+            self.client.quorum.note(self.client.peer.id, answered.term, answered.sent_at);
+        }
         match (&result, answered) {
             (Ok(_), None) => return None,
             (Ok(Some(matched)), Some(answered)) => {
