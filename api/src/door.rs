@@ -22,7 +22,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::audit::{Deed, Record, Spool};
-use crate::authn::Registry;
+use crate::authn::{Outbound, Registry};
 use crate::client;
 use crate::context::{Answer, Call};
 use crate::credentials::{CredentialError, PasswordOffice, hex, random};
@@ -126,7 +126,10 @@ impl Door {
             )?,
             failures: Failures::new(settings.failures_max, settings.failure_window),
             policy_turns: Turns::default(),
-            registry: Registry::new(&settings.authenticators),
+            registry: Registry::new(
+                &settings.authenticators,
+                Outbound::new(settings.outbound_networks.clone(), settings.outbound_time_max),
+            ),
             meters: Meters::new(ROUTES),
             places: Arc::new(Semaphore::new(settings.requests_in_flight_max)),
             draining: ArcSwapOption::empty(),

@@ -108,6 +108,11 @@ struct Window {
     failures: u32,
 }
 
+/// One address may fail so many times as often as one pair, with roles of whatever names.
+const ADDRESS_FACTOR: u32 = 10;
+/// Stands for all roles; no role is called that.
+const ANY_ROLE: &str = "";
+
 /// Pairs remembered in one shard; beyond it finished windows are dropped, then all.
 const PAIRS_MAX: usize = 4096;
 
@@ -121,19 +126,34 @@ impl Failures {
         }
     }
 
-    /// How long this pair has to wait, when it has failed too often.
+    /// How long this pair has to wait, when it, or its address with whatever roles, has failed too
+    /// often.
     pub(crate) fn held_up(&self, from: IpAddr, role: &str, now: Timestamp) -> Option<Duration> {
-        let (shard, key) = self.place(from, role);
+        let of_pair = self.held_up_at(self.place(from, role), self.most, now);
+        let most_of_address = self.most.saturating_mul(ADDRESS_FACTOR);
+        of_pair.max(self.held_up_at(self.place(from, ANY_ROLE), most_of_address, now))
+    }
+
+    fn held_up_at(
+        &self,
+        (shard, key): (&Mutex<HashMap<u64, Window>>, u64),
+        most: u32,
+        now: Timestamp,
+    ) -> Option<Duration> {
         let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
         let window = shard.get(&key)?;
         let left = self.window_ms - now.0.saturating_sub(window.started.0);
-        let held = window.failures >= self.most && left > 0;
+        let held = window.failures >= most && left > 0;
         held.then(|| Duration::from_millis(left.unsigned_abs()))
     }
 
     /// Counts one failure.
     pub(crate) fn failed(&self, from: IpAddr, role: &str, now: Timestamp) {
-        let (shard, key) = self.place(from, role);
+        self.failed_at(self.place(from, role), now);
+        self.failed_at(self.place(from, ANY_ROLE), now);
+    }
+
+    fn failed_at(&self, (shard, key): (&Mutex<HashMap<u64, Window>>, u64), now: Timestamp) {
         let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
         if shard.len() >= PAIRS_MAX && !shard.contains_key(&key) {
             shard.retain(|_, window| now.0.saturating_sub(window.started.0) <= self.window_ms);

@@ -172,8 +172,9 @@ fn reason(status: u16) -> &'static str {
         414 => "The path and query are too long",
         422 => "A parameter or the body breaks a rule",
         429 => "Too many failed attempts from here; see Retry-After",
-        502 => "This node is not ready",
+        502 => "This node is not ready, or a directory is ill",
         503 => "Not now: sealed, overloaded or without a leader; see X-Conclave-Reason",
+        504 => "A directory did not answer in time",
         _ => "",
     }
 }
@@ -206,7 +207,7 @@ fn operations() -> Vec<Operation> {
             .gives(200, Json("Token"), "An access token")
             .gives(200, Text, "The same in base64")
             .gives(200, Jwt, "The same as a compact JWT")
-            .refuses([401, 403, 429])
+            .refuses([400, 401, 403, 413, 429])
     };
     let administer = |name, about| {
         row(name, about)
@@ -216,7 +217,7 @@ fn operations() -> Vec<Operation> {
             .refuses([401, 403])
     };
     let status = |name, about| {
-        [403, 404, 500, 501].into_iter().fold(
+        [403, 404, 500].into_iter().fold(
             row(name, about).gives(200, Json("Status"), "It is").refuses([401]),
             |row, status| row.gives(status, Json("Status"), "What is wrong"),
         )
@@ -293,9 +294,11 @@ fn operations() -> Vec<Operation> {
             .refuses([401, 403]),
         row("authn.login_service", "The same by an authenticator of its own")
             .gives(200, Text, "The API key")
-            .refuses([401, 403]),
+            .refuses([401, 403, 502, 504]),
         authenticate("authn.authenticate", "An access token for an API key"),
-        authenticate("authn.authenticate_service", "An access token by an authenticator's service"),
+        authenticate("authn.authenticate_service", "An access token by an authenticator's service")
+            .refuses([502, 504]),
+        authenticate("authn.authenticate_jwt", "An access token for a token of another issuer"),
         row("authn.password", "Changes the caller's password; needs HTTP Basic")
             .query("role", Words, "Nobody but the caller")
             .takes(Text, "The new password")

@@ -163,6 +163,8 @@ pub static ROUTES: &[Route] = &[
         => routes::authn::login::show),
     route!(GET "/:authn/:service/:account/login", Optional Read, "authn" "login", "authn.login_service"
         => routes::authn::login::show),
+    route!(POST "/authn-jwt/:service/:account/authenticate", Optional Read, "authn" "authenticate",
+        "authn.authenticate_jwt" => routes::authn::authenticate::create),
     route!(POST "/:authn/:account/:login/authenticate", Optional Read, "authn" "authenticate",
         "authn.authenticate" => routes::authn::authenticate::create),
     route!(POST "/:authn/:service/:account/:login/authenticate", Optional Read, "authn" "authenticate",
@@ -399,6 +401,9 @@ fn match_path(pattern: &[Segment], route: &Route, raw: &[&str]) -> Option<Params
             Segment::Literal(literal) => {
                 if literal != text {
                     return None;
+                }
+                if at == 0 && literal.starts_with("authn-") {
+                    params.authenticator = Some((*literal).to_owned());
                 }
             }
             Segment::Account => {

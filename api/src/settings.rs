@@ -63,6 +63,15 @@ pub struct Settings {
     pub failures_max: u32,
     /// The window of `failures_max`.
     pub failure_window: Duration,
+    /// The only networks in which authenticators call servers that policy names: issuers of tokens,
+    /// directories. When empty, all but this machine, its link and the like.
+    pub outbound_networks: Vec<IpNet>,
+    /// Longest a call of such a server may take.
+    pub outbound_time_max: Duration,
+    /// Whether `authn-jwt` takes tokens that do not say who issued them.
+    pub jwt_missing_issuer_ignored: bool,
+    /// What `authn-ldap` is told where policy says nothing.
+    pub ldap: LdapFallback,
     /// Whether hosts may enrol themselves with the tokens of host factories; without, those routes
     /// are not there.
     pub host_factories_enabled: bool,
@@ -85,6 +94,36 @@ pub struct Settings {
     pub effective_policy_max: Bounds,
     /// Passwords that new users get.
     pub user_passwords: UserPasswords,
+}
+
+/// A directory for services of `authn-ldap` whose policy does not say everything.
+#[derive(Clone, Default)]
+pub struct LdapFallback {
+    /// Servers, as `ldap://` or `ldaps://` URLs apart by spaces.
+    pub uri: Option<String>,
+    /// Where entries of people are.
+    pub base: Option<String>,
+    /// Who searches.
+    pub bind_dn: Option<String>,
+    /// The searcher's password.
+    pub bind_password: Option<Arc<Secret>>,
+    /// The filter, with one `%s` for the login.
+    pub filter: Option<String>,
+    /// Whether a service may be configured to send passwords without TLS.
+    pub plain_allowed: bool,
+}
+
+/// Without the password.
+impl fmt::Debug for LdapFallback {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LdapFallback")
+            .field("uri", &self.uri)
+            .field("base", &self.base)
+            .field("bind_dn", &self.bind_dn)
+            .field("filter", &self.filter)
+            .field("plain_allowed", &self.plain_allowed)
+            .finish_non_exhaustive()
+    }
 }
 
 /// On nodes of which parts load balancers are wanted.
@@ -175,6 +214,10 @@ impl Default for Settings {
             hashing_queue_max: 64,
             failures_max: 50,
             failure_window: Duration::from_secs(10),
+            outbound_networks: Vec::new(),
+            outbound_time_max: Duration::from_secs(5),
+            jwt_missing_issuer_ignored: false,
+            ldap: LdapFallback::default(),
             host_factories_enabled: true,
             dynamic_secrets_enabled: false,
             metrics: true,

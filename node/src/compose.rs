@@ -15,7 +15,7 @@ use conclave_api::audit::{Durability, Spool};
 use conclave_api::door::{Door, MetricsText, Parts};
 use conclave_api::ports::Agreement;
 use conclave_api::server::ServerTls;
-use conclave_api::settings::{Settings, UserPasswords};
+use conclave_api::settings::{LdapFallback, Settings, UserPasswords};
 use conclave_domain::command::{Actor, Command, Envelope, codec};
 use conclave_domain::outcome::{self, Outcome};
 use conclave_domain::records::RequestId;
@@ -262,6 +262,9 @@ impl Node {
                 authenticators: config.api.authenticators.clone(),
                 host_factories_enabled: config.api.host_factories_enabled,
                 dynamic_secrets_enabled: config.api.dynamic_secrets_enabled,
+                outbound_networks: config.api.outbound_networks.clone(),
+                jwt_missing_issuer_ignored: config.api.jwt_missing_issuer_ignored,
+                ldap: ldap_fallback(config.api.ldap_plain_allowed),
                 staleness_max: config.reads.max_staleness,
                 staleness_degraded: Settings::default()
                     .staleness_degraded
@@ -313,6 +316,20 @@ impl Node {
     /// The listener for health alone, where there is one, for the one task that serves it.
     pub fn take_health_listener(&self) -> Option<TcpListener> {
         self.health_listener.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+fn ldap_fallback(plain_allowed: bool) -> LdapFallback {
+    let told = environment::LdapEnvironment::read();
+    LdapFallback {
+        uri: told.uri,
+        base: told.base,
+        bind_dn: told.bind_dn,
+        bind_password: told
+            .bind_password
+            .map(|password| Arc::new(Secret::new(password.as_bytes().to_vec()))),
+        filter: told.filter,
+        plain_allowed,
     }
 }
 

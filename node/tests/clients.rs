@@ -62,6 +62,12 @@ fn every_method_of_pypi_conjur_api_works() {
     python_against_dev(&python, "conjur_api_methods.py", &[]);
 }
 
+#[test]
+fn tokens_and_directories_log_in_by_the_strategies_of_pypi_conjur_api() {
+    let python = environment("conjur-api-0.2.0", &[&["install", "conjur-api==0.2.0"]]);
+    python_against_dev(&python, "logins.py", &[]);
+}
+
 /// Ansible, and the folder with its collection for Conjur; made once, for all that ask.
 fn ansible() -> &'static (PathBuf, PathBuf) {
     static MADE: OnceLock<(PathBuf, PathBuf)> = OnceLock::new();

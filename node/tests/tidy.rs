@@ -104,7 +104,7 @@ fn each_library_is_named_in_one_room_only() {
         ("openraft", &["raft/"]),
         ("quinn", &["raft/"]),
         ("axum::", &["api/"]),
-        ("rcgen::", &["node/", "bench/", "raft/tests/"]),
+        ("rcgen::", &["node/", "bench/", "raft/tests/", "api/tests/"]),
         ("clap::", &["node/", "chaos-tests/", "bench/"]),
     ];
     for source in sources().iter().filter(|source| source.as_str() != "node/tests/tidy.rs") {

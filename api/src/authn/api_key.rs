@@ -3,11 +3,11 @@
 //! Keys are compared by digest in constant time; an unknown account or role is compared with a digest
 //! that nothing has, so that it takes the same steps.
 
-use conclave_domain::id::Id;
+use conclave_domain::id::{Id, RoleId};
 use conclave_domain::records::Digest;
 use futures::future::BoxFuture;
 
-use super::{Attempt, Authenticator, DEFAULT, NOT_FROM_HERE, Verdict, is_from_within};
+use super::{Attempt, Authenticator, DEFAULT, Denied, NOT_FROM_HERE, Verdict, is_from_within};
 use crate::context::Call;
 use crate::credentials::matches_digest;
 use crate::error::Refusal;
@@ -31,21 +31,15 @@ async fn judge(call: &mut Call, attempt: &Attempt) -> Verdict {
     if attempt.authenticator != DEFAULT || attempt.service.is_some() {
         return Verdict::NotMine;
     }
-    match check(call, attempt).await {
-        Ok(verdict) => verdict,
-        Err(refusal) => {
-            let reason = refusal.reason().into_owned();
-            Verdict::Refused(refusal, reason.into())
-        }
-    }
+    check(call, attempt).await.into()
 }
 
-async fn check(call: &mut Call, attempt: &Attempt) -> Result<Verdict, Refusal> {
+async fn check(call: &mut Call, attempt: &Attempt) -> Result<RoleId, Denied> {
     let key = match call.take_body(KEY_BYTES_MAX).await {
         Ok(key) => key,
         // A body that cannot be a key is a wrong key.
-        Err(Refusal::TooLarge { .. }) => return Ok(Verdict::refused(INVALID)),
-        Err(refusal) => return Err(refusal),
+        Err(Refusal::TooLarge { .. }) => return Err(Denied::new(INVALID)),
+        Err(refusal) => return Err(refusal.into()),
     };
     call.barrier().await?;
     let role = match (&attempt.account, &attempt.login) {
@@ -59,17 +53,17 @@ async fn check(call: &mut Call, attempt: &Attempt) -> Result<Verdict, Refusal> {
     let matches = matches_digest(&key, &digest);
     let from = call.client_ip;
     let allowed = found.as_ref().is_none_or(|credential| is_from_within(credential, from));
-    Ok(match role {
+    match role {
         Some(role) if found.is_some() && !key.is_empty() && matches => {
             if allowed {
-                Verdict::Is(role)
+                Ok(role)
             } else {
-                Verdict::refused(NOT_FROM_HERE)
+                Err(Denied::new(NOT_FROM_HERE))
             }
         }
-        Some(role) if found.is_none() => Verdict::refused(format!("CONJ00007E '{role}' not found")),
-        _ => Verdict::refused(INVALID),
-    })
+        Some(role) if found.is_none() => Err(Denied::new(format!("CONJ00007E '{role}' not found"))),
+        _ => Err(Denied::new(INVALID)),
+    }
 }
 
 const INVALID: &str = "CONJ00002E Invalid credentials";

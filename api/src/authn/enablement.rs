@@ -8,21 +8,22 @@ use conclave_domain::state::State;
 
 use super::DEFAULT;
 
-/// Every type of authenticator there is in Conjur, and whether it can tell its status.
-const TYPES: [(&str, bool); 8] = [
-    ("authn", false),
-    ("authn-azure", true),
-    ("authn-gcp", true),
-    ("authn-iam", false),
-    ("authn-jwt", true),
-    ("authn-k8s", true),
-    ("authn-ldap", false),
-    ("authn-oidc", true),
+/// Every type of authenticator there is in Conjur.
+const TYPES: [&str; 9] = [
+    "authn",
+    "authn-azure",
+    "authn-cert",
+    "authn-gcp",
+    "authn-iam",
+    "authn-jwt",
+    "authn-k8s",
+    "authn-ldap",
+    "authn-oidc",
 ];
 
-/// Whether there is such a type of authenticator, and if so, whether it can tell its status.
-pub(crate) fn known_type(authenticator: &str) -> Option<bool> {
-    TYPES.iter().find(|(name, _)| *name == authenticator).map(|(_, tells)| *tells)
+/// Whether there is such a type of authenticator.
+pub(crate) fn is_known_type(authenticator: &str) -> bool {
+    TYPES.contains(&authenticator)
 }
 
 /// `authn-x` or `authn-x/service`.
@@ -68,11 +69,10 @@ pub(crate) fn misnamed(name: &str) -> Option<String> {
         Some((kind, service)) => (kind, Some(service)),
         None => (name, None),
     };
-    if known_type(kind).is_none() {
+    if !is_known_type(kind) {
         let close = TYPES
-            .iter()
-            .map(|(known, _)| *known)
-            .find(|known| known.eq_ignore_ascii_case(kind) || format!("authn-{kind}") == **known);
+            .into_iter()
+            .find(|known| known.eq_ignore_ascii_case(kind) || format!("authn-{kind}") == *known);
         let hint = close.map_or_else(String::new, |close| format!("; did you mean {close}?"));
         return Some(format!("there is no authenticator {kind:?}{hint}"));
     }

@@ -4,8 +4,16 @@
 //! it is. What is refused looks alike from outside, whatever the reason; the audit record has it.
 
 mod api_key;
+mod claims;
+mod directory;
 mod enablement;
+mod id_token;
+mod jwt;
+mod keys;
+mod ldap;
+mod outbound;
 mod password;
+mod variables;
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -18,11 +26,13 @@ use conclave_domain::records::Credential;
 use conclave_domain::state::State;
 use futures::future::BoxFuture;
 use http::StatusCode;
+use zeroize::Zeroizing;
 
 use crate::context::Call;
 use crate::error::Refusal;
 
-pub(crate) use enablement::{full_name, known_type, misnamed, webservice};
+pub(crate) use enablement::{full_name, is_known_type, misnamed, webservice};
+pub(crate) use outbound::Outbound;
 pub(crate) use password::{Proven, basic_credentials, prove};
 
 /// The authenticator that every account has.
@@ -41,20 +51,86 @@ pub(crate) struct Attempt {
     pub(crate) login: Option<String>,
 }
 
+impl Attempt {
+    /// `authn-x` or `authn-x/service`.
+    pub(crate) fn full_name(&self) -> String {
+        full_name(&self.authenticator, self.service.as_deref())
+    }
+
+    /// The account, without which nobody can be anybody.
+    pub(crate) fn account(&self) -> Result<&AccountName, Denied> {
+        self.account.as_ref().ok_or_else(|| Denied::new("CONJ00008E No account is named"))
+    }
+
+    /// The webservice that stands for the authenticator.
+    pub(crate) fn webservice(&self) -> Result<ResourceId, Denied> {
+        let service = self.service.as_deref();
+        webservice(self.account()?, &self.authenticator, service).ok_or_else(|| {
+            Denied::new(format!("CONJ00005E Webservice '{}' not found", self.full_name()))
+        })
+    }
+}
+
 /// What an authenticator says to an attempt.
 pub(crate) enum Verdict {
     /// The attempt is for another authenticator.
     NotMine,
-    /// No, with the reason for the record.
-    Refused(Refusal, Cow<'static, str>),
+    /// No.
+    Refused(Denied),
     /// This is who it is.
     Is(RoleId),
 }
 
-impl Verdict {
+impl From<Result<RoleId, Denied>> for Verdict {
+    fn from(result: Result<RoleId, Denied>) -> Self {
+        match result {
+            Ok(role) => Self::Is(role),
+            Err(denied) => Self::Refused(denied),
+        }
+    }
+}
+
+/// A "no" of an authenticator: what the client is answered, and the reason, which it is not told.
+#[derive(Debug, Clone)]
+pub(crate) struct Denied {
+    pub(crate) refusal: Refusal,
+    /// For the record and the log.
+    pub(crate) reason: Cow<'static, str>,
+    /// Who it claimed to be, where that is known.
+    pub(crate) claimed: Option<Box<RoleId>>,
+}
+
+impl Denied {
     /// No, in the words that tell an outsider nothing.
-    pub(crate) fn refused(reason: impl Into<Cow<'static, str>>) -> Self {
-        Self::Refused(Refusal::UNAUTHENTICATED, reason.into())
+    pub(crate) fn new(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self::with(Refusal::UNAUTHENTICATED, reason)
+    }
+
+    /// No, in words of its own.
+    pub(crate) fn with(refusal: Refusal, reason: impl Into<Cow<'static, str>>) -> Self {
+        Self { refusal, reason: reason.into(), claimed: None }
+    }
+
+    /// What the request had to bring is not in it.
+    pub(crate) fn field_missing(name: &str) -> Self {
+        let refusal = Refusal::Empty(StatusCode::BAD_REQUEST);
+        Self::with(
+            refusal,
+            format!("CONJ00009E Field '{name}' is missing or empty in request body"),
+        )
+    }
+
+    /// The same, of somebody.
+    pub(crate) fn of(mut self, role: &RoleId) -> Self {
+        self.claimed = Some(Box::new(role.clone()));
+        self
+    }
+}
+
+impl From<Refusal> for Denied {
+    fn from(refusal: Refusal) -> Self {
+        let reason = refusal.reason().into_owned();
+        Self::with(refusal, reason)
     }
 }
 
@@ -68,6 +144,19 @@ pub(crate) struct StatusError {
     pub(crate) message: String,
 }
 
+impl From<Denied> for StatusError {
+    fn from(denied: Denied) -> Self {
+        let class = match denied.reason.get(..10) {
+            Some("CONJ00036E") => "Conjur::RequiredResourceMissing",
+            Some("CONJ00037E") => "Conjur::RequiredSecretMissing",
+            Some("CONJ00087E") => "Authentication::AuthnJwt::FetchJwksKeysFailed",
+            _ => "Authentication::Security::AuthenticatorNotUsable",
+        };
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        Self { status, class, message: denied.reason.into_owned() }
+    }
+}
+
 /// One way to prove who one is.
 pub(crate) trait Authenticator: Send + Sync + 'static {
     /// Its name in paths, settings and records.
@@ -77,6 +166,19 @@ pub(crate) trait Authenticator: Send + Sync + 'static {
     /// one, that the authenticator is in force and its webservice there has been looked at before,
     /// and that the role may use it is looked at after.
     fn judge<'a>(&'a self, call: &'a mut Call, attempt: &'a Attempt) -> BoxFuture<'a, Verdict>;
+
+    /// Judges a login with a password, for which the role's API key is given. Only what knows
+    /// passwords does. The attempt has the login; as for [`Authenticator::judge`], the rest is looked
+    /// at before and after.
+    fn login<'a>(
+        &'a self,
+        _call: &'a mut Call,
+        _attempt: &'a Attempt,
+        _password: Zeroizing<Vec<u8>>,
+    ) -> BoxFuture<'a, Verdict> {
+        let reason = "CONJ00001E This authenticator has no login";
+        Box::pin(async move { Verdict::Refused(Denied::new(reason)) })
+    }
 
     /// What is wrong with the configuration below a webservice, beyond what is the same for all.
     fn status<'a>(
@@ -97,12 +199,19 @@ pub(crate) struct Registry {
 
 impl Registry {
     /// All that are built in; `enabled` names those in force, the default one alone when empty.
-    pub(crate) fn new(enabled: &[String]) -> Self {
+    pub(crate) fn new(enabled: &[String], outbound: Outbound) -> Self {
         let mut enabled = enabled.to_vec();
         if enabled.is_empty() {
             enabled.push(DEFAULT.to_owned());
         }
-        Self { authenticators: vec![Arc::new(api_key::ApiKey)], enabled }
+        let outbound = Arc::new(outbound);
+        let keys = Arc::new(keys::KeyCache::new(outbound.clone()));
+        let authenticators: Vec<Arc<dyn Authenticator>> = vec![
+            Arc::new(api_key::ApiKey),
+            Arc::new(jwt::Jwt::new(keys)),
+            Arc::new(ldap::Ldap::new(outbound)),
+        ];
+        Self { authenticators, enabled }
     }
 
     /// Names of all that are built in, sorted.
@@ -127,80 +236,94 @@ impl Registry {
         enablement::is_enabled(&self.enabled, state, webservice)
     }
 
-    /// The verdict of the authenticator that the attempt names. The default one needs no webservice
-    /// and is always in force.
-    pub(crate) async fn judge(&self, call: &mut Call, attempt: &Attempt) -> Verdict {
-        let unsupported = || {
-            Verdict::refused(format!(
-                "CONJ00001E Authenticator '{}' is not supported",
-                attempt.authenticator
-            ))
-        };
-        let Some(authenticator) = self.find(&attempt.authenticator) else { return unsupported() };
-        let verdict = if authenticator.name() == DEFAULT {
-            authenticator.judge(call, attempt).await
-        } else {
-            match self.judge_service(call, attempt, &*authenticator).await {
-                Ok(verdict) | Err(verdict) => verdict,
-            }
-        };
-        if matches!(verdict, Verdict::NotMine) { unsupported() } else { verdict }
+    /// Who stands behind an attempt, by the authenticator that it names. The default one needs no
+    /// webservice and is always in force.
+    pub(crate) async fn judge(&self, call: &mut Call, attempt: &Attempt) -> Result<RoleId, Denied> {
+        let authenticator = self.named(attempt)?;
+        if authenticator.name() == DEFAULT {
+            return decided(attempt, authenticator.judge(call, attempt).await);
+        }
+        let webservice = self.in_force(call, attempt).await?;
+        let role = decided(attempt, authenticator.judge(call, attempt).await)?;
+        let from = call.client_ip;
+        call.open_view(|view| Ok(admit(view.state, &role, &webservice, Some(from))))??;
+        Ok(role)
     }
 
-    /// As [`Registry::judge`], for an authenticator that stands behind a webservice.
-    async fn judge_service(
+    /// As [`Registry::judge`], for a login with a password at an authenticator that stands behind a
+    /// webservice. From where, is not looked at, as in Conjur.
+    pub(crate) async fn login(
         &self,
         call: &mut Call,
         attempt: &Attempt,
-        authenticator: &dyn Authenticator,
-    ) -> Result<Verdict, Verdict> {
-        let service = attempt.service.as_deref();
-        let name = full_name(&attempt.authenticator, service);
-        let refused = |refusal: Refusal| {
-            let reason = refusal.reason().into_owned();
-            Verdict::Refused(refusal, reason.into())
-        };
-        let Some(account) = &attempt.account else { return Err(Verdict::NotMine) };
-        let missing = || Verdict::refused(format!("CONJ00005E Webservice '{name}' not found"));
-        let webservice =
-            webservice(account, &attempt.authenticator, service).ok_or_else(missing)?;
-        call.barrier().await.map_err(refused)?;
-        let before = call.open_view(|view| {
-            let state = view.state;
-            Ok(if !self.is_enabled(state, &webservice) {
-                Err(Verdict::refused(format!("CONJ00004E '{name}' is not enabled")))
-            } else if state.account(account).is_none() {
-                Err(Verdict::refused(format!("CONJ00008E Account '{account}' is not defined")))
-            } else if state.resource(&webservice).is_none() {
-                Err(missing())
-            } else {
-                Ok(())
-            })
-        });
-        before.map_err(refused)??;
-        let role = match authenticator.judge(call, attempt).await {
-            Verdict::Is(role) => role,
-            verdict @ (Verdict::NotMine | Verdict::Refused(..)) => return Ok(verdict),
-        };
-        let from = call.client_ip;
-        let after = call.open_view(|view| {
-            let state = view.state;
-            let fenced = state.credential(&role).is_some_and(|one| !is_from_within(one, from));
-            Ok(if state.role(&role).is_none() {
-                Verdict::refused(format!("CONJ00007E '{role}' not found"))
-            } else if !rbac::is_allowed(state, &role, "authenticate", &webservice) {
-                let reason = format!(
-                    "CONJ00006E '{role}' does not have 'authenticate' privilege on {webservice}"
-                );
-                Verdict::Refused(Refusal::FORBIDDEN, reason.into())
-            } else if fenced {
-                Verdict::refused(NOT_FROM_HERE)
-            } else {
-                Verdict::Is(role.clone())
-            })
-        });
-        after.map_err(refused)
+        password: Zeroizing<Vec<u8>>,
+    ) -> Result<RoleId, Denied> {
+        let authenticator = self.named(attempt)?;
+        let webservice = self.in_force(call, attempt).await?;
+        let role = decided(attempt, authenticator.login(call, attempt, password).await)?;
+        call.open_view(|view| Ok(admit(view.state, &role, &webservice, None)))??;
+        Ok(role)
     }
+
+    /// The authenticator that an attempt names.
+    fn named(&self, attempt: &Attempt) -> Result<Arc<dyn Authenticator>, Denied> {
+        self.find(&attempt.authenticator).ok_or_else(|| unsupported(attempt))
+    }
+
+    /// The webservice of an attempt's authenticator, which must be in force.
+    async fn in_force(&self, call: &mut Call, attempt: &Attempt) -> Result<ResourceId, Denied> {
+        let webservice = attempt.webservice()?;
+        let name = attempt.full_name();
+        call.barrier().await?;
+        call.open_view(|view| {
+            let state = view.state;
+            let account = webservice.account();
+            Ok(if !self.is_enabled(state, &webservice) {
+                Err(Denied::new(format!("CONJ00004E '{name}' is not enabled")))
+            } else if state.account(account).is_none() {
+                Err(Denied::new(format!("CONJ00008E Account '{account}' is not defined")))
+            } else if state.resource(&webservice).is_none() {
+                Err(Denied::new(format!("CONJ00005E Webservice '{name}' not found")))
+            } else {
+                Ok(webservice.clone())
+            })
+        })?
+    }
+}
+
+fn decided(attempt: &Attempt, verdict: Verdict) -> Result<RoleId, Denied> {
+    match verdict {
+        Verdict::Is(role) => Ok(role),
+        Verdict::Refused(denied) => Err(denied),
+        Verdict::NotMine => Err(unsupported(attempt)),
+    }
+}
+
+fn unsupported(attempt: &Attempt) -> Denied {
+    let name = &attempt.authenticator;
+    Denied::new(format!("CONJ00001E Authenticator '{name}' is not supported"))
+}
+
+/// Lets a role in by an authenticator: it exists, may use it, and comes from where it may.
+fn admit(
+    state: &State,
+    role: &RoleId,
+    webservice: &ResourceId,
+    from: Option<IpAddr>,
+) -> Result<(), Denied> {
+    let is_fenced_out = |from| state.credential(role).is_some_and(|one| !is_from_within(one, from));
+    let denied = if state.role(role).is_none() {
+        Denied::new(format!("CONJ00007E '{role}' not found"))
+    } else if !rbac::is_allowed(state, role, "authenticate", webservice) {
+        let why =
+            format!("CONJ00006E '{role}' does not have 'authenticate' privilege on {webservice}");
+        Denied::with(Refusal::FORBIDDEN, why)
+    } else if from.is_some_and(is_fenced_out) {
+        Denied::new(NOT_FROM_HERE)
+    } else {
+        return Ok(());
+    };
+    Err(denied.of(role))
 }
 
 /// The reason when a role may not authenticate from the client's address.

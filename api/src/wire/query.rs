@@ -1,6 +1,8 @@
 //! Query strings and form bodies: separated by `&` and `;`, decoded once, `+` a space, nested names
 //! such as `kind[]` and `annotations[k]` kept as they stand.
 
+use zeroize::Zeroizing;
+
 /// Most parameters read from one query; the rest is ignored.
 const PARAMETERS_MAX: usize = 1000;
 
@@ -82,6 +84,21 @@ fn decode(text: &str) -> String {
     percent_encoding::percent_decode_str(&spaced).decode_utf8_lossy().into_owned()
 }
 
+/// One value of a form that is a secret: neither it nor the form is copied to where it is not wiped.
+/// The last one counts when it was sent more than once; nothing when it is absent or blank.
+pub(crate) fn secret_value(form: &[u8], name: &str) -> Option<Zeroizing<String>> {
+    let pairs = form.split(|byte| matches!(byte, b'&' | b';')).rev();
+    let mut values = pairs.filter_map(|pair| {
+        let equals = pair.iter().position(|byte| *byte == b'=')?;
+        (pair[..equals] == *name.as_bytes()).then(|| &pair[equals + 1..])
+    });
+    let decoded = percent_encoding::percent_decode(values.next()?);
+    let mut bytes = Zeroizing::new(Vec::with_capacity(form.len()));
+    bytes.extend(decoded);
+    let text = std::str::from_utf8(&bytes).ok()?.trim();
+    (!text.is_empty()).then(|| Zeroizing::new(text.to_owned()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -97,5 +114,16 @@ mod tests {
         assert_eq!(query.values("x").collect::<Vec<_>>(), ["1"]);
         assert_eq!(query.value("limit"), Some("2"));
         assert_eq!(Query::parse("role=").filled("role"), None);
+    }
+
+    #[test]
+    fn secrets_are_found_in_forms() {
+        let found =
+            |form: &str| secret_value(form.as_bytes(), "jwt").map(|value| value.to_string());
+        assert_eq!(found("jwt=a.b.c").as_deref(), Some("a.b.c"));
+        assert_eq!(found("x=1&jwt=a&jwt=%62").as_deref(), Some("b"));
+        for absent in ["", "jwt", "jwt=", "jwt=%20", "xjwt=a", "JWT=a", "jwt=%ff"] {
+            assert_eq!(found(absent), None, "{absent}");
+        }
     }
 }

@@ -7,10 +7,15 @@ mod compatibility;
 mod fuzz;
 mod harness;
 mod host_factories;
+mod issuer;
+mod jwt;
+mod ldap;
 mod load;
 mod matrix;
 mod negative;
 mod openapi;
+#[path = "../../../node/tests/support/package.rs"]
+mod package;
 mod policies;
 mod properties;
 mod scenario;

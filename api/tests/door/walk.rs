@@ -32,6 +32,7 @@ const REQUESTS: &[(&str, &str)] = &[
     ("authn.login_service", "/authn-ldap/svc/demo/login"),
     ("authn.authenticate", "/authn/demo/bob/authenticate"),
     ("authn.authenticate_service", "/authn-ldap/svc/demo/bob/authenticate"),
+    ("authn.authenticate_jwt", "/authn-jwt/ci/demo/authenticate"),
     ("authn.password", "/authn/demo/password"),
     ("authn.rotate", "/authn/demo/api_key?role=user:bob"),
     ("authn.key_age", "/authn/demo/api_key?role=user:bob"),

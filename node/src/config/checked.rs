@@ -10,7 +10,7 @@ use conclave_domain::policy::Rules;
 use conclave_domain::policy::effective::Bounds;
 use ipnet::IpNet;
 
-use super::environment::{DYNAMIC_SECRETS, HOST_FACTORIES, ServerEnvironment};
+use super::environment::{DYNAMIC_SECRETS, HOST_FACTORIES, JWT_ISSUER, ServerEnvironment};
 use super::raw::{RawConfig, RawPolicy, RawRaft};
 use conclave_api::settings::Wanted;
 
@@ -113,6 +113,7 @@ pub struct PeerConfig {
 
 /// The HTTPS listener.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 pub struct ApiConfig {
     /// TCP address to bind.
     pub listen: SocketAddr,
@@ -132,6 +133,13 @@ pub struct ApiConfig {
     pub host_factories_enabled: bool,
     /// Whether issuers of dynamic secrets are there.
     pub dynamic_secrets_enabled: bool,
+    /// The only networks in which authenticators call servers that policy names; when empty, all but
+    /// what is local.
+    pub outbound_networks: Vec<IpNet>,
+    /// Whether a service of `authn-ldap` may be configured to send passwords without TLS.
+    pub ldap_plain_allowed: bool,
+    /// Whether `authn-jwt` takes tokens that do not say who issued them.
+    pub jwt_missing_issuer_ignored: bool,
 }
 
 /// What the cluster certificate names when this node founds a cluster.
@@ -255,6 +263,7 @@ impl Config {
         let switches = [
             (HOST_FACTORIES, environment.host_factories, &mut self.api.host_factories_enabled),
             (DYNAMIC_SECRETS, environment.dynamic_secrets, &mut self.api.dynamic_secrets_enabled),
+            (JWT_ISSUER, environment.jwt_issuer, &mut self.api.jwt_missing_issuer_ignored),
         ];
         for (name, said, switch) in switches {
             match said.as_deref().map(str::trim) {
@@ -322,6 +331,12 @@ impl Config {
             .trusted_proxies
             .iter()
             .map(|text| network("api.trusted_proxies", text))
+            .collect::<Result<_, _>>()?;
+        let outbound_networks = raw
+            .api
+            .outbound_networks
+            .iter()
+            .map(|text| network("api.outbound_networks", text))
             .collect::<Result<_, _>>()?;
         let local_socket = match raw.api.local_socket.as_deref() {
             None | Some("") => None,
@@ -397,6 +412,12 @@ impl Config {
                 authenticators: raw.api.authenticators,
                 host_factories_enabled: raw.api.host_factories_enabled.unwrap_or(true),
                 dynamic_secrets_enabled: raw.api.dynamic_secrets_enabled.unwrap_or(false),
+                outbound_networks,
+                ldap_plain_allowed: raw.api.ldap_plain_allowed.unwrap_or(false),
+                jwt_missing_issuer_ignored: raw
+                    .api
+                    .authn_jwt_ignore_missing_issuer_claim
+                    .unwrap_or(false),
             },
             tls: TlsConfig { names },
             raft: checked_raft(&raw.raft)?,

@@ -35,10 +35,39 @@ pub fn user_passwords() -> Vec<(String, Zeroizing<String>)> {
     .collect()
 }
 
+/// A directory for services of `authn-ldap` whose policy does not say everything, as Conjur is told it.
+pub struct LdapEnvironment {
+    /// `LDAP_URI`.
+    pub uri: Option<String>,
+    /// `LDAP_BASE`.
+    pub base: Option<String>,
+    /// `LDAP_BINDDN`.
+    pub bind_dn: Option<String>,
+    /// `LDAP_BINDPW`.
+    pub bind_password: Option<Zeroizing<String>>,
+    /// `LDAP_FILTER`.
+    pub filter: Option<String>,
+}
+
+impl LdapEnvironment {
+    /// Reads it.
+    pub fn read() -> Self {
+        Self {
+            uri: text("LDAP_URI"),
+            base: text("LDAP_BASE"),
+            bind_dn: text("LDAP_BINDDN"),
+            bind_password: text("LDAP_BINDPW").map(Zeroizing::new),
+            filter: text("LDAP_FILTER"),
+        }
+    }
+}
+
 /// Overrides `api.host_factories_enabled`.
 pub const HOST_FACTORIES: &str = "CONJUR_HOST_FACTORIES_ENABLED";
 /// Overrides `api.dynamic_secrets_enabled`.
 pub const DYNAMIC_SECRETS: &str = "CONJUR_FEATURE_DYNAMIC_SECRETS_ENABLED";
+/// Overrides `api.authn_jwt_ignore_missing_issuer_claim`.
+pub const JWT_ISSUER: &str = "CONJUR_AUTHN_JWT_IGNORE_MISSING_ISSUER_CLAIM";
 
 /// What a server is told by its environment, in the words that people set for Conjur. Each value wins
 /// over the configuration file.
@@ -50,6 +79,8 @@ pub struct ServerEnvironment {
     pub host_factories: Option<String>,
     /// [`DYNAMIC_SECRETS`].
     pub dynamic_secrets: Option<String>,
+    /// [`JWT_ISSUER`].
+    pub jwt_issuer: Option<String>,
 }
 
 impl ServerEnvironment {
@@ -59,6 +90,7 @@ impl ServerEnvironment {
             authenticators: text("CONJUR_AUTHENTICATORS"),
             host_factories: text(HOST_FACTORIES),
             dynamic_secrets: text(DYNAMIC_SECRETS),
+            jwt_issuer: text(JWT_ISSUER),
         }
     }
 }

@@ -53,6 +53,10 @@ pub(super) struct RawApi {
     pub(super) authenticators: Vec<String>,
     pub(super) host_factories_enabled: Option<bool>,
     pub(super) dynamic_secrets_enabled: Option<bool>,
+    #[serde(default)]
+    pub(super) outbound_networks: Vec<String>,
+    pub(super) ldap_plain_allowed: Option<bool>,
+    pub(super) authn_jwt_ignore_missing_issuer_claim: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -13,6 +13,8 @@ use crate::seed::SeedRole;
 /// Ports used where the parent cannot ask the system for free ones: in network namespaces.
 const PEER_PORT: u16 = 7443;
 const API_PORT: u16 = 8443;
+/// Token issuers and directories that one tries a development cluster with are on this machine.
+const OUTBOUND: &str = "outbound_networks = [\"0.0.0.0/0\", \"::/0\"]\n";
 
 /// Raft's times in a development cluster; none means the server's defaults.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,7 +63,7 @@ impl Place {
         use std::fmt::Write as _;
         let mut text = format!(
             "[node]\nname = {}\ndata = \"data\"\nmaster_key_file = \"master.key\"\n\n\
-             [peer]\nlisten = \"{}\"\n\n[api]\nlisten = \"{}\"\n\n[tls]\nnames = {}\n\n[raft]\n",
+             [peer]\nlisten = \"{}\"\n\n[api]\nlisten = \"{}\"\n{OUTBOUND}\n[tls]\nnames = {}\n\n[raft]\n",
             quoted(&self.name),
             self.peer,
             self.api,

@@ -2,12 +2,15 @@
 //! configured with, made once and kept beside the build. A machine without Python gets it from its
 //! package manager, where this process may ask for that.
 
+#[path = "package.rs"]
+mod package;
+
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
-/// Whoever holds this file locked may ask the package manager; the scripts know it, too.
-const APT_TURN: &str = "/tmp/conclave-tests-apt.lock";
+use package::package;
+pub(crate) use package::run;
 
 /// The interpreter of an environment of that name; `{folder}` in a package's words is the
 /// environment's own folder. Each of `calls` is one call of pip.
@@ -41,32 +44,4 @@ pub(crate) fn provide() {
 /// Makes sure that there is `curl`.
 pub(crate) fn curl() {
     package("curl", &["curl", "--version"], "this test asks as README's first lines do, with curl");
-}
-
-/// Asks the package manager for a package unless `probe` succeeds. One at a time, since scripts of
-/// other tests ask it, too.
-fn package(name: &str, probe: &[&str], why: &str) {
-    let works = || {
-        Command::new(probe[0])
-            .args(&probe[1..])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status()
-            .is_ok_and(|status| status.success())
-    };
-    if works() {
-        return;
-    }
-    eprintln!("{name} is missing; asking apt-get for it");
-    let install = "apt-get update -q && apt-get install -qy --no-install-recommends \"$1\"";
-    let mut apt = Command::new("flock");
-    apt.args([APT_TURN, "sh", "-c", install, "sh", name]).env("DEBIAN_FRONTEND", "noninteractive");
-    run(&mut apt, &format!("{why}; install {name}"));
-    assert!(works(), "{why}; {name} was installed, but {probe:?} fails still");
-}
-
-/// Runs a command, which must succeed; `what` says what it was for.
-pub(crate) fn run(command: &mut Command, what: &str) {
-    let status = command.stdin(Stdio::null()).status().unwrap();
-    assert!(status.success(), "{what}: {command:?} ended with {status}");
 }

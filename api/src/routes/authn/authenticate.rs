@@ -5,7 +5,8 @@ use conclave_domain::records::SigningKey;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, HeaderValue};
 
 use super::{attempted, authn_deed, name_if_known};
-use crate::authn::{Attempt, Verdict};
+use crate::audit::Deed;
+use crate::authn::{Attempt, Denied, UNKNOWN};
 use crate::context::{Answer, Call};
 use crate::error::Refusal;
 use crate::token::Token;
@@ -21,37 +22,65 @@ pub(crate) async fn create(call: &mut Call) -> Result<Answer, Refusal> {
         account: call.params.account.clone(),
         login: call.params.login.take(),
     };
-    let login = attempt.login.as_deref().unwrap_or_default();
-    let who = attempted(attempt.account.as_ref(), login);
-    call.deeds.push(authn_deed(
-        "authenticate",
-        &attempt.authenticator,
-        attempt.service.as_deref(),
-        &who,
-        ("authenticated", "authenticate"),
-    ));
+    // Where a token or certificate is to say who it is, nobody is named before that is proven.
+    let named = attempt.login.as_deref().map(|login| attempted(attempt.account.as_ref(), login));
+    let who = named.clone().unwrap_or_else(|| UNKNOWN.to_owned());
+    call.deeds.push(describe(&attempt, &who));
     name_if_known(call, &who);
+    // So many failures, of somebody or at a service that tells by itself who it is.
+    let place = named.unwrap_or_else(|| attempted(attempt.account.as_ref(), &attempt.full_name()));
     let door = call.door.clone();
-    if let Some(retry_after) = door.failures.held_up(call.client_ip, &who, call.now) {
+    if let Some(retry_after) = door.failures.held_up(call.client_ip, &place, call.now) {
         return Err(Refusal::TooMany { retry_after });
     }
     call.check_age()?;
     let role = match door.registry.judge(call, &attempt).await {
-        Verdict::Is(role) => role,
-        Verdict::NotMine => return Err(Refusal::UNAUTHENTICATED),
-        Verdict::Refused(refusal, reason) => {
-            if refusal == Refusal::UNAUTHENTICATED {
-                door.failures.failed(call.client_ip, &who, call.now);
-            }
-            call.reason = Some(reason);
-            return Err(refusal);
-        }
+        Ok(role) => role,
+        Err(denied) => return Err(refuse(call, &attempt, &place, denied)),
     };
+    name(call, &attempt, &role);
     if let Some(deed) = call.deeds.first_mut() {
         deed.user = Some(role.to_string());
     }
     let token = mint(call, &role).await?;
     Ok(represent(call, &token))
+}
+
+fn describe(attempt: &Attempt, who: &str) -> Deed {
+    authn_deed(
+        "authenticate",
+        &attempt.authenticator,
+        attempt.service.as_deref(),
+        who,
+        ("authenticated", "authenticate"),
+    )
+}
+
+/// Names the role in the record of an attempt that did not name it itself.
+fn name(call: &mut Call, attempt: &Attempt, role: &RoleId) {
+    if attempt.login.is_none() {
+        call.deeds.clear();
+        call.deeds.push(describe(attempt, &role.to_string()));
+    }
+}
+
+/// Records and counts a refusal. The client is told no reason; the record and the log are.
+pub(super) fn refuse(call: &mut Call, attempt: &Attempt, place: &str, denied: Denied) -> Refusal {
+    let Denied { refusal, reason, claimed } = denied;
+    if let Some(role) = &claimed {
+        name(call, attempt, role);
+        name_if_known(call, &role.to_string());
+    }
+    let is_failure =
+        matches!(refusal, Refusal::Unauthorized(_)) || refusal == Refusal::UNAUTHENTICATED;
+    if is_failure {
+        call.door.failures.failed(call.client_ip, place, call.now);
+    }
+    let (authenticator, request_id) = (attempt.full_name(), &call.request_id);
+    // As debug text, since a role's name may hold anything.
+    tracing::info!(%request_id, ?authenticator, ?reason, "authn.refused");
+    call.reason = Some(reason);
+    refusal
 }
 
 async fn mint(call: &mut Call, role: &RoleId) -> Result<std::sync::Arc<Token>, Refusal> {

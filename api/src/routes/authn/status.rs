@@ -7,7 +7,7 @@ use http::StatusCode;
 use serde_json::json;
 
 use super::authn_deed;
-use crate::authn::{StatusError, UNKNOWN, full_name, known_type, webservice};
+use crate::authn::{DEFAULT, StatusError, UNKNOWN, full_name, is_known_type, webservice};
 use crate::context::{Answer, Call};
 use crate::error::Refusal;
 
@@ -41,14 +41,9 @@ async fn check(
     let name = full_name(authenticator, service);
     let wrong = |status, class, message| Ok(Err(StatusError { status, class, message }));
     let unsupported = format!("CONJ00001E Authenticator '{authenticator}' is not supported");
-    let Some(tells) = known_type(authenticator) else {
+    if !is_known_type(authenticator) {
         let class = "Authentication::AuthenticatorNotSupported";
         return wrong(StatusCode::NOT_FOUND, class, unsupported);
-    };
-    if !tells {
-        let why =
-            format!("CONJ00056E Status check not supported for authenticator '{authenticator}'");
-        return wrong(StatusCode::NOT_IMPLEMENTED, "Authentication::StatusNotSupported", why);
     }
     let account = call.account()?.clone();
     let not_found = StatusError {
@@ -63,6 +58,7 @@ async fn check(
     let Ok(status) = Id::new(account, Kind::Webservice, &status_name) else {
         return Ok(Err(not_found));
     };
+    let is_default = authenticator == DEFAULT && service.is_none();
     let door = call.door.clone();
     let found = call
         .view(|view, caller| {
@@ -76,6 +72,10 @@ async fn check(
                         caller.role
                     ),
                 }));
+            }
+            // The default one is in force without a webservice.
+            if is_default {
+                return Ok(Ok(()));
             }
             if state.resource(&webservice).is_none() {
                 return Ok(Err(not_found));

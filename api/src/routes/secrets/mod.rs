@@ -26,7 +26,7 @@ pub(super) fn is_dynamic(settings: &Settings, resource: &ResourceId) -> bool {
 }
 
 /// The sealed value of a version, or of the newest one; nothing when it is not there.
-pub(super) fn sealed_value(
+pub(crate) fn sealed_value(
     view: &View<'_>,
     resource: &ResourceId,
     version: Option<Version>,

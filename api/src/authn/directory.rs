@@ -1,0 +1,331 @@
+//! A directory spoken to by LDAP: is there exactly one entry for a login, and does it take this
+//! password? Bounded in time, over TLS unless told otherwise twice, from server to server when one is
+//! ill. Referrals are not followed, and aliases are not.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ldap3::{DerefAliases, Ldap, LdapConnAsync, LdapConnSettings, LdapError};
+use ldap3::{Scope, SearchOptions, StdStream, ldap_escape, parse_filter};
+use rustls::ClientConfig;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use zeroize::Zeroizing;
+
+use super::outbound::Outbound;
+
+/// Stands in a filter for the login.
+pub(crate) const PLACE: &str = "%s";
+/// Servers of one directory.
+const SERVERS_MAX: usize = 8;
+/// Longest pause before a server that says nothing is left for the next one.
+const PATIENCE_MIN: Duration = Duration::from_millis(250);
+
+/// How a connection is kept from others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cover {
+    /// Not at all.
+    Plain,
+    /// TLS asked for on the port for plain text, and nothing else said before.
+    StartTls,
+    /// TLS from the first byte.
+    Tls,
+}
+
+/// One server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Server {
+    pub(crate) cover: Cover,
+    pub(crate) host: String,
+    pub(crate) port: u16,
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+/// Reads one or several `ldap://` or `ldaps://` URLs, apart by spaces or commas. `cover` is for
+/// `ldap://`.
+pub(crate) fn servers(urls: &str, cover: Cover) -> Result<Vec<Server>, &'static str> {
+    let urls = urls.split([' ', ',']).map(str::trim).filter(|url| !url.is_empty());
+    let servers = urls.map(|url| {
+        let (cover, rest, port) = if let Some(rest) = url.strip_prefix("ldaps://") {
+            (Cover::Tls, rest, 636)
+        } else if let Some(rest) = url.strip_prefix("ldap://") {
+            (cover, rest, if cover == Cover::Tls { 636 } else { 389 })
+        } else {
+            return Err("a server's address starts with neither ldap:// nor ldaps://");
+        };
+        let authority: http::uri::Authority = rest
+            .trim_end_matches('/')
+            .parse()
+            .map_err(|_| "a server's address is no host with a port")?;
+        if authority.as_str().contains('@') || authority.host().is_empty() {
+            return Err("a server's address is no host with a port");
+        }
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+        Ok(Server { cover, host, port: authority.port_u16().unwrap_or(port) })
+    });
+    let servers: Vec<Server> = servers.take(SERVERS_MAX).collect::<Result<_, _>>()?;
+    if servers.is_empty() { Err("no server is named") } else { Ok(servers) }
+}
+
+/// The filter for one login: whatever the login holds, it is a value and nothing else (RFC 4515).
+pub(crate) fn filter_for(template: &str, login: &str) -> String {
+    template.replacen(PLACE, &ldap_escape(login), 1)
+}
+
+/// What is wrong with a filter that logins are put into; nothing when it will do.
+pub(crate) fn unfit_template(template: &str) -> Option<&'static str> {
+    if template.matches(PLACE).count() != 1 {
+        return Some("the filter does not have exactly one %s");
+    }
+    parse_filter(filter_for(template, "x")).is_err().then_some("the filter is none")
+}
+
+/// A directory and how it is asked.
+pub(crate) struct Directory {
+    pub(crate) servers: Vec<Server>,
+    /// Where entries of people are.
+    pub(crate) base: String,
+    /// Who searches; nobody in particular without.
+    pub(crate) searcher: Option<(String, Zeroizing<String>)>,
+    /// With one [`PLACE`].
+    pub(crate) template: String,
+    /// Whose certificates are believed; those of the system's authorities without.
+    pub(crate) authorities: Option<String>,
+}
+
+/// What a directory says of a login and password.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Finding {
+    /// They belong to the one entry there is.
+    Proven,
+    /// There is no such entry, or several, or the password is wrong; with what the record says.
+    Refused(String),
+}
+
+/// Why a directory said nothing of use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Trouble {
+    /// For record, status and log.
+    pub(crate) why: String,
+    /// Whether it took too long.
+    pub(crate) is_slow: bool,
+}
+
+impl Trouble {
+    fn new(why: impl fmt::Display) -> Self {
+        Self { why: why.to_string(), is_slow: false }
+    }
+}
+
+impl From<LdapError> for Trouble {
+    fn from(error: LdapError) -> Self {
+        let is_slow = matches!(error, LdapError::Timeout { .. });
+        Self { why: error.to_string(), is_slow }
+    }
+}
+
+/// What is asked of a directory.
+pub(crate) enum Question<'a> {
+    /// Whether this is the password of the login.
+    Password { login: &'a str, password: &'a str },
+    /// Nothing but the search for a login, for one that is nobody here: it shall not show in the
+    /// time that an answer takes, and nobody's entry is locked for it.
+    Search { login: &'a str },
+}
+
+/// A connection, which ends when it is dropped.
+struct Session {
+    ldap: Ldap,
+    _driver: JoinSet<()>,
+}
+
+impl Directory {
+    /// Asks the servers one after the other, beginning with `first`, until one answers. Tells which
+    /// one did.
+    pub(crate) async fn ask(
+        &self,
+        outbound: &Outbound,
+        first: usize,
+        question: &Question<'_>,
+    ) -> (usize, Result<Finding, Trouble>) {
+        let deadline = outbound.deadline();
+        let tls = if self.servers.iter().all(|server| server.cover == Cover::Plain) {
+            None
+        } else {
+            match outbound.tls(self.authorities.as_deref(), &[]).await {
+                Ok(tls) => Some(tls),
+                Err(why) => return (first, Err(Trouble::new(why))),
+            }
+        };
+        let count = self.servers.len();
+        let mut last = Trouble::new("no server is named");
+        for turn in 0..count {
+            let at = (first + turn) % count;
+            let server = &self.servers[at];
+            let left = deadline.saturating_duration_since(Instant::now());
+            let servers_left = u32::try_from(count - turn).unwrap_or(u32::MAX);
+            let patience = (left / servers_left).max(PATIENCE_MIN);
+            let asking = self.ask_one(outbound, server, tls.clone(), patience, question);
+            match tokio::time::timeout(patience, asking).await {
+                Ok(Ok(finding)) => return (at, Ok(finding)),
+                Ok(Err(trouble)) => last = trouble,
+                Err(_elapsed) => {
+                    let why = format!("no answer within {} ms", patience.as_millis());
+                    last = Trouble { why, is_slow: true };
+                }
+            }
+            last.why = format!("{server}: {}", last.why);
+            tracing::warn!(%server, why = %last.why, "authn.directory");
+        }
+        (first, Err(last))
+    }
+
+    async fn ask_one(
+        &self,
+        outbound: &Outbound,
+        server: &Server,
+        tls: Option<Arc<ClientConfig>>,
+        patience: Duration,
+        question: &Question<'_>,
+    ) -> Result<Finding, Trouble> {
+        let mut session = connect(outbound, server, tls).await?;
+        let ldap = &mut session.ldap;
+        if let Some((name, password)) = &self.searcher {
+            let bound = ldap.simple_bind(name, password).await?;
+            if bound.rc != 0 {
+                return Err(Trouble::new(format!("the searcher may not log in ({})", bound.rc)));
+            }
+        }
+        let login = match question {
+            Question::Password { login, .. } | Question::Search { login } => login,
+        };
+        let found = self.find(ldap, login, patience).await?;
+        let (name, password) = match (found, question) {
+            (Err(why), _) => return Ok(Finding::Refused(why)),
+            (Ok(_), Question::Search { .. }) => {
+                return Ok(Finding::Refused("it was only searched for".to_owned()));
+            }
+            (Ok(name), Question::Password { password, .. }) => (name, password),
+        };
+        let bound = ldap.simple_bind(&name, password).await?;
+        let _ended = ldap.unbind().await;
+        match bound.rc {
+            0 => Ok(Finding::Proven),
+            // Wrong password, no such entry any more, locked, expired, or not allowed to log in.
+            19 | 32 | 34 | 48 | 49 | 50 | 53 => {
+                Ok(Finding::Refused(format!("the directory refuses its password ({})", bound.rc)))
+            }
+            code => Err(Trouble::new(format!("the directory answers {code} to a password"))),
+        }
+    }
+
+    /// The name of the one entry for a login, or why there is none.
+    async fn find(
+        &self,
+        ldap: &mut Ldap,
+        login: &str,
+        patience: Duration,
+    ) -> Result<Result<String, String>, Trouble> {
+        let seconds = i32::try_from(patience.as_secs()).unwrap_or(i32::MAX).max(1);
+        let options =
+            SearchOptions::new().deref(DerefAliases::Never).sizelimit(2).timelimit(seconds);
+        let filter = filter_for(&self.template, login);
+        let mut search = ldap
+            .with_search_options(options)
+            .streaming_search(&self.base, Scope::Subtree, &filter, vec!["1.1"])
+            .await?;
+        let mut names = Vec::new();
+        while let Some(entry) = search.next().await? {
+            if entry.is_ref() || entry.is_intermediate() {
+                continue;
+            }
+            names.push(ldap3::SearchEntry::construct(entry).dn);
+            if names.len() > 1 {
+                return Ok(Err("the directory has several entries for it".to_owned()));
+            }
+        }
+        let ended = search.finish().await;
+        match ended.rc {
+            0 => {}
+            4 => return Ok(Err("the directory has several entries for it".to_owned())),
+            code => return Err(Trouble::new(format!("the directory answers {code} to a search"))),
+        }
+        Ok(match names.pop() {
+            // With an empty name, whatever password would be nobody's and right.
+            Some(name) if !name.trim().is_empty() => Ok(name),
+            Some(_) => Err("the directory's entry for it has no name".to_owned()),
+            None => Err("the directory has no entry for it".to_owned()),
+        })
+    }
+}
+
+async fn connect(
+    outbound: &Outbound,
+    server: &Server,
+    tls: Option<Arc<ClientConfig>>,
+) -> Result<Session, Trouble> {
+    let stream = outbound.connect(&server.host, server.port).await.map_err(Trouble::new)?;
+    let stream = stream.into_std().map_err(Trouble::new)?;
+    let mut settings = LdapConnSettings::new().set_std_stream(StdStream::Tcp(stream));
+    if let Some(tls) = tls {
+        settings = settings.set_config(tls);
+    }
+    settings = settings.set_starttls(server.cover == Cover::StartTls);
+    let scheme = if server.cover == Cover::Tls { "ldaps" } else { "ldap" };
+    let host =
+        if server.host.contains(':') { format!("[{}]", server.host) } else { server.host.clone() };
+    let url = format!("{scheme}://{host}:{}", server.port);
+    let (connection, ldap) = LdapConnAsync::with_settings(settings, &url).await?;
+    let mut driver = JoinSet::new();
+    driver.spawn(async move {
+        if let Err(error) = connection.drive().await {
+            tracing::debug!(%error, "authn.directory connection");
+        }
+    });
+    Ok(Session { ldap, _driver: driver })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_servers_are_read() {
+        let two = servers("ldap://a.example, ldaps://b.example:6636/", Cover::StartTls).unwrap();
+        let of = |cover, host: &str, port| Server { cover, host: host.to_owned(), port };
+        assert_eq!(two, [of(Cover::StartTls, "a.example", 389), of(Cover::Tls, "b.example", 6636)]);
+        assert_eq!(servers("ldap://[2001:db8::1]", Cover::Tls).unwrap()[0].host, "2001:db8::1");
+        for bad in ["", "http://a", "a.example", "ldap://", "ldap://u@a", "ldap:///", "ldap://a b"]
+        {
+            assert!(servers(bad, Cover::Tls).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_login_is_a_value_in_a_filter_and_nothing_else() {
+        let template = "(&(objectClass=posixAccount)(uid=%s))";
+        assert_eq!(unfit_template(template), None);
+        for (login, escaped) in [
+            ("alice", "alice"),
+            ("*", "\\2a"),
+            ("a)(uid=*", "a\\29\\28uid=\\2a"),
+            ("a\\2a", "a\\5c2a"),
+            ("\0", "\\00"),
+            ("ümlaut", "ümlaut"),
+            ("%s", "%s"),
+        ] {
+            let wanted = format!("(&(objectClass=posixAccount)(uid={escaped}))");
+            assert_eq!(filter_for(template, login), wanted, "{login:?}");
+            assert!(parse_filter(wanted).is_ok(), "{login:?}");
+        }
+        for bad in ["", "(uid=x)", "(|(uid=%s)(cn=%s))", "uid=%s)", "(uid=%s", "%s(", "(%s"] {
+            assert!(unfit_template(bad).is_some(), "{bad}");
+        }
+    }
+}

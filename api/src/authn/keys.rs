@@ -1,0 +1,263 @@
+//! Keys of token issuers, fetched when they are needed and kept.
+//!
+//! A token signed with a key that is not known yet may be the first after a rotation, or a forgery: the
+//! set is fetched anew, once for all who wait, and within a budget. Sets are renewed behind the backs
+//! of those who use them, so that a key that its issuer has withdrawn is forgotten soon.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use conclave_domain::id::ResourceId;
+use serde_json::Value;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use super::Denied;
+use super::id_token::KeySet;
+use super::outbound::Outbound;
+use crate::error::Refusal;
+
+/// Largest document fetched, in bytes.
+const DOCUMENT_BYTES_MAX: usize = 512 << 10;
+/// Fetches within [`FETCHES_WINDOW`], for one service.
+const FETCHES_MAX: usize = 10;
+/// The window of [`FETCHES_MAX`].
+const FETCHES_WINDOW: Duration = Duration::from_mins(5);
+/// The pause after a failed fetch, doubled with each.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+/// Longest pause after failed fetches.
+const PAUSE_MAX: Duration = Duration::from_mins(1);
+/// Older sets are renewed in the background by who uses them.
+const FRESH: Duration = Duration::from_mins(5);
+/// Older sets are not used.
+const AGE_MAX: Duration = Duration::from_hours(24);
+/// Requests that wait for one service's keys.
+const WAITING_MAX: usize = 128;
+/// Services remembered; beyond it all are forgotten.
+const SERVICES_MAX: usize = 4096;
+
+/// Where an issuer's keys are.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Source {
+    /// A key set, or an OpenID provider that tells where its key set is.
+    pub(crate) uri: String,
+    /// Whether `uri` is a provider.
+    pub(crate) is_provider: bool,
+    /// The authorities that its certificate may be of; those of the system without.
+    pub(crate) authorities: Option<String>,
+}
+
+/// The keys of every service's issuer.
+pub(crate) struct KeyCache {
+    outbound: Arc<Outbound>,
+    slots: Mutex<HashMap<ResourceId, Arc<Slot>>>,
+}
+
+struct Slot {
+    source: Source,
+    held: ArcSwapOption<Held>,
+    /// One fetches, the others wait for what it brings.
+    turn: tokio::sync::Mutex<()>,
+    waiting: Semaphore,
+    fetches: Mutex<Fetches>,
+}
+
+struct Held {
+    keys: Arc<KeySet>,
+    fetched_at: Instant,
+}
+
+#[derive(Default)]
+struct Fetches {
+    /// When each within the window began.
+    begun: VecDeque<Instant>,
+    failures: u32,
+    /// What the last one failed with, and until when no other is made for that.
+    failed: Option<(String, Instant)>,
+}
+
+impl KeyCache {
+    pub(crate) fn new(outbound: Arc<Outbound>) -> Self {
+        Self { outbound, slots: Mutex::default() }
+    }
+
+    /// The keys of a service's issuer, fetched anew if the one wanted is not among those known. It
+    /// may still not be there.
+    pub(crate) async fn keys(
+        &self,
+        service: &ResourceId,
+        source: &Source,
+        wanted: &str,
+    ) -> Result<Arc<KeySet>, Denied> {
+        let slot = self.slot(service, source);
+        if let Some(held) = slot.usable(wanted) {
+            if held.fetched_at.elapsed() > FRESH {
+                renew(slot, self.outbound.clone());
+            }
+            return Ok(held.keys.clone());
+        }
+        let came_at = Instant::now();
+        let overloaded = || {
+            let refusal = Refusal::unavailable("too many requests wait for keys");
+            Denied::with(refusal, "CONJ00044E Too many requests wait for the issuer's keys")
+        };
+        let _place = slot.waiting.try_acquire().map_err(|_| overloaded())?;
+        let _turn = slot.turn.lock().await;
+        // Whoever had the turn before may have brought what is wanted, or shown that it is not there.
+        let known = slot.held.load_full();
+        if let Some(held) = &known
+            && (held.fetched_at >= came_at || slot.usable(wanted).is_some())
+        {
+            return Ok(held.keys.clone());
+        }
+        match slot.fetch(&self.outbound).await {
+            Ok(keys) => Ok(keys),
+            // Without a fetch the set known is the last word: a token of no known key is refused.
+            Err(_) if known.as_ref().is_some_and(|held| held.fetched_at.elapsed() < AGE_MAX) => {
+                known.map(|held| held.keys.clone()).ok_or_else(overloaded)
+            }
+            Err(Unfetched::Failed(why)) => Err(Denied::new(format!("CONJ00087E {why}"))),
+            Err(Unfetched::TooOften) => Err(overloaded()),
+        }
+    }
+
+    /// Fetches the keys now, whatever is known, as far as the budget goes.
+    pub(crate) async fn try_source(
+        &self,
+        service: &ResourceId,
+        source: &Source,
+    ) -> Result<(), String> {
+        let slot = self.slot(service, source);
+        let _turn = slot.turn.lock().await;
+        match slot.fetch(&self.outbound).await {
+            Ok(_keys) => Ok(()),
+            Err(Unfetched::Failed(why)) => Err(why),
+            Err(Unfetched::TooOften) if slot.held.load().is_some() => Ok(()),
+            Err(Unfetched::TooOften) => Err("the keys were asked for too often".to_owned()),
+        }
+    }
+
+    fn slot(&self, service: &ResourceId, source: &Source) -> Arc<Slot> {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slot) = slots.get(service)
+            && slot.source == *source
+        {
+            return slot.clone();
+        }
+        if slots.len() >= SERVICES_MAX {
+            slots.clear();
+        }
+        let slot = Arc::new(Slot {
+            source: source.clone(),
+            held: ArcSwapOption::empty(),
+            turn: tokio::sync::Mutex::default(),
+            waiting: Semaphore::new(WAITING_MAX),
+            fetches: Mutex::default(),
+        });
+        slots.insert(service.clone(), slot.clone());
+        slot
+    }
+}
+
+/// Why there are no new keys.
+enum Unfetched {
+    Failed(String),
+    TooOften,
+}
+
+impl Slot {
+    fn usable(&self, wanted: &str) -> Option<Arc<Held>> {
+        let held = self.held.load_full()?;
+        (held.fetched_at.elapsed() < AGE_MAX && held.keys.has(wanted)).then_some(held)
+    }
+
+    async fn fetch(&self, outbound: &Outbound) -> Result<Arc<KeySet>, Unfetched> {
+        let began = Instant::now();
+        self.fetches.lock().unwrap_or_else(PoisonError::into_inner).begin(began)?;
+        let outcome = fetch(outbound, &self.source).await;
+        let mut fetches = self.fetches.lock().unwrap_or_else(PoisonError::into_inner);
+        match outcome {
+            Ok(keys) => {
+                let keys = Arc::new(keys);
+                self.held.store(Some(Arc::new(Held { keys: keys.clone(), fetched_at: began })));
+                fetches.failures = 0;
+                fetches.failed = None;
+                Ok(keys)
+            }
+            Err(why) => {
+                let pause = PAUSE_MIN.saturating_mul(1 << fetches.failures.min(8)).min(PAUSE_MAX);
+                fetches.failures += 1;
+                fetches.failed = Some((why.clone(), Instant::now() + pause));
+                tracing::warn!(uri = ?self.source.uri, %why, "authn.keys");
+                Err(Unfetched::Failed(why))
+            }
+        }
+    }
+}
+
+impl Fetches {
+    /// Takes one fetch out of the budget.
+    fn begin(&mut self, now: Instant) -> Result<(), Unfetched> {
+        while self.begun.front().is_some_and(|begun| now - *begun > FETCHES_WINDOW) {
+            self.begun.pop_front();
+        }
+        if let Some((why, until)) = &self.failed
+            && now < *until
+        {
+            return Err(Unfetched::Failed(why.clone()));
+        }
+        if self.begun.len() >= FETCHES_MAX {
+            return Err(Unfetched::TooOften);
+        }
+        self.begun.push_back(now);
+        Ok(())
+    }
+}
+
+/// Fetches the keys anew unless somebody does already.
+fn renew(slot: Arc<Slot>, outbound: Arc<Outbound>) {
+    tokio::spawn(async move {
+        let Ok(_turn) = slot.turn.try_lock() else { return };
+        let is_stale = |held: Arc<Held>| held.fetched_at.elapsed() > FRESH;
+        if slot.held.load_full().is_some_and(is_stale) {
+            // What it brings is in the slot; that it failed is in the log.
+            let _kept = slot.fetch(&outbound).await;
+        }
+    });
+}
+
+async fn fetch(outbound: &Outbound, source: &Source) -> Result<KeySet, String> {
+    let authorities = source.authorities.as_deref();
+    let uri = if source.is_provider {
+        discover(outbound, &source.uri, authorities).await?
+    } else {
+        source.uri.clone()
+    };
+    let about = |why: &dyn std::fmt::Display| format!("Keys of '{uri}' cannot be fetched: {why}");
+    let document =
+        outbound.get(&uri, authorities, DOCUMENT_BYTES_MAX).await.map_err(|why| about(&why))?;
+    KeySet::parse(&document).map_err(|why| about(&why))
+}
+
+/// Asks an OpenID provider where its keys are. It must call itself as it was called.
+async fn discover(
+    outbound: &Outbound,
+    uri: &str,
+    authorities: Option<&str>,
+) -> Result<String, String> {
+    let base = uri.trim().trim_end_matches('/');
+    let about = |why: &dyn std::fmt::Display| format!("Provider '{base}' cannot be used: {why}");
+    let address = format!("{base}/.well-known/openid-configuration");
+    let document =
+        outbound.get(&address, authorities, DOCUMENT_BYTES_MAX).await.map_err(|why| about(&why))?;
+    let document: Value =
+        serde_json::from_slice(&document).map_err(|_| about(&"its configuration is no JSON"))?;
+    let text = |name: &str| document.get(name).and_then(Value::as_str);
+    if text("issuer").map(|issuer| issuer.trim_end_matches('/')) != Some(base) {
+        return Err(about(&"its configuration is of another issuer"));
+    }
+    let keys_uri = text("jwks_uri").ok_or_else(|| about(&"its configuration names no jwks_uri"))?;
+    Ok(keys_uri.to_owned())
+}

@@ -1,0 +1,256 @@
+//! `authn-ldap`: a directory knows the password. Login gives the role's API key for it; to
+//! authenticate, the key will do as well.
+//!
+//! Whoever is nobody here, or may not come from where it is, has no password tried on the directory: it
+//! is searched for all the same, so that the time says little, and no entry is locked by strangers.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use conclave_domain::id::{Id, Kind, ResourceId, RoleId};
+use conclave_domain::rbac;
+use conclave_domain::records::Digest;
+use futures::future::BoxFuture;
+use http::StatusCode;
+use tokio::sync::Semaphore;
+use zeroize::Zeroizing;
+
+use super::directory::{Cover, Directory, Finding, Question, Trouble, servers, unfit_template};
+use super::outbound::{Outbound, pinned};
+use super::variables::Variables;
+use super::{Attempt, Authenticator, Denied, NOT_FROM_HERE, StatusError, Verdict, is_from_within};
+use crate::context::Call;
+use crate::credentials::matches_digest;
+use crate::error::Refusal;
+use crate::settings::LdapFallback;
+
+const NAME: &str = "authn-ldap";
+const DEFAULT_FILTER: &str = "(&(objectClass=posixAccount)(uid=%s))";
+/// Largest body looked at, in bytes.
+const PASSWORD_BYTES_MAX: usize = 1024;
+/// Questions to directories at once; more are answered 503.
+const ASKING_MAX: usize = 64;
+/// A login that nobody has, for trying a directory.
+const NOBODY: &str = "conclave-status-check";
+
+pub(crate) struct Ldap {
+    outbound: Arc<Outbound>,
+    /// Which server of a service answered last.
+    answered: Mutex<HashMap<ResourceId, usize>>,
+    asking: Semaphore,
+}
+
+impl Ldap {
+    pub(crate) fn new(outbound: Arc<Outbound>) -> Self {
+        Self { outbound, answered: Mutex::default(), asking: Semaphore::new(ASKING_MAX) }
+    }
+}
+
+impl Authenticator for Ldap {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn judge<'a>(&'a self, call: &'a mut Call, attempt: &'a Attempt) -> BoxFuture<'a, Verdict> {
+        Box::pin(async move {
+            let password = match call.take_body(PASSWORD_BYTES_MAX).await {
+                Ok(password) => password,
+                Err(Refusal::TooLarge { .. }) => return Verdict::Refused(Denied::new(INVALID)),
+                Err(refusal) => return Verdict::Refused(refusal.into()),
+            };
+            Verdict::from(self.prove(call, attempt, &password, true).await)
+        })
+    }
+
+    fn login<'a>(
+        &'a self,
+        call: &'a mut Call,
+        attempt: &'a Attempt,
+        password: Zeroizing<Vec<u8>>,
+    ) -> BoxFuture<'a, Verdict> {
+        // Where a client is, is not looked at when it logs in, as in Conjur.
+        Box::pin(async move { Verdict::from(self.prove(call, attempt, &password, false).await) })
+    }
+
+    fn status<'a>(
+        &'a self,
+        call: &'a mut Call,
+        webservice: &'a ResourceId,
+    ) -> BoxFuture<'a, Result<(), StatusError>> {
+        Box::pin(self.check_status(call, webservice))
+    }
+}
+
+impl Ldap {
+    /// Asks each server by itself: one that is ill is found before it is needed.
+    async fn check_status(
+        &self,
+        call: &mut Call,
+        webservice: &ResourceId,
+    ) -> Result<(), StatusError> {
+        let mut directory = configured(call, webservice)?;
+        for server in std::mem::take(&mut directory.servers) {
+            directory.servers = vec![server];
+            let question = Question::Search { login: NOBODY };
+            let (_, answer) = directory.ask(&self.outbound, 0, &question).await;
+            answer.map_err(|trouble| Denied::new(in_trouble(&trouble)))?;
+        }
+        Ok(())
+    }
+
+    async fn prove(
+        &self,
+        call: &mut Call,
+        attempt: &Attempt,
+        password: &[u8],
+        is_fenced: bool,
+    ) -> Result<RoleId, Denied> {
+        let webservice = attempt.webservice()?;
+        let account = attempt.account()?;
+        let login = attempt.login.as_deref().unwrap_or_default();
+        let role = Id::from_login(account, login).ok();
+        let role = role.filter(|role| role.kind() == Kind::User).ok_or(Denied::new(
+            "CONJ00007E What was named is no user, as those in a directory are",
+        ))?;
+        if role == rbac::admin_role(account) {
+            return Err(Denied::new(
+                "CONJ00017E Admin user is not allowed to authenticate with LDAP",
+            ));
+        }
+        // Directories do not tell such logins apart from others.
+        let is_edge = |c: char| c.is_whitespace() || c.is_control();
+        if role.identifier().starts_with(is_edge) || role.identifier().ends_with(is_edge) {
+            return Err(Denied::new("CONJ00002E Invalid credentials: no login of a directory"));
+        }
+        let text = std::str::from_utf8(password).unwrap_or_default();
+        // Directories take an empty password for a wish to be nobody, and grant it.
+        if text.trim_matches(is_edge).is_empty() {
+            return Err(Denied::new("CONJ00002E Invalid credentials: no password").of(&role));
+        }
+        let from = call.client_ip;
+        let credential = call.open_view(|view| Ok(view.state.credential(&role).cloned()))?;
+        let digest = credential.as_ref().map_or(Digest([0; 32]), |one| one.api_key_digest);
+        let refused = match &credential {
+            None => Some(format!("CONJ00007E '{role}' not found")),
+            Some(one) if is_fenced && !is_from_within(one, from) => Some(NOT_FROM_HERE.to_owned()),
+            Some(_) => None,
+        };
+        if matches_digest(password, &digest) && credential.is_some() && refused.is_none() {
+            return Ok(role);
+        }
+        let directory = configured(call, &webservice)?;
+        let question = match refused {
+            None => Question::Password { login: role.identifier(), password: text },
+            Some(_) => Question::Search { login: role.identifier() },
+        };
+        let answer = self.ask(&webservice, &directory, &question).await?;
+        if let Some(reason) = refused {
+            return Err(Denied::new(reason).of(&role));
+        }
+        match answer {
+            Finding::Proven => Ok(role),
+            Finding::Refused(why) => {
+                Err(Denied::new(format!("CONJ00002E Invalid credentials: {why}")).of(&role))
+            }
+        }
+    }
+
+    async fn ask(
+        &self,
+        service: &ResourceId,
+        directory: &Directory,
+        question: &Question<'_>,
+    ) -> Result<Finding, Denied> {
+        let _place = self.asking.try_acquire().map_err(|_| {
+            let refusal = Refusal::unavailable("too many requests wait for directories");
+            Denied::with(refusal, "Too many requests wait for directories")
+        })?;
+        let known = || self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = known().get(service).copied().unwrap_or_default() % directory.servers.len();
+        let (at, answer) = directory.ask(&self.outbound, first, question).await;
+        if at != first {
+            known().insert(service.clone(), at);
+        }
+        answer.map_err(|trouble| {
+            let status =
+                if trouble.is_slow { StatusCode::GATEWAY_TIMEOUT } else { StatusCode::BAD_GATEWAY };
+            Denied::with(Refusal::Empty(status), in_trouble(&trouble))
+        })
+    }
+}
+
+const INVALID: &str = "CONJ00002E Invalid credentials";
+
+fn in_trouble(trouble: &Trouble) -> String {
+    format!("The directory cannot be asked: {}", trouble.why)
+}
+
+/// The directory of a service, by annotations of its webservice, variables below it, and what the
+/// operator has said for where they say nothing.
+fn configured(call: &mut Call, webservice: &ResourceId) -> Result<Directory, Denied> {
+    let unfit = |why: &str| Denied::new(format!("CONJ00079E The directory cannot be used: {why}"));
+    let variables = Variables::read(call, webservice, &["bind-password", "tls-ca-cert"])?;
+    let annotations: HashMap<String, String> = call.open_view(|view| {
+        let all = view.state.annotations(webservice);
+        let ours = all.filter_map(|(name, annotation)| {
+            let name = name.strip_prefix("ldap-authn/")?;
+            Some((name.to_owned(), annotation.value.trim().to_owned()))
+        });
+        Ok(ours.filter(|(_, value)| !value.is_empty()).collect())
+    })?;
+    let door = call.door.clone();
+    let fallback: &LdapFallback = &door.settings.ldap;
+    let said = |name: &str, otherwise: &Option<String>| {
+        annotations.get(name).cloned().or_else(|| otherwise.clone())
+    };
+    let cover = match annotations.get("connect_type").map(|text| text.to_ascii_lowercase()) {
+        None => Cover::StartTls,
+        Some(kind) => match kind.as_str() {
+            "tls" | "starttls" | "start_tls" => Cover::StartTls,
+            "ssl" | "ldaps" | "simple_tls" => Cover::Tls,
+            "plain" | "none" => Cover::Plain,
+            _ => return Err(unfit("connect_type is none of tls, ssl and plain")),
+        },
+    };
+    let urls = match (said("uri", &fallback.uri), annotations.get("host")) {
+        (Some(uri), _) => uri,
+        (None, Some(hosts)) => {
+            let port = annotations.get("port").map_or_else(String::new, |port| format!(":{port}"));
+            let hosts = hosts.split([' ', ',']).filter(|host| !host.is_empty());
+            let urls: Vec<String> = hosts.map(|host| format!("ldap://{host}{port}")).collect();
+            urls.join(" ")
+        }
+        (None, None) => return Err(unfit("neither uri nor host is set")),
+    };
+    let servers = servers(&urls, cover).map_err(unfit)?;
+    if servers.iter().any(|server| server.cover == Cover::Plain) && !fallback.plain_allowed {
+        return Err(unfit("without TLS it is not asked, unless the operator allows that"));
+    }
+    let base = said("base_dn", &fallback.base).ok_or_else(|| unfit("base_dn is not set"))?;
+    let searcher = match said("bind_dn", &fallback.bind_dn) {
+        None => None,
+        Some(name) => {
+            let password = match variables.optional("bind-password")? {
+                Some(password) => Zeroizing::new(password.to_owned()),
+                None => fallback
+                    .bind_password
+                    .as_ref()
+                    .and_then(|secret| std::str::from_utf8(secret.expose_secret()).ok())
+                    .map(|text| Zeroizing::new(text.to_owned()))
+                    .filter(|text| !text.trim().is_empty())
+                    .ok_or_else(|| unfit("bind_dn is set, and bind-password is not"))?,
+            };
+            Some((name, password))
+        }
+    };
+    let template =
+        said("filter_template", &fallback.filter).unwrap_or_else(|| DEFAULT_FILTER.to_owned());
+    if let Some(why) = unfit_template(&template) {
+        return Err(unfit(why));
+    }
+    let authorities = variables.optional("tls-ca-cert")?.map(str::to_owned);
+    if let Some(pem) = &authorities {
+        pinned(pem).map_err(|why| unfit(&why.to_string()))?;
+    }
+    Ok(Directory { servers, base, searcher, template, authorities })
+}

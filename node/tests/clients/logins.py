@@ -1,0 +1,278 @@
+"""Tokens of an issuer and people of a directory log in: with PyPI `conjur-api`'s own strategies, and
+at the follower while every voter is silent. The issuer shows its keys over HTTPS, and the directory is
+OpenLDAP's, both with certificates of an authority that only policy knows. Run by
+`node/tests/clients.rs` against `conclave dev`; every fact is an assertion."""
+
+import asyncio
+import atexit
+import base64
+import http.server
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+
+from conjur_api import Client
+from conjur_api.models import ConjurConnectionInfo, CredentialsData, SslVerificationMode
+from conjur_api.providers import JWTAuthenticationStrategy, SimpleCredentialsProvider
+from conjur_api.providers.ldap_authentication_strategy import LdapAuthenticationStrategy
+
+URL = os.environ["CONJUR_APPLIANCE_URL"]
+ACCOUNT = os.environ["CONJUR_ACCOUNT"]
+KEY = os.environ["CONJUR_AUTHN_API_KEY"]
+CERT = os.environ["CONJUR_CERT_FILE"]
+FOLDER = pathlib.Path(os.environ["CONCLAVE_DEV_DIR"])
+TLS = ssl.create_default_context(cafile=CERT)
+WORK = pathlib.Path(tempfile.mkdtemp())
+PASSWORD = "carol-Secret1!"
+
+if not (os.path.exists("/usr/sbin/slapd") and shutil.which("openssl")):
+    print("slapd or openssl is missing; asking apt-get for them", flush=True)
+    install = "apt-get update -q && apt-get install -qy --no-install-recommends slapd openssl"
+    subprocess.run(["flock", "/tmp/conclave-tests-apt.lock", "sh", "-euc", install], check=True,
+                   env={**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"})
+
+
+def run(*command, text=None):
+    return subprocess.run(command, check=True, capture_output=True, input=text, cwd=WORK,
+                          timeout=60).stdout
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def b64(data):
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+# An authority, a certificate of it for both servers, and a key that signs tokens.
+run("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "ca.key", "-out",
+    "ca.pem", "-days", "2", "-subj", "/CN=test authority")
+run("openssl", "req", "-newkey", "rsa:2048", "-nodes", "-keyout", "server.key", "-out",
+    "server.csr", "-subj", "/CN=localhost")
+(WORK / "names").write_text("subjectAltName=DNS:localhost\n")
+run("openssl", "x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key",
+    "-CAcreateserial", "-days", "2", "-extfile", "names", "-out", "server.pem")
+run("openssl", "genrsa", "-out", "token.key", "2048")
+modulus = run("openssl", "rsa", "-in", "token.key", "-noout", "-modulus").decode().split("=")[1]
+KEYS = {"keys": [{"kty": "RSA", "use": "sig", "kid": "k1", "alg": "RS256", "e": "AQAB",
+                  "n": b64(bytes.fromhex(modulus.strip()))}]}
+AUTHORITY = (WORK / "ca.pem").read_text()
+
+
+def token_of(**claims):
+    now = int(time.time())
+    claims = {"iss": "https://idp.example", "aud": "conclave", "iat": now, "exp": now + 300,
+              "sub": "web", "namespace": "prod", **claims}
+    header = {"alg": "RS256", "typ": "JWT", "kid": "k1"}
+    message = ".".join(b64(json.dumps(part).encode()) for part in (header, claims))
+    signature = run("openssl", "dgst", "-sha256", "-sign", "token.key", text=message.encode())
+    return f"{message}.{b64(signature)}"
+
+
+class Issuer(http.server.BaseHTTPRequestHandler):
+    asked = 0
+
+    def do_GET(self):
+        Issuer.asked += 1
+        body = json.dumps(KEYS).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+issuer = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Issuer)
+server_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+server_tls.load_cert_chain(WORK / "server.pem", WORK / "server.key")
+issuer.socket = server_tls.wrap_socket(issuer.socket, server_side=True)
+threading.Thread(target=issuer.serve_forever, daemon=True).start()
+
+# A directory with one person in it.
+(WORK / "data").mkdir()
+(WORK / "slapd.conf").write_text(f"""
+include /etc/ldap/schema/core.schema
+include /etc/ldap/schema/cosine.schema
+include /etc/ldap/schema/nis.schema
+include /etc/ldap/schema/inetorgperson.schema
+modulepath /usr/lib/ldap
+moduleload back_mdb
+TLSCACertificateFile {WORK}/ca.pem
+TLSCertificateFile {WORK}/server.pem
+TLSCertificateKeyFile {WORK}/server.key
+database mdb
+suffix "dc=example,dc=org"
+directory {WORK}/data
+maxsize 16777216
+access to attrs=userPassword by anonymous auth by * none
+access to * by * read
+""")
+run("/usr/sbin/slapadd", "-q", "-f", "slapd.conf", text=f"""dn: dc=example,dc=org
+objectClass: dcObject
+objectClass: organization
+o: Example
+dc: example
+
+dn: cn=Carol,dc=example,dc=org
+objectClass: inetOrgPerson
+objectClass: posixAccount
+cn: Carol
+sn: A
+uid: carol
+uidNumber: 1000
+gidNumber: 1000
+homeDirectory: /
+userPassword: {PASSWORD}
+""".encode())
+LDAP_PORT = free_port()
+slapd = subprocess.Popen(["/usr/sbin/slapd", "-d", "0", "-f", "slapd.conf", "-h",
+                          f"ldap://127.0.0.1:{LDAP_PORT}"], cwd=WORK, stdout=subprocess.DEVNULL,
+                         stderr=subprocess.DEVNULL)
+atexit.register(slapd.kill)
+
+
+def request(method, url, path, body=None, headers=()):
+    ask = urllib.request.Request(url + path, data=body, method=method, headers=dict(headers))
+    try:
+        with urllib.request.urlopen(ask, context=TLS, timeout=20) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def header(token):
+    return {"Authorization": f'Token token="{base64.b64encode(token).decode()}"'}
+
+
+status, admin = request("POST", URL, f"/authn/{ACCOUNT}/admin/authenticate", KEY.encode())
+assert status == 200, status
+ADMIN = header(admin)
+POLICY = f"""
+- !user carol
+- !host {{id: apps/web, annotations: {{authn-jwt/ci/namespace: prod}}}}
+- !variable shared
+- !permit {{roles: [!user carol, !host apps/web], privileges: [read, execute], resources: !variable shared}}
+- !policy
+  id: conjur/authn-jwt/ci
+  body:
+  - !webservice
+  - !webservice status
+  - !variable jwks-uri
+  - !variable ca-cert
+  - !variable issuer
+  - !variable audience
+  - !variable token-app-property
+  - !variable identity-path
+  - !permit {{role: !host /apps/web, privileges: [read, authenticate], resource: !webservice}}
+- !policy
+  id: conjur/authn-ldap/corp
+  body:
+  - !webservice
+    annotations:
+      ldap-authn/uri: ldap://localhost:{LDAP_PORT}
+      ldap-authn/base_dn: dc=example,dc=org
+  - !webservice status
+  - !variable tls-ca-cert
+  - !permit {{role: !user /carol, privileges: [read, authenticate], resource: !webservice}}
+"""
+status, answer = request("POST", URL, f"/policies/{ACCOUNT}/policy/root", POLICY.encode(), ADMIN)
+assert status == 201, (status, answer)
+CAROL = json.loads(answer)["created_roles"][f"{ACCOUNT}:user:carol"]["api_key"]
+for name, value in {
+    "shared": "the value",
+    "conjur/authn-jwt/ci/jwks-uri": f"https://localhost:{issuer.server_port}/keys",
+    "conjur/authn-jwt/ci/ca-cert": AUTHORITY,
+    "conjur/authn-jwt/ci/issuer": "https://idp.example",
+    "conjur/authn-jwt/ci/audience": "conclave",
+    "conjur/authn-jwt/ci/token-app-property": "sub",
+    "conjur/authn-jwt/ci/identity-path": "apps",
+    "conjur/authn-ldap/corp/tls-ca-cert": AUTHORITY,
+}.items():
+    path = f"/secrets/{ACCOUNT}/variable/{urllib.parse.quote(name, safe='')}"
+    status, answer = request("POST", URL, path, value.encode(), ADMIN)
+    assert status == 201, (name, status, answer)
+for service in ("authn-jwt/ci", "authn-ldap/corp"):
+    status, answer = request("PATCH", URL, f"/{service}/{ACCOUNT}", b"enabled=true", ADMIN)
+    assert status == 204, (service, status, answer)
+    status, answer = request("GET", URL, f"/{service}/{ACCOUNT}/status", None, ADMIN)
+    assert (status, json.loads(answer)) == (200, {"status": "ok"}), (service, answer)
+
+
+def client(service, strategy):
+    info = ConjurConnectionInfo(conjur_url=URL, account=ACCOUNT, cert_file=CERT,
+                                service_id=service)
+    return Client(info, authn_strategy=strategy, async_mode=True,
+                  ssl_verification_mode=SslVerificationMode.CA_BUNDLE)
+
+
+async def through_conjur_api():
+    """The public Python client, unchanged."""
+    by_token = client("ci", JWTAuthenticationStrategy(token_of()))
+    assert (await by_token.whoami())["username"] == "host/apps/web"
+    assert await by_token.get("shared") == b"the value"
+    by_wrong_token = client("ci", JWTAuthenticationStrategy(token_of(namespace="dev")))
+    try:
+        await by_wrong_token.whoami()
+        raise SystemExit("a token of another namespace was let in")
+    except Exception as error:  # its own class, by what it wraps
+        assert "401" in str(error), error
+
+    provider = SimpleCredentialsProvider()
+    provider.save(CredentialsData(username="carol", password=PASSWORD, machine=URL))
+    by_directory = client("corp", LdapAuthenticationStrategy(provider))
+    assert await by_directory.login() == CAROL
+    assert (await by_directory.whoami())["username"] == "carol"
+    assert await by_directory.get("shared") == b"the value"
+
+
+def at_the_follower():
+    """Every voter is silent, and the follower lets in by itself."""
+    nodes = json.loads((FOLDER / "nodes.json").read_text())
+    follower = next(node for node in nodes if node["role"] == "follower")
+    path = f"/secrets/{ACCOUNT}/variable/shared"
+    for _ in range(200):
+        status, _ = request("GET", follower["url"], path, None, ADMIN)
+        if status == 200:
+            break
+        time.sleep(0.05)
+    voters = [node["pid"] for node in nodes if node["role"] == "voter"]
+    for pid in voters:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        by_token = (f"/authn-jwt/ci/{ACCOUNT}/authenticate", f"jwt={token_of()}".encode())
+        by_password = (f"/authn-ldap/corp/{ACCOUNT}/carol/authenticate", PASSWORD.encode())
+        for path_of, body in (by_token, by_password):
+            status, token = request("POST", follower["url"], path_of, body)
+            assert status == 200, (path_of, status, token)
+            status, value = request("GET", follower["url"], path, None, header(token))
+            assert (status, value) == (200, b"the value"), (path_of, status)
+        expired = f"jwt={token_of(exp=int(time.time()) - 1)}".encode()
+        status, answer = request("POST", follower["url"], by_token[0], expired)
+        assert status == 401 and b"CONJ00016E" in answer, (status, answer)
+        status, answer = request("POST", follower["url"], by_password[0], b"wrong")
+        assert (status, answer) == (401, b""), (status, answer)
+    finally:
+        for pid in voters:
+            os.kill(pid, signal.SIGCONT)
+
+
+asyncio.run(through_conjur_api())
+at_the_follower()
+shutil.rmtree(WORK, ignore_errors=True)
+print("all facts hold")
