@@ -5,13 +5,14 @@ use std::fs;
 use std::io::Write as _;
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use conclave_api::ports::Part;
 use http::{Method, StatusCode};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose};
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::harness::{House, Reply, basic};
 use super::package::package;
@@ -55,13 +56,14 @@ fn people() -> String {
     let mut person = |name: &str, unit: &str, uid: &str, extra: &str| {
         // Base64, since names hold whatever names hold.
         let dn = format!("cn={name},ou={unit},dc=example,dc=org");
-        text.push_str(&format!(
+        let entry = format!(
             "dn:: {}\nobjectClass: inetOrgPerson\nobjectClass: posixAccount\ncn:: {}\nsn: x\n\
              uid:: {}\nuidNumber: 1000\ngidNumber: 1000\nhomeDirectory: /\n{extra}\n",
             base64(&dn),
             base64(&name.replace('\\', "")),
             base64(uid),
-        ));
+        );
+        text.push_str(&entry);
     };
     let password = |text: &str| format!("userPassword: {text}\n");
     for name in ["alice", "bob", "admin", "unentitled", "fenced"] {
