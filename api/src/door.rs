@@ -62,7 +62,7 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// Where audit records go.
     pub spool: Arc<Spool>,
-    /// What `/metrics` answers; nothing answers 404.
+    /// What `/metrics` answers; without it, that is a path like any that is not there.
     pub metrics_text: Option<Arc<MetricsText>>,
     /// Everything that can be set.
     pub settings: Settings,
@@ -222,7 +222,8 @@ impl Door {
             discard(inner.body, &inner.headers).await;
             return (Refusal::Empty(StatusCode::BAD_REQUEST).into_response(), Vec::new());
         }
-        let class = PathClass::of(&inner.method, &inner.path);
+        let has_metrics = self.settings.metrics && self.metrics_text.is_some();
+        let class = PathClass::of(&inner.method, &inner.path, has_metrics);
         let principal = match self.authenticate(class, &inner.headers, visit) {
             Ok(principal) => principal,
             Err(error) => {

@@ -263,7 +263,11 @@ fn operations() -> Vec<Operation> {
             Json("Info"),
             "What this node is",
         ),
-        row("metrics.show", "Metrics as Prometheus text").gives(200, Text, "The metrics"),
+        row("metrics.show", "Metrics as Prometheus text").gives(200, Text, "The metrics").gives(
+            401,
+            Text,
+            "Metrics are switched off, and there is no token",
+        ),
         row("openapi.show", "This document").gives(200, Json("OpenApi"), "This document"),
         row("authenticators.list", "Which authenticators are built in, configured and enabled")
             .gives(200, Json("Authenticators"), "Three lists of names"),
@@ -521,8 +525,9 @@ fn common(route: &Route, has_body: bool) -> Vec<(u16, Shape, &'static str)> {
         answers.push((403, Shape::Empty, reason(403)));
     }
     if route.access == Access::Write {
-        answers.push((405, Shape::Json("Error"), reason(405)));
         answers.push((413, Shape::Empty, reason(413)));
+        let refusal = if route.is_v2() { Shape::V2("Error2") } else { Shape::Json("Error") };
+        answers.push((405, refusal, reason(405)));
     }
     if has_body {
         answers.extend([408, 413].map(|status| (status, Shape::Empty, reason(status))));

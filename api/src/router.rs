@@ -278,8 +278,9 @@ pub(crate) enum PathClass {
 }
 
 impl PathClass {
-    /// The class of a path as it came, before any normalisation.
-    pub(crate) fn of(method: &Method, path: &str) -> Self {
+    /// The class of a path as it came, before any normalisation. Metrics that are switched off are a
+    /// path like any that is not there.
+    pub(crate) fn of(method: &Method, path: &str, has_metrics: bool) -> Self {
         let path = match path.strip_prefix("/api") {
             Some(rest) if rest.starts_with('/') => rest,
             _ => path,
@@ -294,9 +295,9 @@ impl PathClass {
                 | "/health/ready"
                 | "/health/leader"
                 | "/info"
-                | "/metrics"
                 | "/openapi.json"
-        ) || path.starts_with("/assets/")
+        ) || has_metrics && path == "/metrics"
+            || path.starts_with("/assets/")
             || path.starts_with("/remote_health/")
             || is_authn && path.ends_with("/authenticate")
             || path.starts_with("/authn-oidc/") && path.ends_with("/providers");
@@ -488,7 +489,7 @@ mod tests {
 
     #[test]
     fn paths_are_classed_as_they_came() {
-        let class = |path| PathClass::of(&Method::GET, path);
+        let class = |path| PathClass::of(&Method::GET, path, true);
         assert_eq!(class("/authenticators"), PathClass::Open);
         assert_eq!(class("/authenticators/"), PathClass::Required);
         assert_eq!(class("/authn/a/x/authenticate"), PathClass::Open);
@@ -496,6 +497,8 @@ mod tests {
         assert_eq!(class("/authn/a/login"), PathClass::Optional);
         assert_eq!(class("/public_keys/a/user/x"), PathClass::Optional);
         assert_eq!(class("/x"), PathClass::Required);
+        assert_eq!(class("/metrics"), PathClass::Open);
+        assert_eq!(PathClass::of(&Method::GET, "/metrics", false), PathClass::Required);
     }
 
     #[test]

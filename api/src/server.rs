@@ -93,7 +93,8 @@ impl ServerTls {
             None => builder.with_no_client_auth(),
         };
         let mut config = builder.with_cert_resolver(resolver.clone());
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        // Proxies may speak 1.0; who offers nothing else would not get past the handshake.
+        config.alpn_protocols = [&b"h2"[..], b"http/1.1", b"http/1.0"].map(<[u8]>::to_vec).into();
         // Early data can be replayed, and a replayed request would be carried out twice.
         config.max_early_data_size = 0;
         Ok(Self { certificates: resolver, config: Arc::new(config) })

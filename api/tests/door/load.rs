@@ -159,6 +159,18 @@ async fn a_check_finds_the_parts_that_it_is_set_for_with_and_without_tls() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metrics_that_are_switched_off_are_a_path_like_any_that_is_not_there() {
+    let house = House::with(|settings| settings.metrics = false);
+    let reply = house.send(&Method::GET, "/metrics", &[], "").await;
+    assert_eq!(
+        (reply.status, reply.text()),
+        (StatusCode::UNAUTHORIZED, "Authorization missing".to_owned())
+    );
+    let reply = house.send_as("demo/admin", &Method::GET, "/metrics", "").await;
+    assert_eq!(reply.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_seen_index_is_waited_for_within_bounds() {
     let house = House::new();
     let token = house.token("demo/admin").await;

@@ -23,7 +23,8 @@
 //! API key of that role). In bodies `{{key WHO}}` stands for an API key.
 //!
 //! `quirks.txt` and `worked.txt` have one title for each number of the interface description's
-//! sections 11 and 13.
+//! sections 11 and 13. The folder `clauses` walks its other sections clause by clause: a file for
+//! each, every title begins with the number of its section.
 
 use std::time::Duration;
 
@@ -60,6 +61,31 @@ async fn scenarios_hold() {
         let text = std::fs::read_to_string(format!("{folder}/{name}.txt")).unwrap();
         run(name, &text, &mut problems).await;
     }
+    assert!(problems.is_empty(), "{} problems:\n{}", problems.len(), problems.join("\n\n"));
+}
+
+/// The sections of the interface description that are walked clause by clause.
+const WALKED: &[&str] = &[
+    "1", "2.1", "2.2", "2.3", "2.4", "2.5", "2.6", "2.8", "2.9", "2.10", "2.11", "2.12", "2.13",
+    "2.14", "2.16", "2.17", "2.18", "3", "4",
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_clause_holds() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/door/scenarios/clauses");
+    let mut problems = Vec::new();
+    for section in WALKED {
+        let text = std::fs::read_to_string(format!("{folder}/{section}.txt")).unwrap();
+        let titles: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("=== ")).collect();
+        let own = |title: &&str| {
+            let rest = title.strip_prefix(section).unwrap_or_default();
+            rest.starts_with(' ') || rest.starts_with('.')
+        };
+        assert!(!titles.is_empty() && titles.iter().all(own), "{section}: {titles:#?}");
+        run(&format!("clauses/{section}"), &text, &mut problems).await;
+    }
+    let files = std::fs::read_dir(folder).unwrap().count();
+    assert_eq!(files, WALKED.len(), "a file that nobody reads");
     assert!(problems.is_empty(), "{} problems:\n{}", problems.len(), problems.join("\n\n"));
 }
 

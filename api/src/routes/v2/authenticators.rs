@@ -24,6 +24,7 @@ use super::{
 use crate::context::{Answer, Call};
 use crate::error::Refusal;
 use crate::ports::{Secret, Vault, View};
+use crate::wire::collation::collated;
 use crate::wire::json::{Wiped, wipe};
 
 const EMPTY: &str = "Request body is empty";
@@ -88,11 +89,12 @@ pub(crate) async fn list(call: &mut Call) -> Result<Answer, Refusal> {
     let (documents, count) = call
         .view(|view, caller| {
             let webservices = view.state.resources(Some(&account), Some(Kind::Webservice));
-            let found: Vec<Authenticator<'_>> = webservices
+            let mut found: Vec<Authenticator<'_>> = webservices
                 .filter_map(|(id, _)| Authenticator::of(id))
                 .filter(|one| wanted.is_none_or(|wanted| wanted.name == one.kind.name))
                 .filter(|one| rbac::is_visible(view.state, &caller.role, one.webservice))
                 .collect();
+            found.sort_by_cached_key(|one| collated(one.webservice.identifier()));
             let page = found.iter().skip(offset).take(limit);
             let is_enabled = |id: &ResourceId| door.registry.is_enabled(view.state, id);
             let documents: Result<Vec<_>, Refusal> = page
@@ -419,7 +421,9 @@ impl Asked {
         let webservice = &self.named.webservice;
         let (operators, apps) = (below(Kind::Group, "operators")?, below(Kind::Group, "apps")?);
         let status = below(Kind::Webservice, "status")?;
-        for resource in [&operators, &apps, webservice, &status] {
+        // The authenticator's owner is that of its webservice: it is the one that is shown.
+        add(webservice, owner);
+        for resource in [&operators, &apps, &status] {
             add(resource, policy);
         }
         let mut values = Vec::new();

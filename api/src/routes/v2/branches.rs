@@ -17,6 +17,7 @@ use super::{
 };
 use crate::context::{Answer, Call};
 use crate::error::Refusal;
+use crate::wire::collation::collated;
 
 const NAME_BYTES_MAX: usize = 60;
 const DEPTH_MAX: usize = 15;
@@ -313,23 +314,4 @@ pub(super) fn not_found(policy: &ResourceId) -> Refusal {
 
 pub(super) fn is_root(policy: &ResourceId) -> bool {
     *policy == root_policy(policy.account())
-}
-
-/// What identifiers are sorted by, as the databases of Conjur do: letters and digits first of all,
-/// case and punctuation after.
-fn collated(identifier: &str) -> (String, String) {
-    let plain = identifier.chars().filter(|c| c.is_alphanumeric());
-    (plain.flat_map(char::to_lowercase).collect(), identifier.to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn punctuation_counts_last() {
-        let mut ids = vec!["data_default_owner", "data/dynamic", "data", "Data2", "dat"];
-        ids.sort_by_cached_key(|id| collated(id));
-        assert_eq!(ids, ["dat", "data", "Data2", "data_default_owner", "data/dynamic"]);
-    }
 }

@@ -295,7 +295,10 @@ pub(super) fn reject(rejection: ParseRejection, place: Place) -> PolicyError {
 fn syntax(error: &ScanError) -> PolicyError {
     let info = error.info();
     let message = match info {
-        "simple key expect ':'" => "could not find expected ':' while scanning a simple key".into(),
+        // The second where the colon is missing in the last line.
+        "simple key expect ':'" | "simple key expected" => {
+            "could not find expected ':' while scanning a simple key".into()
+        }
         "while parsing a flow sequence, expected ',' or ']'" => {
             "did not find expected ',' or ']' while parsing a flow sequence".into()
         }
