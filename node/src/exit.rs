@@ -26,12 +26,15 @@ pub enum Exit {
     Unavailable = 8,
     /// The node met a fault (disk, corruption, wrong key) and stopped itself.
     Fault = 70,
+    /// Whoever read the output closed it before its end, as `head` does. Nothing is said about it, and
+    /// the code is the one that a shell shows for other programs then.
+    Unread = 141,
 }
 
 /// The table of exit codes, as `--help` shows it.
 pub const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed; 2 usage; 3 configuration or file; \
 4 not authenticated; 5 forbidden; 6 not found; 7 refused by the server; 8 unavailable, try again; \
-70 the node stopped on a fault.";
+70 the node stopped on a fault; 141 the output was not read to its end.";
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {

@@ -43,7 +43,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::cli::output::note;
+use crate::cli::output::{note, told};
 use crate::exit::{Exit, Failure};
 
 /// Runs the program with a command line, the program's name first. Other binaries of the workspace
@@ -54,10 +54,14 @@ pub fn main_with(args: impl Iterator<Item = OsString>) -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             let code = u8::try_from(error.exit_code()).unwrap_or(Exit::Usage as u8);
-            if error.print().is_err() {
-                note("conclave: the command line is wrong");
-            }
-            return ExitCode::from(code);
+            return match told(error.print(), "") {
+                Err(failure) if failure.exit == Exit::Unread => Exit::Unread.into(),
+                Err(_) => {
+                    note("conclave: the command line is wrong");
+                    ExitCode::from(code)
+                }
+                Ok(()) => ExitCode::from(code),
+            };
         }
     };
     let output = cli.output();

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use super::ConfigArg;
-use super::output::{Output, line, note};
+use super::output::{Output, line, note, told};
 use crate::admin::client;
 use crate::audit_trail::{self, Finding};
 use crate::exit::{Context, Exit, Failure};
@@ -231,9 +231,8 @@ async fn export(args: ExportArgs) -> Result<(), Failure> {
         }
     };
     let mut write = |text: &str| {
-        out.write_all(text.as_bytes())
-            .and_then(|()| out.write_all(b"\n"))
-            .context(Exit::Failed, "export")
+        let written = out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n"));
+        told(written, "export")
     };
     let mut page = client::audit_page(&data, 0).await?;
     // The signature is of the head as it was at the first page: what comes meanwhile stays out.
@@ -252,7 +251,7 @@ async fn export(args: ExportArgs) -> Result<(), Failure> {
         page = client::audit_page(&data, next).await?;
     }
     write(&end)?;
-    out.flush().context(Exit::Failed, "export")?;
+    told(out.flush(), "export")?;
     if let Some(path) = args.out {
         note(format_args!("Wrote records {} to {} to {}", head.first, head.last, path.display()));
     }

@@ -43,7 +43,7 @@ use output::Output;
         "  conclave variable get -i app/db/password\n\n",
         "Exit codes: 0 done; 1 failed; 2 usage; 3 configuration or file; 4 not authenticated;\n",
         "5 forbidden; 6 not found; 7 refused by the server; 8 unavailable, try again;\n",
-        "70 the node stopped on a fault.",
+        "70 the node stopped on a fault; 141 the output was not read to its end.",
     ),
     arg_required_else_help = true
 )]
@@ -277,6 +277,8 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Cli, clap::Error> {
 /// Ends with a failure: its text to standard error, in the shape that was asked for.
 pub fn fail(output: Output, failure: &Failure) -> std::process::ExitCode {
     match output {
+        // Who reads no more wants to hear nothing of it either.
+        _ if failure.exit == Exit::Unread => {}
         Output::Text => output::note(format_args!("conclave: {failure}")),
         Output::Json => output::note(serde_json::json!({
             "error": { "exit": failure.exit as u8, "message": failure.message }

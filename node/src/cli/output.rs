@@ -1,12 +1,15 @@
 //! What a command shows: text for people by default, JSON with `--output json`. Standard output
 //! carries results only; everything else goes to standard error.
 
-use std::io::Write;
+use std::io::{self, Write};
 
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::exit::{Context, Exit, Failure};
+
+/// What leads the error when standard output takes nothing.
+const CANNOT_WRITE: &str = "cannot write to standard output";
 
 /// The shape of results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -47,11 +50,10 @@ pub fn line(bytes: &[u8]) -> Result<(), Failure> {
     if bytes.is_empty() {
         return Ok(());
     }
-    let mut out = std::io::stdout().lock();
-    out.write_all(bytes)
-        .and_then(|()| if bytes.ends_with(b"\n") { Ok(()) } else { out.write_all(b"\n") })
-        .and_then(|()| out.flush())
-        .context(Exit::Failed, "cannot write to standard output")
+    let mut out = io::stdout().lock();
+    let end: &[u8] = if bytes.ends_with(b"\n") { b"" } else { b"\n" };
+    let written = out.write_all(bytes).and_then(|()| out.write_all(end));
+    told(written.and_then(|()| out.flush()), CANNOT_WRITE)
 }
 
 /// Writes bytes as they are to standard output.
@@ -59,15 +61,26 @@ pub fn line(bytes: &[u8]) -> Result<(), Failure> {
 /// # Errors
 /// When standard output is closed.
 pub fn raw(bytes: &[u8]) -> Result<(), Failure> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(bytes)
-        .and_then(|()| out.flush())
-        .context(Exit::Failed, "cannot write to standard output")
+    let mut out = io::stdout().lock();
+    told(out.write_all(bytes).and_then(|()| out.flush()), CANNOT_WRITE)
+}
+
+/// What became of something written where people or programs read it; `what` leads other errors.
+///
+/// # Errors
+/// [`Exit::Unread`] when the reader has gone, [`Exit::Failed`] when it cannot be written.
+pub fn told(written: io::Result<()>, what: &str) -> Result<(), Failure> {
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(Exit::Unread, "the output was not read to its end"))
+        }
+        written => written.context(Exit::Failed, what),
+    }
 }
 
 /// Writes a note for people to standard error. A closed standard error is no reason to stop.
 pub fn note(text: impl std::fmt::Display) {
-    let mut err = std::io::stderr().lock();
+    let mut err = io::stderr().lock();
     drop(writeln!(err, "{text}"));
 }
 

@@ -64,6 +64,24 @@ $conclave list -k host -i | grep -q '"restricted_to"'
 test "$($conclave list -k variable -r host:shop/till | wc -l)" = 3
 $conclave list -k variable --output json | grep -q '"dev:variable:shop/pin"'
 
+# Whoever reads may stop at any time: nothing is said about it, whatever was being shown.
+cfg=$CONCLAVE_DEV_DIR/n1/conclave.toml
+mkfifo closed
+unread() {
+    { read -r _ <closed; set +e; "$@" 2>err; echo $? >status; } | { exec 0<&-; echo >closed; }
+    test "$(cat status)" = 141 && test ! -s err
+}
+test "$($conclave list | head -1 | wc -l)" = 1
+for verb in list 'list -k host -i' 'list --count --output json' whoami 'variable get -i shop/pin' \
+    'variable get -i shop/pin,app/db/password' 'resource show variable:shop/pin' \
+    'resource exists variable:shop/pin' 'resource permitted-roles variable:shop/pin execute' \
+    'check variable:shop/pin execute' 'check -e variable:nowhere execute' 'role members group:shop/clerks' \
+    'role memberships host:shop/till' 'role show host:shop/till' 'policy show -b shop' \
+    authenticate 'authenticate -H' 'authenticator list' "audit export --config $cfg" \
+    "account list --config $cfg" --help 'list --help' --version; do
+    unread $conclave $verb || { echo "$verb: $(cat status) $(cat err)" >&2; exit 1; }
+done
+
 # Who may do what.
 test "$($conclave check variable:shop/pin execute)" = true
 test "$($conclave check variable:shop/pin update -r host:shop/till)" = false
@@ -106,6 +124,7 @@ test "$(code $conclave variable set -i shop/pin -v 1)" = 5
 $conclave host rotate-api-key --key-file till.key && $conclave whoami | grep -q host/shop/till
 $conclave authenticate | grep -q '"protected"'
 curl -sf --cacert "$cert" -H "$($conclave authenticate -H)" "$url/whoami" | grep -q host/shop/till
+curl -sf --http1.0 --cacert "$cert" "$url/authenticators" | grep -q installed
 $conclave logout | grep -qx 'Logged out'
 test "$(code $conclave whoami)" = 4 && grep -q 'conclave login' err
 
