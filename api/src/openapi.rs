@@ -240,6 +240,25 @@ fn operations() -> Vec<Operation> {
             .gives(200, Json("Count"), "With count=true")
             .refuses([403, 404, 422])
     };
+    let audit = |name, about| {
+        row(name, about)
+            .query("facility", Number, "10, or 4 of identity checks")
+            .query("severity", Number, "4 failed, 5 a change of policy, 6 any other")
+            .query("procid", Words, "The request's id")
+            .query("msgid", Words, "The sort of record, such as fetch")
+            .query("subject@43868/resource", Words, "Any part of sdata, as element/parameter")
+            .query("before", Number, "Only records whose number in the chain is less")
+            .query("limit", Number, "Most records, 1 to 1000")
+            .query("offset", Number, "Records to pass over")
+            .gives(
+                200,
+                List("AuditRecord"),
+                "The records; the header X-Conclave-Audit-From is the \
+                number of the oldest that was looked at",
+            )
+            .gives(404, Empty, "There are none")
+            .refuses([403, 404, 422])
+    };
     let health = |name, about, unready: u16| {
         row(name, about).gives(200, Json("Health"), "Yes").gives(unready, Json("Health"), "No")
     };
@@ -292,6 +311,11 @@ fn operations() -> Vec<Operation> {
         )
         .gives(204, Empty, "Deleted")
         .refuses([403, 404]),
+        // The audit trail.
+        audit("audit.list", "What was decided, the newest first"),
+        audit("audit.resources", "What was decided about a resource"),
+        audit("audit.roles", "What was decided about a role"),
+        audit("audit.entities", "What was decided about a role or resource, and what a role did"),
         // Credentials.
         row("authn.login", "The API key of a role, for its password or for the key itself")
             .gives(200, Text, "The API key")
@@ -827,6 +851,10 @@ fn schemas() -> Value {
         "Name": text,
         "NewAccount": {"type": "object", "properties": {"id": text}},
         "Account": object(&json!({"id": text, "api_key": text})),
+        "AuditRecord": object(&json!({
+            "facility": number, "severity": number, "timestamp": text, "appname": text,
+            "procid": text, "msgid": text, "sdata": {"type": "object"}, "message": text,
+        })),
         "Statement": {
             "type": "object",
             "description": "One tag with its fields, such as {\"variable\": {\"id\": \"x\"}}",

@@ -157,6 +157,13 @@ pub static ROUTES: &[Route] = &[
         => routes::accounts::create::create),
     route!(DELETE "/accounts/:account", Token Write, "account" "remove", "accounts.delete"
         => routes::accounts::delete::delete),
+    route!(GET "/audit", Token Read, "audit" "list", "audit.list" => routes::audit::list::show),
+    route!(GET "/audit/resources/*id", Token Read, "audit" "list", "audit.resources"
+        => routes::audit::list::show),
+    route!(GET "/audit/roles/*id", Token Read, "audit" "list", "audit.roles"
+        => routes::audit::list::show),
+    route!(GET "/audit/entities/*id", Token Read, "audit" "list", "audit.entities"
+        => routes::audit::list::show),
     route!(GET "/public_keys/:account/:kind/*id" [&[Kind::User, Kind::PublicKey]], Optional Read,
         "public-keys" "fetch", "public_keys.show" => routes::public_keys::show::show),
     route!(GET "/:authn/:account/login", Optional Read, "authn" "login", "authn.login"

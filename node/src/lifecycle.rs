@@ -83,6 +83,7 @@ pub async fn serve(config: &Config, end_with_stdin: bool) -> Result<(), Failure>
     let ship = tokio::spawn(jobs::ship(node.clone()));
     let certificates = tokio::spawn(jobs::load_certificates(node.clone()));
     let renewals = tokio::spawn(jobs::renew_certificates(node.clone()));
+    let outputs = tokio::spawn(jobs::outputs(node.clone()));
     let unseal = jobs::unseal(node.clone());
 
     let result = tokio::select! {
@@ -121,6 +122,7 @@ pub async fn serve(config: &Config, end_with_stdin: bool) -> Result<(), Failure>
     }
     // What was answered meanwhile may still want to be in the chain: till here.
     ship.abort();
+    outputs.abort();
     node.core.stop().await;
     tracing::info!("node.stopped");
     Ok(())

@@ -15,6 +15,8 @@ pub const CERTIFICATE_REVISION: &str = "conclave_certificate_revision";
 pub const CERTIFICATE_LOADED: &str = "conclave_certificate_not_loaded";
 /// Seconds by which a member's clock is ahead of the leader's, by node id.
 pub const CLOCK_AHEAD: &str = "conclave_clock_ahead_seconds";
+/// Records of the audit chain that an output has yet to go through.
+pub const AUDIT_OUTPUT_LAG: &str = "conclave_audit_output_lag_records";
 
 /// Tells the recorder what the names mean. Once, at start.
 pub fn describe() {
@@ -36,4 +38,9 @@ pub fn describe() {
         "By how much a member's clock is ahead of the leader's"
     );
     describe_counter!(ROTATIONS, Unit::Count, "Rotations tried, by outcome (leader only)");
+    describe_gauge!(
+        AUDIT_OUTPUT_LAG,
+        Unit::Count,
+        "Records of the audit chain that are not known to be at an output, by output"
+    );
 }

@@ -1,18 +1,22 @@
 //! The audit chain of a real node: who may write to it, and what is in it once.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail loudly")]
+
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use conclave::clock::SystemClock;
 use conclave::compose::Node;
 use conclave::config::Config;
 use conclave::jobs;
 use conclave::peer_service::{PeerService, SERVICE_AUDIT};
-use conclave_api::audit::SpoolReader;
+use conclave_api::audit::{Outcome, Record, Severity, SpoolError, SpoolReader};
 use conclave_domain::audit::ChainVerifier;
 use conclave_domain::command::{self, Actor, Envelope, codec};
 use conclave_domain::records::RequestId;
-use conclave_domain::time::Timestamp;
+use conclave_domain::time::{Clock, Timestamp};
 use conclave_raft::{PeerIdentity, Service, Who};
 
 fn batch(node: u64, first: u64, records: &[&str]) -> Vec<u8> {
@@ -37,24 +41,113 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     panic!("{what} did not come true");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_batch_in_anothers_name_is_refused_and_recorded() {
+/// A cluster of one node, whose jobs do not run. `audit` is that section of its configuration;
+/// `prepare` sees its spool's folder before it starts.
+async fn alone(audit: &str, prepare: impl FnOnce(&Path)) -> (tempfile::TempDir, Arc<Node>) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("conclave.toml");
     let text = format!(
         "[node]\nname = \"n1\"\ndata = \"data\"\nmaster_key_file = \"master.key\"\n\
          [api]\nlisten = \"127.0.0.1:0\"\nurl = \"https://localhost:1\"\n\
-         [peer]\nlisten = \"127.0.0.1:0\"\nadvertise = \"127.0.0.1:{}\"\n",
+         [peer]\nlisten = \"127.0.0.1:0\"\nadvertise = \"127.0.0.1:{}\"\n[audit]\n{audit}\n",
         std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
     );
     std::fs::write(&path, text).unwrap();
     let mut init = Command::new(env!("CARGO_BIN_EXE_conclave"));
     init.args(["cluster", "init", "--config"]).arg(&path);
     assert!(init.output().unwrap().status.success());
+    let spool = folder.path().join("data/audit");
+    std::fs::create_dir_all(&spool).unwrap();
+    prepare(&spool);
     let config = Config::load(&path).unwrap();
     let node = Arc::new(Node::build(&config, None).await.unwrap());
+    until("leadership", || node.core.raft.status().leader == Some(1)).await;
+    (folder, node)
+}
+
+fn record(at: Timestamp) -> Record {
+    Record {
+        at,
+        request_id: "r".to_owned(),
+        message_id: "fetch",
+        operation: "fetch".into(),
+        outcome: Outcome::Success,
+        severity: Severity::Info,
+        user: None,
+        authenticator: None,
+        service: None,
+        subject: Vec::new(),
+        client_ip: "::1".to_owned(),
+        policy: None,
+        message: "m".to_owned(),
+    }
+}
+
+/// Proves the chain that a node has.
+fn verified(node: &Node) -> ChainVerifier {
+    let head = node.core.state.read(|view| view.state.audit_head());
+    let mut verifier = ChainVerifier::new(head.first, head.base);
+    for (number, record) in node.core.state.audit_records(0, 100, 1 << 20).unwrap() {
+        verifier.take(number, &record, conclave_storage::seal::is_signed).unwrap();
+    }
+    verifier.finish(head.last, &head.hash).unwrap();
+    verifier
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn old_records_are_forgotten_and_lost_ones_are_named() {
+    // The spool begins with number 5: four records are lost for good.
+    let (_folder, node) = alone("retention_days = 1", |spool| {
+        let line = |number| format!("{{\"seq\":{number},\"at\":\"2001-01-01T00:00:00.000Z\"}}\n");
+        std::fs::write(spool.join("spool-000000000000001-000000000005.jsonl"), line(5) + &line(6))
+            .unwrap();
+    })
+    .await;
+    let ship = tokio::spawn(jobs::ship(node.clone()));
+    let head = || node.core.state.read(|view| view.state.audit_head());
+    until("the gap and two records", || head().last == 3).await;
+    assert_eq!(verified(&node).gaps(), 1);
+    let records = node.core.state.audit_records(1, 10, 1 << 20).unwrap();
+    assert!(records[0].1.text.contains("\"from\":1,\"to\":4"), "{}", records[0].1.text);
+    node.spool.append(&[record(Timestamp(0)), record(SystemClock.now())]).await.unwrap();
+    until("two more", || head().last == 5).await;
+
+    // What is older than a day goes once it is vouched for; what is left verifies from there.
+    let tend = tokio::spawn(jobs::tend(node.clone()));
+    until("the end of the old ones", || head().first == 5).await;
+    assert!(head().checkpointed >= 5);
+    assert_eq!(verified(&node).gaps(), 0);
+    // The files that are in the chain whole are gone, too; the newest stays open.
+    node.spool.append(&[record(SystemClock.now())]).await.unwrap();
+    until("deletion", || std::fs::read_dir(&node.audit_folder).unwrap().count() == 1).await;
+    ship.abort();
+    tend.abort();
+    node.core.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_quorum_an_answer_waits_for_the_chain() {
+    let (_folder, node) = alone("durability = \"quorum\"", |_| {}).await;
+    let waiting = {
+        let node = node.clone();
+        tokio::spawn(async move { node.spool.append(&[record(SystemClock.now())]).await })
+    };
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(!waiting.is_finished() && node.spool.status().synced == 1);
+    let ship = tokio::spawn(jobs::ship(node.clone()));
+    waiting.await.unwrap().unwrap();
+    assert_eq!(node.core.state.read(|view| view.state.audit_head().last), 1);
+    // Where nothing comes there any more, the request is refused.
+    ship.abort();
+    let refused = node.spool.append(&[record(SystemClock.now())]).await;
+    assert_eq!(refused, Err(SpoolError::Unchained));
+    node.core.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_in_anothers_name_is_refused_and_recorded() {
+    let (_folder, node) = alone("", |_| {}).await;
     let core = &node.core;
-    until("leadership", || core.raft.status().leader == Some(1)).await;
     let service = PeerService::new(
         core.raft.clone(),
         core.state.clone(),
@@ -91,13 +184,8 @@ async fn a_batch_in_anothers_name_is_refused_and_recorded() {
     // Sent again, by whatever went wrong, it is passed over.
     let again = service.call(member(1), SERVICE_AUDIT, batch(1, 1, &["{}"])).await;
     assert_eq!(again.unwrap(), 1_u64.to_be_bytes());
-    let head = head();
-    assert_eq!(head.last, 2);
-    let mut verifier = ChainVerifier::new(head.first, head.base);
-    for (number, record) in core.state.audit_records(0, 10, 1 << 20).unwrap() {
-        verifier.take(number, &record, conclave_storage::seal::is_signed).unwrap();
-    }
-    verifier.finish(head.last, &head.hash).unwrap();
+    assert_eq!(head().last, 2);
+    let verifier = verified(&node);
     assert_eq!((verifier.checkpoints(), verifier.gaps()), (1, 0));
     ship.abort();
     tend.abort();

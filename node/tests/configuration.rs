@@ -63,6 +63,31 @@ fn unknown_keys_are_refused_by_name() {
 }
 
 #[test]
+fn audit_outputs_have_what_they_need_and_nothing_else() {
+    let output = |text: &str| {
+        let output = format!("[[audit.output]]\n{text}\n[policy]");
+        parse(&with("[policy]", &output)).map(|config| config.audit.outputs)
+    };
+    let files = "ca_file = \"a.pem\"\ncertificate_file = \"/n.pem\"\nkey_file = \"n.key\"";
+    let syslog = format!("to = \"syslog\"\naddress = \"siem:6514\"\n{files}");
+    let shown = format!("{:?}", output(&syslog).unwrap());
+    assert!(shown.contains("/etc/conclave/a.pem") && shown.contains("siem:6514"), "{shown}");
+    assert!(output("to = \"stdout\"").is_ok());
+    assert!(output("to = \"file\"\npath = \"x.log\"").is_ok());
+    for (text, named) in [
+        ("to = \"mail\"", "audit.output.to"),
+        ("to = \"file\"", "audit.output.path"),
+        ("to = \"stdout\"\npath = \"x\"", "audit.output.to"),
+        ("to = \"syslog\"\naddress = \"siem\"", "audit.output.address"),
+        ("to = \"syslog\"\naddress = \"siem:1\"", "audit.output.ca_file"),
+        ("to = \"stdout\"\n[[audit.output]]\nto = \"stdout\"", "audit.output"),
+    ] {
+        let error = output(text).unwrap_err().to_string();
+        assert!(error.contains(named), "{text}: {error}");
+    }
+}
+
+#[test]
 fn wrong_values_are_refused_with_key_value_and_fix() {
     let cases = [
         ("name = \"n1\"", "name = \"a b\"", "node.name", "letters"),

@@ -61,6 +61,17 @@ fn every_answer_that_released_a_secret_is_in_the_audit_chain_once_whoever_dies()
 }
 
 #[test]
+fn a_collector_of_syslog_gets_every_audit_record_and_no_request_waits_for_it() {
+    python::provide();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/dev/siem.py");
+    let scratch = tempfile::tempdir().unwrap();
+    let mut dev = conclave();
+    dev.env("CONCLAVE", env!("CARGO_BIN_EXE_conclave"));
+    dev.args(["dev", "--run", "python3"]).arg(script).arg(scratch.path());
+    run(&mut dev, "siem.py");
+}
+
+#[test]
 fn status_and_environment_reach_the_command() {
     let script = "test -n \"$CONJUR_APPLIANCE_URL$CONJUR_CERT_FILE\" && \
                   test \"$CONJUR_ACCOUNT/$CONJUR_AUTHN_LOGIN\" = dev/admin && exit 42";

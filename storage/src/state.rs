@@ -513,7 +513,7 @@ impl StateStore {
     }
 
     /// Records of the audit chain from number `from` on, as many as are there, at most `limit` and at
-    /// most some `bytes` of text, yet at least one.
+    /// most some `bytes` of text, yet at least one. Not to be called from within a view.
     ///
     /// # Errors
     /// [`Fault::Corrupt`], [`Fault::TooNew`], [`Fault::Database`].
@@ -528,7 +528,10 @@ impl StateStore {
         if limit == 0 {
             return Ok(records);
         }
-        let (_, end) = Table::AuditRecord.bounds();
+        // Numbers have no gaps, so no record beyond these is wanted.
+        let from = from.max(self.read(|view| view.state.audit_head().first));
+        let beyond = from.saturating_add(u64::try_from(limit).unwrap_or(u64::MAX));
+        let end = keys::audit_record_key(beyond);
         self.engine().scan(&keys::audit_record_key(from), &end, &mut |key, value| {
             let Row::AuditRecord(number, record) = keys::row(key, value)? else {
                 return Err(Fault::corrupt("an audit record", "another row stands in its place"));

@@ -92,40 +92,92 @@ impl Record {
     /// The RFC 5424 line, without an end of line. Control characters in values become spaces, so
     /// that no value can start a line of its own.
     pub fn to_rfc5424(&self) -> String {
+        let policy = self.policy.as_ref();
+        let fields = Fields {
+            priority: self.priority(),
+            at: time::milliseconds(self.at).into(),
+            host: "-",
+            request_id: &self.request_id,
+            message_id: self.message_id,
+            subject: self.subject.iter().map(|(name, value)| (&**name, &**value)).collect(),
+            user: self.user.as_deref(),
+            authenticator: self.authenticator.as_deref(),
+            service: self.service.as_deref(),
+            client_ip: &self.client_ip,
+            result: self.outcome.as_str(),
+            operation: &self.operation,
+            policy: policy.map(|(id, version)| (&**id, *version)),
+            place: None,
+            message: &self.message,
+        };
+        fields.to_line()
+    }
+}
+
+/// What stands in an RFC 5424 line.
+pub(super) struct Fields<'a> {
+    pub(super) priority: u8,
+    pub(super) at: Cow<'a, str>,
+    pub(super) host: &'a str,
+    pub(super) request_id: &'a str,
+    pub(super) message_id: &'a str,
+    pub(super) subject: Vec<(&'a str, &'a str)>,
+    pub(super) user: Option<&'a str>,
+    pub(super) authenticator: Option<&'a str>,
+    pub(super) service: Option<&'a str>,
+    pub(super) client_ip: &'a str,
+    /// Empty in lines that tell of no decision; they have no element but their place.
+    pub(super) result: &'a str,
+    pub(super) operation: &'a str,
+    pub(super) policy: Option<(&'a str, u32)>,
+    /// The node that made it, its number there, and its number in the chain.
+    pub(super) place: Option<(u64, u64, u64)>,
+    pub(super) message: &'a str,
+}
+
+impl Fields<'_> {
+    pub(super) fn to_line(&self) -> String {
         let mut line = String::with_capacity(512);
-        let procid = if self.request_id.is_empty() { "-" } else { &self.request_id };
+        let procid = if self.request_id.is_empty() { "-" } else { self.request_id };
         // Writing to a string cannot fail.
         let _infallible = write!(
             line,
-            "<{}>1 {} - conjur {procid} {} ",
-            self.priority(),
-            time::milliseconds(self.at),
-            self.message_id,
+            "<{}>1 {} {} conjur {procid} {} ",
+            self.priority, self.at, self.host, self.message_id,
         );
-        let subject = self.subject.iter().map(|(name, value)| (name.as_ref(), value.as_str()));
-        let auth = [
-            ("user", self.user.as_deref()),
-            ("authenticator", self.authenticator.as_deref()),
-            ("service", self.service.as_deref()),
-        ];
-        let auth = auth.into_iter().filter_map(|(name, value)| Some((name, value?)));
-        if self.message_id == "authn" {
-            element(&mut line, "subject", subject);
-            element(&mut line, "auth", auth);
-        } else {
-            element(&mut line, "auth", auth);
-            element(&mut line, "subject", subject);
+        if !self.result.is_empty() {
+            self.decision(&mut line);
+        } else if self.place.is_none() {
+            line.push('-');
         }
-        element(&mut line, "client", [("ip", self.client_ip.as_str())]);
-        let action = [("result", self.outcome.as_str()), ("operation", self.operation.as_ref())];
-        element(&mut line, "action", action);
-        if let Some((id, version)) = &self.policy {
-            let version = version.to_string();
-            element(&mut line, "policy", [("id", id.as_str()), ("version", version.as_str())]);
+        if let Some((node, sequence, number)) = self.place {
+            let place = [("node", node), ("sequence", sequence), ("number", number)];
+            let place = place.map(|(name, value)| (name, value.to_string()));
+            element(&mut line, "meta", place.iter().map(|(name, value)| (*name, value.as_str())));
         }
         line.push(' ');
         line.extend(self.message.chars().map(printable));
         line
+    }
+
+    fn decision(&self, line: &mut String) {
+        let subject = self.subject.iter().copied();
+        let auth =
+            [("user", self.user), ("authenticator", self.authenticator), ("service", self.service)];
+        let auth = auth.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        if self.message_id == "authn" {
+            element(line, "subject", subject);
+            element(line, "auth", auth);
+        } else {
+            element(line, "auth", auth);
+            element(line, "subject", subject);
+        }
+        element(line, "client", [("ip", self.client_ip)]);
+        element(line, "action", [("result", self.result), ("operation", self.operation)]);
+        if let Some((id, version)) = self.policy {
+            let version = version.to_string();
+            element(line, "policy", [("id", id), ("version", version.as_str())]);
+        }
     }
 }
 

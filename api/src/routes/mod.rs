@@ -2,6 +2,7 @@
 //! is in [`crate::router`].
 
 pub(crate) mod accounts;
+pub(crate) mod audit;
 pub(crate) mod authn;
 pub(crate) mod host_factories;
 pub(crate) mod issuers;

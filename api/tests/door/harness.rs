@@ -20,7 +20,7 @@ use conclave_api::ports::{
 use conclave_api::{Door, Durability, Parts, Peer, Settings, Spool, health_router, router};
 use conclave_domain::command::{self, Actor, Command, Envelope};
 use conclave_domain::id::AccountName;
-use conclave_domain::records::RequestId;
+use conclave_domain::records::{Member, MemberRole, RequestId};
 use conclave_domain::time::Timestamp;
 use conclave_storage::Datadir;
 use conclave_storage::memory::SimDisk;
@@ -294,6 +294,25 @@ impl House {
     pub(crate) fn propose(&self, actor: Actor, body: Command) {
         let reply = self.proposer.commit(self.envelope(actor, body)).reply;
         conclave_domain::outcome::codec::decode(&reply).unwrap().unwrap();
+    }
+
+    /// Puts records into the audit chain, as if this cluster's only node had shipped them.
+    pub(crate) fn chain(&self, records: &[String]) {
+        let member = Member {
+            name: "n1".to_owned(),
+            role: MemberRole::Voter,
+            node_key: [1; 32],
+            peer_address: "127.0.0.1:1".to_owned(),
+            api_url: "https://localhost:1".to_owned(),
+        };
+        self.propose(Actor::Node, Command::AdmitMember { token: None, member });
+        let mut first = 1;
+        for records in records.chunks(1000) {
+            let records = records.to_vec();
+            let next = first + records.len() as u64;
+            self.propose(Actor::Node, Command::AppendAudit { node: 1, first, lost: 0, records });
+            first = next;
+        }
     }
 
     /// Sends a request as it stands, from an address.

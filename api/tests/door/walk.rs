@@ -27,6 +27,10 @@ const REQUESTS: &[(&str, &str)] = &[
     ("accounts.list", "/accounts"),
     ("accounts.create", "/accounts?id=another"),
     ("accounts.delete", "/accounts/another"),
+    ("audit.list", "/audit"),
+    ("audit.resources", "/audit/resources/demo:variable:x"),
+    ("audit.roles", "/audit/roles/demo:user:bob"),
+    ("audit.entities", "/audit/entities/demo:user:bob"),
     ("public_keys.show", "/public_keys/demo/user/bob"),
     ("authn.login", "/authn/demo/login"),
     ("authn.login_service", "/authn-ldap/svc/demo/login"),
@@ -102,7 +106,7 @@ const PUBLIC: &[&str] = &["public_keys.show"];
 /// Routes that the owner of one account has no right to.
 const ABOVE: &[&str] = &["accounts.list", "accounts.create", "accounts.delete"];
 
-const POLICY: &str = "- !variable x\n- !group g\n- !user bob\n- !user eve\n- !layer l\n- !policy conjur/authn-jwt\n- !host-factory {id: hf, layers: !layer l}\n";
+const POLICY: &str = "- !variable x\n- !group g\n- !user bob\n- !user eve\n- !layer l\n- !policy conjur/authn-jwt\n- !host-factory {id: hf, layers: !layer l}\n- !webservice conjur/audit\n";
 
 fn path_of(name: &str) -> &'static str {
     REQUESTS
@@ -149,6 +153,10 @@ async fn house() -> House {
         expires_at: Timestamp(i64::MAX),
     };
     house.propose(Actor::Node, create);
+    let record = r#"{"at":"2026-11-22T05:28:19.123Z","request_id":"r","priority":86,"msgid":"update",
+        "operation":"update","result":"success","user":"demo:user:bob","subject":{
+        "resource":"demo:variable:x","role":"demo:user:bob"},"client_ip":"::1","message":"m"}"#;
+    house.chain(&[record.to_owned()]);
     house
 }
 

@@ -11,7 +11,7 @@ use conclave_domain::policy::effective::Bounds;
 use ipnet::IpNet;
 
 use super::environment::{DYNAMIC_SECRETS, HOST_FACTORIES, JWT_ISSUER, ServerEnvironment};
-use super::raw::{RawConfig, RawPolicy, RawRaft};
+use super::raw::{RawConfig, RawOutput, RawPolicy, RawRaft};
 use conclave_api::settings::Wanted;
 
 /// The defaults, in one place; those of Raft are in its own crate. `node/deploy/conclave.toml`
@@ -206,6 +206,32 @@ pub struct AuditConfig {
     pub durability: AuditDurability,
     /// How long the chain keeps records; none keeps them for ever.
     pub retention: Option<Duration>,
+    /// Where copies of this node's records go.
+    pub outputs: Vec<AuditOutput>,
+}
+
+/// Where copies of a node's audit records go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AuditOutput {
+    /// Standard output of the node.
+    Stdout,
+    /// The end of a file.
+    File(PathBuf),
+    /// A collector that speaks RFC 5425; both sides show a certificate.
+    Syslog(SyslogConfig),
+}
+
+/// A collector of syslog over TLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SyslogConfig {
+    /// Host and port; the host is also the name that its certificate must have.
+    pub address: String,
+    /// Certificates, one of which its certificate must come from.
+    pub ca_file: PathBuf,
+    /// The certificate that the node shows it.
+    pub certificate_file: PathBuf,
+    /// The key of that.
+    pub key_file: PathBuf,
 }
 
 /// What policies may say, and how they are loaded and shown.
@@ -382,7 +408,16 @@ impl Config {
             }
             days => days.map(|days| Duration::from_hours(24) * days),
         };
-        let audit = AuditConfig { durability, retention };
+        let mut outputs = Vec::new();
+        for raw in raw.audit.output {
+            let output = audit_output(folder, raw)?;
+            if outputs.contains(&output) {
+                let remedy = "name each output once";
+                return Err(invalid("audit.output", format!("{output:?}"), remedy));
+            }
+            outputs.push(output);
+        }
+        let audit = AuditConfig { durability, retention, outputs };
         let format = match raw.log.format.as_deref() {
             None | Some("text") => LogFormat::Text,
             Some("json") => LogFormat::Json,
@@ -432,6 +467,31 @@ impl Config {
             policy: checked_policy(&raw.policy)?,
             log: LogConfig { format, level },
         })
+    }
+}
+
+fn audit_output(folder: &Path, raw: RawOutput) -> Result<AuditOutput, ConfigError> {
+    let file = |key: &'static str, given: Option<String>| match given {
+        Some(given) => path_in(folder, key, &given),
+        None => Err(invalid(key, "", "name a file")),
+    };
+    let named = [&raw.address, &raw.ca_file, &raw.certificate_file, &raw.key_file];
+    let is_syslog = named.iter().any(|one| one.is_some());
+    match raw.to.as_str() {
+        "stdout" if raw.path.is_none() && !is_syslog => Ok(AuditOutput::Stdout),
+        "file" if !is_syslog => Ok(AuditOutput::File(file("audit.output.path", raw.path)?)),
+        "syslog" if raw.path.is_none() => Ok(AuditOutput::Syslog(SyslogConfig {
+            address: host_and_port("audit.output.address", raw.address.unwrap_or_default())?,
+            ca_file: file("audit.output.ca_file", raw.ca_file)?,
+            certificate_file: file("audit.output.certificate_file", raw.certificate_file)?,
+            key_file: file("audit.output.key_file", raw.key_file)?,
+        })),
+        other => Err(invalid(
+            "audit.output.to",
+            other,
+            "write \"stdout\"; or \"file\" and path; or \"syslog\" and address, ca_file, \
+             certificate_file and key_file",
+        )),
     }
 }
 

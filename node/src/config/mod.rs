@@ -6,6 +6,7 @@ pub mod environment;
 mod raw;
 
 pub use checked::{
-    ApiConfig, AuditConfig, AuditDurability, Config, ConfigError, LogConfig, LogFormat, NodeConfig,
-    PeerConfig, PolicyConfig, RaftConfig, ReadsConfig, TlsConfig,
+    ApiConfig, AuditConfig, AuditDurability, AuditOutput, Config, ConfigError, LogConfig,
+    LogFormat, NodeConfig, PeerConfig, PolicyConfig, RaftConfig, ReadsConfig, SyslogConfig,
+    TlsConfig,
 };

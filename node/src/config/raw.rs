@@ -87,6 +87,19 @@ pub(super) struct RawReads {
 pub(super) struct RawAudit {
     pub(super) durability: Option<String>,
     pub(super) retention_days: Option<u32>,
+    #[serde(default)]
+    pub(super) output: Vec<RawOutput>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawOutput {
+    pub(super) to: String,
+    pub(super) path: Option<String>,
+    pub(super) address: Option<String>,
+    pub(super) ca_file: Option<String>,
+    pub(super) certificate_file: Option<String>,
+    pub(super) key_file: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -1,12 +1,13 @@
 //! What a node does by itself, in the background: opens the vault when the keyring arrives
 //! ([`unseal`]), keeps certificates in force (`certificates`), ships its audit records to the cluster's
-//! chain ([`ship`]), and as leader makes Raft's members those of the log ([`membership`]), forgets what
-//! has expired ([`sweep`]), rotates values that are due (`rotation`) and vouches for the audit chain
-//! ([`tend`]).
+//! chain ([`ship`]) and copies them from there to collectors ([`outputs`]); and as leader makes Raft's
+//! members those of the log ([`membership`]), forgets what has expired ([`sweep`]), rotates values that
+//! are due (`rotation`) and vouches for the audit chain ([`tend`]).
 
 mod audit;
 mod certificates;
 mod membership;
+mod outputs;
 mod rotation;
 mod sweep;
 mod unseal;
@@ -17,6 +18,7 @@ pub use certificates::{
     renew as renew_certificates,
 };
 pub use membership::membership;
+pub use outputs::outputs;
 pub(crate) use rotation::rotation;
 pub use rotation::{RotationStatus, Rotations};
 pub use sweep::sweep;
