@@ -11,6 +11,7 @@ use conclave_domain::state::State;
 use conclave_domain::time::Timestamp;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Response, StatusCode};
+use rustls::pki_types::CertificateDer;
 use serde::Serialize;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
@@ -51,6 +52,10 @@ pub(crate) struct Call {
     pub(crate) headers: HeaderMap,
     pub(crate) body: Option<Body>,
     pub(crate) client_ip: IpAddr,
+    /// Who is at the other end of the connection: the client, or a proxy before it.
+    pub(crate) peer_ip: IpAddr,
+    /// The certificates that it showed; that it has their key is all that is known of them.
+    pub(crate) certificates: Arc<[CertificateDer<'static>]>,
     pub(crate) request_id: String,
     pub(crate) now: Timestamp,
     pub(crate) deadline: Instant,

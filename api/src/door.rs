@@ -18,6 +18,7 @@ use http::header::{
     ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, HOST, HeaderName, HeaderValue,
 };
 use http::{HeaderMap, Method, Request, Response, StatusCode};
+use rustls::pki_types::CertificateDer;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -169,6 +170,7 @@ impl Door {
         let request_id = request_id(&parts.headers);
         let peer = parts.extensions.get::<Peer>();
         let peer_ip = peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |peer| peer.address.ip());
+        let certificates = peer.map(|peer| peer.certificates.clone()).unwrap_or_default();
         let mut visit = Visit {
             client_ip: client::address(peer_ip, &parts.headers, &self.settings.trusted_proxies),
             request_id,
@@ -188,6 +190,8 @@ impl Door {
                     query: parts.uri.query().unwrap_or_default().to_owned(),
                     headers: parts.headers,
                     body,
+                    peer_ip,
+                    certificates,
                     started,
                 };
                 self.clone().admit(&mut visit, inner).await
@@ -254,6 +258,8 @@ impl Door {
             headers: inner.headers,
             body: Some(inner.body),
             client_ip: visit.client_ip,
+            peer_ip: inner.peer_ip,
+            certificates: inner.certificates,
             request_id: visit.request_id.clone(),
             now: visit.now,
             deadline: inner.started + self.settings.request_time_max,
@@ -346,6 +352,8 @@ struct Inner {
     query: String,
     headers: HeaderMap,
     body: Body,
+    peer_ip: IpAddr,
+    certificates: Arc<[CertificateDer<'static>]>,
     started: Instant,
 }
 

@@ -319,27 +319,29 @@ fn operations() -> Vec<Operation> {
         // Credentials.
         row("authn.login", "The API key of a role, for its password or for the key itself")
             .gives(200, Text, "The API key")
-            .refuses([401, 403]),
+            .refuses([401, 403, 429]),
         row("authn.login_service", "The same by an authenticator of its own")
             .gives(200, Text, "The API key")
-            .refuses([401, 403, 502, 504]),
+            .refuses([401, 403, 429, 502, 504]),
         authenticate("authn.authenticate", "An access token for an API key"),
         authenticate("authn.authenticate_service", "An access token by an authenticator's service")
             .refuses([502, 504]),
+        authenticate("authn.authenticate_cert", "An access token for a client certificate"),
         authenticate("authn.authenticate_jwt", "An access token for a token of another issuer"),
+        authenticate("authn.authenticate_oidc", "An access token for an ID token of a provider"),
         row("authn.password", "Changes the caller's password; needs HTTP Basic")
             .query("role", Words, "Nobody but the caller")
             .takes(Text, "The new password")
             .gives(204, Empty, "Changed")
-            .refuses([401, 403, 422]),
+            .refuses([401, 403, 422, 429]),
         row("authn.rotate", "Gives a role a new API key")
             .query("role", Words, "Whose key; the caller's without, which needs HTTP Basic")
             .gives(200, Text, "The new key")
-            .refuses([401, 403, 404, 405, 422]),
+            .refuses([401, 403, 404, 405, 422, 429]),
         row("authn.key_age", "When a role's API key was made")
             .query("role", Words, "Whose key; the caller's without, which needs HTTP Basic")
             .gives(200, Json("KeyAge"), "When")
-            .refuses([401, 403, 404, 405, 422]),
+            .refuses([401, 403, 404, 405, 422, 429]),
         // Authenticators.
         administer("authn.administer", "Switches an authenticator on or off"),
         administer("authn.administer_service", "Switches an authenticator's service on or off"),

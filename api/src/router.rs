@@ -170,8 +170,12 @@ pub static ROUTES: &[Route] = &[
         => routes::authn::login::show),
     route!(GET "/:authn/:service/:account/login", Optional Read, "authn" "login", "authn.login_service"
         => routes::authn::login::show),
+    route!(POST "/authn-cert/:service/:account/authenticate", Optional Read, "authn" "authenticate",
+        "authn.authenticate_cert" => routes::authn::authenticate::create),
     route!(POST "/authn-jwt/:service/:account/authenticate", Optional Read, "authn" "authenticate",
         "authn.authenticate_jwt" => routes::authn::authenticate::create),
+    route!(POST "/authn-oidc/:service/:account/authenticate", Optional Read, "authn" "authenticate",
+        "authn.authenticate_oidc" => routes::authn::authenticate::create),
     route!(POST "/:authn/:account/:login/authenticate", Optional Read, "authn" "authenticate",
         "authn.authenticate" => routes::authn::authenticate::create),
     route!(POST "/:authn/:service/:account/:login/authenticate", Optional Read, "authn" "authenticate",

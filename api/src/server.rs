@@ -25,6 +25,7 @@ use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
+use crate::client_certificates::KeyHolders;
 use crate::limits::{
     CONNECTIONS_MAX, DRAIN_TIME_MAX, HANDSHAKE_TIME_MAX, HEADER_BYTES_MAX, HEADER_TIME_MAX,
     HEADERS_MAX, STREAMS_MAX,
@@ -75,8 +76,8 @@ impl ResolvesServerCert for Resolver {
 }
 
 impl ServerTls {
-    /// Makes a listener's TLS. Clients may present a certificate where `client_roots` is given; it is
-    /// verified against those roots and handed to the request as [`Peer::certificates`].
+    /// Makes a listener's TLS. Clients are asked for a certificate where there is a verifier; it is
+    /// shown to that and handed to the request as [`Peer::certificates`].
     ///
     /// # Errors
     /// When the crypto provider offers no protocol version in common with clients.
@@ -106,12 +107,19 @@ impl ServerTls {
     }
 }
 
+/// Asks clients for a certificate, which they need not have, and makes sure that they have its key;
+/// whether it is believed is for those to say who let in by certificates.
+pub fn key_holders() -> Arc<dyn rustls::server::danger::ClientCertVerifier> {
+    Arc::new(KeyHolders::new())
+}
+
 /// Who is at the other end of the connection; an extension of every request.
 #[derive(Debug, Clone)]
 pub struct Peer {
     /// Its address.
     pub address: SocketAddr,
-    /// The certificate chain it presented, verified; empty without one.
+    /// The certificate chain it presented, as far as the listener's verifier has looked at it; empty
+    /// without one.
     pub certificates: Arc<[CertificateDer<'static>]>,
 }
 

@@ -14,7 +14,7 @@ use arc_swap::ArcSwapOption;
 use conclave_api::audit::{Durability, Spool};
 use conclave_api::door::{Door, MetricsText, Parts};
 use conclave_api::ports::Agreement;
-use conclave_api::server::ServerTls;
+use conclave_api::server::{ServerTls, key_holders};
 use conclave_api::settings::{LdapFallback, Settings, UserPasswords};
 use conclave_domain::command::{Actor, Command, Envelope, codec};
 use conclave_domain::outcome::{self, Outcome};
@@ -243,8 +243,10 @@ impl Node {
             None => None,
         };
         let presented = server_certificates(&folder.cluster_certificate(&master)?, &[])?;
-        let tls =
-            Arc::new(ServerTls::new(presented, None).context(Exit::Fault, "TLS towards clients")?);
+        let tls = Arc::new(
+            ServerTls::new(presented, Some(key_holders()))
+                .context(Exit::Fault, "TLS towards clients")?,
+        );
 
         let core = Core::start(config, &identity, &datadir, &master, Some(spool.clone())).await?;
         // A folder that lost its spool must not give a number again that the chain has seen.

@@ -212,7 +212,7 @@ pub(super) fn role_of(account: &AccountName, login: &str) -> Result<RoleId, Deni
         .ok_or_else(|| Denied::new("CONJ00007E What was named is neither a user nor a host"))
 }
 
-fn denied(fault: Fault) -> Denied {
+pub(super) fn denied(fault: Fault) -> Denied {
     match fault {
         Fault::Expired => Denied::with(Refusal::Unauthorized(EXPIRED), EXPIRED),
         Fault::Refused(reason) => Denied::new(reason),

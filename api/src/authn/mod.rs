@@ -4,6 +4,7 @@
 //! it is. What is refused looks alike from outside, whatever the reason; the audit record has it.
 
 mod api_key;
+mod cert;
 mod claims;
 mod directory;
 mod enablement;
@@ -11,6 +12,7 @@ mod id_token;
 mod jwt;
 mod keys;
 mod ldap;
+mod oidc;
 mod outbound;
 mod password;
 mod variables;
@@ -208,7 +210,9 @@ impl Registry {
         let keys = Arc::new(keys::KeyCache::new(outbound.clone()));
         let authenticators: Vec<Arc<dyn Authenticator>> = vec![
             Arc::new(api_key::ApiKey),
-            Arc::new(jwt::Jwt::new(keys)),
+            Arc::new(cert::Cert),
+            Arc::new(jwt::Jwt::new(keys.clone())),
+            Arc::new(oidc::Oidc::new(keys)),
             Arc::new(ldap::Ldap::new(outbound)),
         ];
         Self { authenticators, enabled }

@@ -30,6 +30,7 @@ use futures::future::BoxFuture;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use rustls::pki_types::CertificateDer;
 use serde_json::Value;
 use tower::ServiceExt;
 
@@ -324,13 +325,26 @@ impl House {
         headers: &[(&str, &str)],
         body: impl Into<Body>,
     ) -> Reply {
+        self.send_with(peer, Arc::default(), method, uri, headers, body).await
+    }
+
+    /// As [`House::send_from`], over a connection on which these certificates were shown.
+    pub(crate) async fn send_with(
+        &self,
+        peer: &str,
+        certificates: Arc<[CertificateDer<'static>]>,
+        method: &Method,
+        uri: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Body>,
+    ) -> Reply {
         let mut request = Request::builder().method(method).uri(uri);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let mut request = request.body(body.into()).unwrap();
         let address = format!("{peer}:5000").parse().unwrap();
-        request.extensions_mut().insert(Peer { address, certificates: Arc::default() });
+        request.extensions_mut().insert(Peer { address, certificates });
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let body = body.collect().await.unwrap().to_bytes().to_vec();

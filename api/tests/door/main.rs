@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
 
 mod audit;
+mod cert;
 mod compatibility;
 mod fuzz;
 mod harness;
@@ -14,6 +15,7 @@ mod ldap;
 mod load;
 mod matrix;
 mod negative;
+mod oidc;
 mod openapi;
 #[path = "../../../node/tests/support/package.rs"]
 mod package;
