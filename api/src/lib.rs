@@ -28,6 +28,7 @@ pub mod metrics;
 pub mod openapi;
 pub mod ports;
 mod read;
+pub mod resealing;
 pub mod router;
 mod routes;
 pub mod server;

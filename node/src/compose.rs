@@ -33,7 +33,7 @@ use crate::clock::SystemClock;
 use crate::config::{AuditDurability, Config, environment};
 use crate::exit::{Context, Exit, Failure};
 use crate::folder::{Folder, KnownMemberFile, NodeFile, master_key};
-use crate::jobs::Rotations;
+use crate::jobs::{Resealing, Rotations};
 use crate::peer_service::PeerService;
 use crate::tls::{peer_material, server_certificates};
 
@@ -152,7 +152,10 @@ impl Core {
         if open != Some(wrapped.generation) {
             let keyring =
                 Keyring::unwrap(&wrapped, &self.root_key).context(Exit::Fault, "keyring")?;
-            self.vault.store(Some(Arc::new(Vault::new(&self.root_key, &keyring))));
+            let (state, root_key) = (self.state.clone(), self.root_key.clone());
+            let vault = Vault::new(&self.root_key, &keyring)
+                .asking(Box::new(move || keyring_in_force(&state, &root_key)));
+            self.vault.store(Some(Arc::new(vault)));
             tracing::info!(generation = wrapped.generation, "vault.open");
         }
         Ok(true)
@@ -165,6 +168,21 @@ impl Core {
             tracing::warn!(%fault, "log.close");
         }
     }
+}
+
+/// How often a keyring is looked for while commands are being applied.
+const KEYRING_LOOKS: usize = 1000;
+
+/// The keyring that the state holds, for a vault that is asked from within a read: it must not wait
+/// for the state behind a writer, who would wait for that read.
+fn keyring_in_force(state: &StateStore, root_key: &RootKey) -> Option<Keyring> {
+    for _ in 0..KEYRING_LOOKS {
+        if let Ok(wrapped) = state.try_read(|view| view.state.keyring().cloned()) {
+            return Keyring::unwrap(&wrapped?, root_key).ok();
+        }
+        std::thread::yield_now();
+    }
+    None
 }
 
 /// A whole node, ready to serve.
@@ -187,6 +205,8 @@ pub struct Node {
     pub audit_folder: PathBuf,
     /// How rotations stand while this node leads.
     pub rotations: Rotations,
+    /// How far values are sealed anew while this node leads.
+    pub resealing: Resealing,
     /// TLS towards clients.
     pub tls: Arc<ServerTls>,
     /// What it has loaded of the certificates in the state.
@@ -293,6 +313,7 @@ impl Node {
         let health_listener = Mutex::new(health_listener);
         let rotations = Rotations::default();
         let loaded = ArcSwapOption::empty();
+        let resealing = Resealing::default();
         Ok(Self {
             core,
             identity,
@@ -303,6 +324,7 @@ impl Node {
             spool,
             audit_folder,
             rotations,
+            resealing,
             tls,
             loaded,
             listener,

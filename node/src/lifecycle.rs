@@ -79,6 +79,7 @@ pub async fn serve(config: &Config, end_with_stdin: bool) -> Result<(), Failure>
     let membership = tokio::spawn(jobs::membership(node.clone()));
     let sweep = tokio::spawn(jobs::sweep(node.clone()));
     let rotation = tokio::spawn(jobs::rotation(node.clone()));
+    let reseal = tokio::spawn(jobs::reseal(node.clone()));
     let tend = tokio::spawn(jobs::tend(node.clone()));
     let ship = tokio::spawn(jobs::ship(node.clone()));
     let certificates = tokio::spawn(jobs::load_certificates(node.clone()));
@@ -108,6 +109,7 @@ pub async fn serve(config: &Config, end_with_stdin: bool) -> Result<(), Failure>
     membership.abort();
     sweep.abort();
     rotation.abort();
+    reseal.abort();
     tend.abort();
     certificates.abort();
     renewals.abort();

@@ -179,3 +179,12 @@ fn accounts_are_managed_by_the_operator_and_over_https_by_whom_that_is_given() {
         .unwrap();
     assert!(status.success(), "{status}");
 }
+
+#[test]
+fn data_keys_rotate_without_a_failed_request() {
+    python::provide();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/dev/key_rotation.py");
+    let mut dev = conclave();
+    dev.args(["dev", "--run", "python3"]).arg(script).arg(env!("CARGO_BIN_EXE_conclave"));
+    run(&mut dev, "key_rotation.py");
+}

@@ -624,7 +624,7 @@ fn apply_command(
         }
     }
     // The audit chain remembers what came to it: history would only keep it twice.
-    let is_history = |event: &Event| !event.is_of_the_audit_chain();
+    let is_history = |event: &Event| !event.leaves_no_history();
     if execution.events.iter().any(is_history) {
         batch.put(&keys::history_key(index), &encode_history(envelope, &execution.events));
     }

@@ -141,13 +141,7 @@ impl Faults {
 
     /// Takes back what is armed and has not struck.
     pub fn disarm(&self) {
-        for machine in self.world.machines.borrow().iter() {
-            machine.disk.fail_sync(u32::MAX);
-            machine.disk.fail_write(u32::MAX);
-            for point in POINTS {
-                machine.points.arm_action(point, u32::MAX, Action::Error);
-            }
-        }
+        self.world.machines.borrow().iter().for_each(super::machine::Machine::disarm);
     }
 
     async fn restart_some(&mut self) -> Vec<Violation> {
@@ -188,8 +182,9 @@ impl Faults {
         let mut machine = std::mem::replace(&mut self.world.machines.borrow_mut()[at], placeholder);
         let mut started = machine.start(&self.network).await;
         if started.is_err() {
-            // A crash point may have struck during recovery: then once more, undisturbed.
+            // What was armed may have struck during recovery: then once more, undisturbed.
             machine.crash(&self.network, None);
+            machine.disarm();
             started = machine.start(&self.network).await;
         }
         self.world.machines.borrow_mut()[at] = machine;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use conclave_raft::sim::{self as raft_sim, Tweaks};
 use conclave_raft::{Config, Handle, KnownMember, NodeInfo, NodeRole, Parts};
 use conclave_storage::datadir::Datadir;
-use conclave_storage::failpoint::FailPoints;
+use conclave_storage::failpoint::{Action, FailPoints, POINTS};
 use conclave_storage::log::LogStore;
 use conclave_storage::memory::SimDisk;
 use conclave_storage::state::StateStore;
@@ -131,6 +131,15 @@ impl Machine {
             raft_sim::start(parts, self.tweaks.clone()).await.map_err(|error| words(&error))?;
         self.running = Some(Running { handle, state, fault, is_over, had_voted });
         Ok(())
+    }
+
+    /// Takes back the failures that are armed and have not struck.
+    pub fn disarm(&self) {
+        self.disk.fail_sync(u32::MAX);
+        self.disk.fail_write(u32::MAX);
+        for point in POINTS {
+            self.points.arm_action(point, u32::MAX, Action::Error);
+        }
     }
 
     /// Ends the process at once. With a seed the machine loses its power, too: what was not synced

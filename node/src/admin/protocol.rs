@@ -10,7 +10,7 @@ use zeroize::Zeroize;
 
 use crate::certificates::inventory::Row;
 use crate::exit::{Exit, Failure};
-use crate::jobs::RotationStatus;
+use crate::jobs::{ResealingStatus, RotationStatus};
 use crate::seed::{Seed, SeedRole};
 
 /// A question.
@@ -60,6 +60,10 @@ pub enum Request {
     StateHash,
     /// Makes a snapshot now.
     Snapshot,
+    /// Puts the next data key into the keyring.
+    RotateKeys,
+    /// Under which data key values are sealed.
+    Keys,
     /// Records of the audit chain.
     Audit {
         /// Number of the first.
@@ -154,6 +158,8 @@ pub enum Response {
         /// The leader now.
         leader: Option<u64>,
     },
+    /// To [`Request::RotateKeys`] and [`Request::Keys`].
+    Keys(KeysStatus),
     /// To [`Request::Audit`].
     Audit(Box<AuditAnswer>),
     /// To [`Request::Certificates`].
@@ -224,6 +230,7 @@ impl Response {
             | Self::Accounts { .. }
             | Self::StateHash(_)
             | Self::Leader { .. }
+            | Self::Keys(_)
             | Self::Audit(_)
             | Self::Certificates { .. }
             | Self::Renewed { .. }
@@ -318,6 +325,19 @@ pub struct Account {
     pub login: String,
     /// The administrator's API key: shown this once.
     pub api_key: String,
+}
+
+/// How the keys stand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeysStatus {
+    /// Which root key this node has; the same on all members.
+    pub root_key: String,
+    /// The data key that seals.
+    pub generation: u32,
+    /// The data keys that open.
+    pub generations: Vec<u32>,
+    /// How far older values are sealed anew; only the leader knows.
+    pub resealing: Option<ResealingStatus>,
 }
 
 /// A page of the audit chain.

@@ -10,8 +10,9 @@ use conclave_domain::command::Command;
 use conclave_domain::id::AccountName;
 use conclave_domain::records::JoinToken;
 use conclave_domain::time::{Clock, Timestamp};
+use conclave_raft::status::NodeState;
 use conclave_raft::{ChangeError, NodeRole};
-use conclave_storage::seal::AuditKey;
+use conclave_storage::seal::{AuditKey, Keyring};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::OwnedReadHalf;
 use tokio::net::{UnixListener, UnixStream};
@@ -29,6 +30,7 @@ use crate::compose::{Node, propose};
 use crate::exit::{Context, Exit, Failure};
 use crate::folder::hex;
 use crate::jobs;
+use crate::jobs::rotate_keyring;
 use crate::join::{new_token, token_digest};
 use crate::lifecycle::told_to_stop;
 use crate::peer_service;
@@ -162,6 +164,21 @@ async fn answer(node: &Node, request: Request) -> Result<Response, Failure> {
             node.core.raft.snapshot(CHANGE_DEADLINE).await.context(Exit::Failed, "snapshot")?;
             Ok(Response::Done)
         }
+        Request::RotateKeys => {
+            let generation = rotate_keyring(node).await?;
+            let deadline = Instant::now() + CHANGE_DEADLINE;
+            // Committed is not yet applied here, where this node is not the leader.
+            while keys_status(node)?.generation < generation {
+                if Instant::now() >= deadline {
+                    let text = format!("data key {generation} is in force, but not here yet");
+                    return Err(Failure::new(Exit::Unavailable, text));
+                }
+                sleep(CHANGE_POLL).await;
+            }
+            node.core.unseal()?;
+            Ok(Response::Keys(keys_status(node)?))
+        }
+        Request::Keys => Ok(Response::Keys(keys_status(node)?)),
         Request::Audit { from } => {
             let page = audit_page(node, from).await?;
             Ok(Response::Audit(Box::new(page.into())))
@@ -183,6 +200,20 @@ async fn answer(node: &Node, request: Request) -> Result<Response, Failure> {
             remove_certificate(node, name, generation).await
         }
     }
+}
+
+fn keys_status(node: &Node) -> Result<protocol::KeysStatus, Failure> {
+    let wrapped = node.core.state.read(|view| view.state.keyring().cloned()).ok_or_else(|| {
+        Failure::new(Exit::Unavailable, "this node is sealed: it has no keyring yet")
+    })?;
+    let keyring = Keyring::unwrap(&wrapped, &node.core.root_key).context(Exit::Fault, "keyring")?;
+    let leads = node.core.raft.status().state == NodeState::Leader;
+    Ok(protocol::KeysStatus {
+        root_key: node.core.root_key.id(),
+        generation: keyring.generation(),
+        generations: keyring.generations(),
+        resealing: leads.then(|| node.resealing.status(keyring.generation())),
+    })
 }
 
 async fn audit_page(node: &Node, from: u64) -> Result<protocol::AuditPage, Failure> {

@@ -76,7 +76,7 @@ impl Made {
             origin: self.origin,
             issuer: self.issuer.clone(),
             chain_pem: self.issued.certificate_pem.clone(),
-            key: vault.seal_labelled(&label(&self.key), &private)?,
+            key: vault.seal_labelled(&self.key.seal_label(), &private)?,
             names: self.names.clone(),
             configured: self.configured.clone(),
             nodes: self.nodes.clone(),
@@ -90,10 +90,6 @@ impl Made {
         };
         Ok((self.key.clone(), certificate))
     }
-}
-
-fn label(key: &CertificateKey) -> String {
-    format!("key of the certificate {}/{}", key.name, key.generation)
 }
 
 fn first(name: &str) -> CertificateKey {
@@ -449,7 +445,7 @@ pub fn open(
     key: &CertificateKey,
     certificate: &Certificate,
 ) -> Result<Issued, CertificateError> {
-    let opened = vault.open_labelled(&label(key), &certificate.key)?;
+    let opened = vault.open_labelled(&key.seal_label(), &certificate.key)?;
     let key_pem = std::str::from_utf8(opened.expose_secret())
         .map_err(|error| check::malformed(&error))?
         .to_owned();

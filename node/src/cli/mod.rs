@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod cert;
 pub mod cluster;
+pub mod keys;
 pub mod output;
 
 use std::ffi::OsString;
@@ -17,6 +18,7 @@ use crate::lifecycle;
 use audit::AuditCommand;
 use cert::CertCommand;
 use cluster::{AccountCommand, ClusterCommand};
+use keys::KeysCommand;
 use output::Output;
 
 /// What `conclave` takes.
@@ -76,6 +78,9 @@ enum Command {
     /// Create, list and delete accounts.
     #[command(subcommand)]
     Account(AccountCommand),
+    /// Change and show the keys that values are sealed under.
+    #[command(subcommand)]
+    Keys(KeysCommand),
     /// Prove, show and export the audit trail.
     #[command(
         subcommand,
@@ -234,6 +239,7 @@ pub async fn run(cli: Cli) -> Result<std::process::ExitCode, Failure> {
         Command::Cluster(command) => cluster::cluster(command, output).await?,
         Command::Cert(command) => return cert::cert(command, output).await,
         Command::Account(command) => cluster::account(command, output).await?,
+        Command::Keys(command) => keys::keys(command, output).await?,
         Command::Audit(command) => audit::audit(command, output).await?,
         Command::Dev(args) => {
             let options = dev::CommandOptions {

@@ -2,10 +2,12 @@
 //! ([`unseal`]), keeps certificates in force (`certificates`), ships its audit records to the cluster's
 //! chain ([`ship`]) and copies them from there to collectors ([`outputs`]); and as leader makes Raft's
 //! members those of the log ([`membership`]), forgets what has expired ([`sweep`]), rotates values that
-//! are due (`rotation`) and vouches for the audit chain ([`tend`]).
+//! are due (`rotation`), vouches for the audit chain ([`tend`]) and seals anew what lies under older
+//! data keys ([`reseal`]).
 
 mod audit;
 mod certificates;
+mod keys;
 mod membership;
 mod outputs;
 mod rotation;
@@ -17,6 +19,7 @@ pub use certificates::{
     REPORT_LIFE, install as install_certificates, load as load_certificates,
     renew as renew_certificates,
 };
+pub use keys::{Resealing, ResealingStatus, reseal, rotate_keyring};
 pub use membership::membership;
 pub use outputs::outputs;
 pub(crate) use rotation::rotation;

@@ -39,6 +39,13 @@ pub struct CertificateKey {
     pub generation: u32,
 }
 
+impl CertificateKey {
+    /// What its private key is sealed for.
+    pub fn seal_label(&self) -> String {
+        format!("key of the certificate {}/{}", self.name, self.generation)
+    }
+}
+
 impl std::fmt::Display for CertificateKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}, generation {}", self.name, self.generation)

@@ -24,7 +24,7 @@ use crate::rbac::{
 };
 use crate::records::{
     Credential, Digest, FOUNDER, Fingerprint, JoinToken, Member, MemberRole, MembershipKey,
-    NewApiKey, Revision, Sealed, SigningKey, Version, WrappedKeyring,
+    NewApiKey, Resealed, Revision, Sealed, SealedAt, SigningKey, Version, WrappedKeyring,
 };
 use crate::state::State;
 use crate::time::{LogIndex, Timestamp};
@@ -92,8 +92,12 @@ pub fn decide(
         Command::InstallCertificates { certificates } => asked.install_certificates(certificates),
         Command::MarkCertificate { key, condition } => asked.mark_certificate(key, condition),
         Command::RetireCertificate { key } => asked.retire_certificate(key),
+        Command::Reseal { values } => asked.reseal(values),
     }
 }
+
+/// Most values that one command seals anew.
+pub const RESEALED_AT_ONCE_MAX: usize = 64;
 
 type Decision = Result<(Vec<Event>, Outcome), Rejection>;
 
@@ -110,8 +114,51 @@ impl Asked<'_> {
     fn install_keyring(&self, keyring: &WrappedKeyring) -> Decision {
         self.node_only("install a keyring")?;
         match self.state.keyring() {
-            Some(present) => Err(exists("keyring", format!("generation {}", present.generation))),
-            None => done(Event::KeyringInstalled { keyring: keyring.clone() }),
+            // A rotation adds the next data key; two at once cannot both be the next.
+            Some(present) if present.generation.checked_add(1) != Some(keyring.generation) => {
+                Err(exists("keyring", format!("generation {}", present.generation)))
+            }
+            Some(_) | None => done(Event::KeyringInstalled { keyring: keyring.clone() }),
+        }
+    }
+
+    fn reseal(&self, values: &[Resealed]) -> Decision {
+        self.node_only("seal values anew")?;
+        if values.len() > RESEALED_AT_ONCE_MAX {
+            return Err(Rejection::Invalid(format!(
+                "{} values to seal anew: at most {RESEALED_AT_ONCE_MAX} go at once",
+                values.len()
+            )));
+        }
+        let current = values.iter().filter(|value| self.lies_there_still(&value.at));
+        let values: Vec<Resealed> = current.cloned().collect();
+        if values.is_empty() {
+            return Ok((Vec::new(), Outcome::Done));
+        }
+        done(Event::Resealed { values })
+    }
+
+    fn lies_there_still(&self, at: &SealedAt) -> bool {
+        let state = self.state;
+        match at {
+            SealedAt::SigningKey(account, id) => {
+                state.account(account).is_some_and(|found| found.signing_key.id == *id)
+            }
+            SealedAt::ApiKey(role, digest) => {
+                state.credential(role).is_some_and(|found| found.api_key_digest == *digest)
+            }
+            SealedAt::Secret(resource, version, fingerprint) => {
+                let versions = state.secret(resource).map(|found| &found.versions);
+                let found = versions.and_then(|versions| versions.get(version));
+                found.is_some_and(|found| found.fingerprint == *fingerprint)
+            }
+            SealedAt::HostFactoryToken(digest) => state.host_factory_token(digest).is_some(),
+            SealedAt::Issuer(key, before) => {
+                state.issuer(key).is_some_and(|found| found.data == *before)
+            }
+            SealedAt::Certificate(key, before) => {
+                state.certificate_of(key).is_some_and(|found| found.certificate.key == *before)
+            }
         }
     }
 
@@ -842,7 +889,8 @@ fn check_change(
         | Event::AuditTrimmed { .. }
         | Event::CertificatesInstalled { .. }
         | Event::CertificateMarked { .. }
-        | Event::CertificateRetired { .. } => {
+        | Event::CertificateRetired { .. }
+        | Event::Resealed { .. } => {
             return Err("not a change that a load makes".to_owned());
         }
     };
@@ -902,7 +950,8 @@ fn check_api_change(account: &AccountName, change: &Event) -> Result<(), String>
         | Event::AuditTrimmed { .. }
         | Event::CertificatesInstalled { .. }
         | Event::CertificateMarked { .. }
-        | Event::CertificateRetired { .. } => {
+        | Event::CertificateRetired { .. }
+        | Event::Resealed { .. } => {
             return Err("not a change that the API makes".to_owned());
         }
     };

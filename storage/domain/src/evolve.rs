@@ -14,7 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::audit::{self, AuditHead, AuditRecord};
-use crate::certificates::{CertificateRecord, Condition, ROOT};
+use crate::certificates::{Certificate, CertificateRecord, Condition, ROOT};
 use crate::command::{Command, Envelope};
 use crate::decide::decide;
 use crate::effect::{Effect, Row, RowKey};
@@ -25,7 +25,8 @@ use crate::rbac::{accounts_resource, admin_role, root_policy};
 use crate::records::{
     Account, Answered, AuthenticatorConfig, Credential, Fingerprint, HostFactoryToken, Issuer,
     Membership, MembershipKey, NewApiKey, POLICY_VERSIONS_KEPT, Permission, PolicyVersion,
-    RequestId, Resource, Revision, Role, SECRET_VERSIONS_KEPT, Sealed, SecretVersion, Version,
+    RequestId, Resealed, Resource, Revision, Role, SECRET_VERSIONS_KEPT, Sealed, SealedAt,
+    SecretVersion, SigningKey, Version,
 };
 use crate::state::State;
 use crate::time::{LogIndex, Timestamp};
@@ -301,6 +302,51 @@ impl Writes<'_> {
                 }
             }
             Event::CertificateRetired { key } => self.delete(RowKey::Certificate(key.clone())),
+            Event::Resealed { values } => values.iter().for_each(|value| self.resealed(value)),
+        }
+    }
+
+    fn resealed(&mut self, value: &Resealed) {
+        let sealed = value.sealed.clone();
+        let state = self.state;
+        match &value.at {
+            SealedAt::SigningKey(name, _) => {
+                if let Some(account) = state.account(name) {
+                    let signing_key = SigningKey { private: sealed, ..account.signing_key.clone() };
+                    self.put(Row::Account(
+                        name.clone(),
+                        Account { signing_key, ..account.clone() },
+                    ));
+                }
+            }
+            SealedAt::ApiKey(role, _) => {
+                if let Some(credential) = state.credential(role) {
+                    let record = Credential { api_key: sealed, ..credential.clone() };
+                    self.put(Row::Credential(role.clone(), record));
+                }
+            }
+            SealedAt::Secret(resource, version, _) => {
+                self.put(Row::SecretValue(resource.clone(), *version, sealed));
+            }
+            SealedAt::HostFactoryToken(digest) => {
+                if let Some(token) = state.host_factory_token(digest) {
+                    let record = HostFactoryToken { sealed, ..token.clone() };
+                    self.put(Row::HostFactoryToken(*digest, record));
+                }
+            }
+            SealedAt::Issuer(key, _) => {
+                if let Some(issuer) = state.issuer(key) {
+                    let record = Issuer { data: sealed, ..issuer.clone() };
+                    self.put(Row::Issuer(key.clone(), record));
+                }
+            }
+            SealedAt::Certificate(key, _) => {
+                if let Some(record) = state.certificate_of(key) {
+                    let certificate = Certificate { key: sealed, ..record.certificate.clone() };
+                    let record = CertificateRecord { certificate, ..record.clone() };
+                    self.put(Row::Certificate(key.clone(), record));
+                }
+            }
         }
     }
 

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use zeroize::Zeroize;
 
+use crate::certificates::CertificateKey;
 use crate::id::{AccountName, ResourceId, RoleId};
 use crate::time::{LogIndex, Timestamp};
 
@@ -207,6 +208,32 @@ pub struct Issuer {
     pub created_at: Timestamp,
     /// When it was last changed.
     pub modified_at: Timestamp,
+}
+
+/// A place in the state where something sealed lies, with what tells that it is still the one meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SealedAt {
+    /// The private half of an account's signing key, by the key's id.
+    SigningKey(AccountName, String),
+    /// The API key of a role, by its digest.
+    ApiKey(RoleId, Digest),
+    /// A kept version of a secret, by its fingerprint.
+    Secret(ResourceId, Version, Fingerprint),
+    /// A host factory token, by its digest.
+    HostFactoryToken(Digest),
+    /// The credentials of an issuer, by how they are sealed so far.
+    Issuer(IssuerKey, Sealed),
+    /// The private key of one of the cluster's certificates, by how it is sealed so far.
+    Certificate(CertificateKey, Sealed),
+}
+
+/// What lies at a place, sealed under another data key; what it opens to is the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resealed {
+    /// Where.
+    pub at: SealedAt,
+    /// What lies there from now on.
+    pub sealed: Sealed,
 }
 
 /// What is kept of one version of a secret beside its sealed value.

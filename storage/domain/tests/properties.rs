@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 
 use conclave_domain::audit::{AuditCheckpoint, AuditRecord, ChainVerifier, is_gap};
 use conclave_domain::command::{Actor, Command, Envelope, LoadMode, Need, Proof};
-use conclave_domain::decide::decide;
+use conclave_domain::decide::{RESEALED_AT_ONCE_MAX, decide};
 use conclave_domain::effect::{Effect, Row};
 use conclave_domain::event::Event;
 use conclave_domain::evolve::{Execution, REQUESTS_KEPT, answered, execute};
@@ -20,7 +20,7 @@ use conclave_domain::outcome::{Outcome, Rejection};
 use conclave_domain::rbac;
 use conclave_domain::records::{
     Annotation, Digest, Fingerprint, IssuerKey, MemberRole, MembershipKey, PermissionKey,
-    RequestId, Revision, SECRET_VERSIONS_KEPT, Sealed, Version,
+    RequestId, Resealed, Revision, SECRET_VERSIONS_KEPT, Sealed, SealedAt, Version, WrappedKeyring,
 };
 use conclave_domain::state::State;
 use conclave_domain::time::{LogIndex, Timestamp};
@@ -292,6 +292,22 @@ proptest! {
     fn the_same_log_twice_gives_the_same_state(steps in steps(60)) {
         let history = History::of(&steps);
         prop_assert_eq!(replay(&history.log).rows(), history.state.rows());
+    }
+
+    #[test]
+    fn resources_come_in_pages_as_they_come_at_once(steps in steps(60)) {
+        let state = History::of(&steps).state;
+        let at_once: Vec<&Id> = state.resources(None, None).map(|(id, _)| id).collect();
+        let (mut paged, mut after) = (Vec::new(), None);
+        loop {
+            let page: Vec<&Id> = state.resources_after(after).take(3).map(|(id, _)| id).collect();
+            paged.extend(page.iter().copied());
+            after = page.last().copied();
+            if after.is_none() {
+                break;
+            }
+        }
+        prop_assert_eq!(paged, at_once);
     }
 
     #[test]
@@ -735,6 +751,44 @@ fn join_tokens_admit_once_and_only_whom_they_name() {
 }
 
 #[test]
+fn what_is_sealed_anew_is_still_the_one_that_was_meant() {
+    let mut history = History::new();
+    let mut reseal = |at: SealedAt| {
+        let values = vec![Resealed { at, sealed: Sealed(vec![42]) }];
+        let execution = history.carry_out(Actor::Node, Command::Reseal { values });
+        assert_eq!(execution.reply, Ok(Outcome::Done));
+        let account = history.state.account(&account("demo")).unwrap();
+        let credential = history.state.credential(&id("user:admin")).unwrap();
+        [&account.signing_key.private, &credential.api_key].map(|one| one.0 == [42])
+    };
+    let (demo, admin) = (account("demo"), id("user:admin"));
+    assert_eq!(reseal(SealedAt::SigningKey(demo.clone(), "k0".to_owned())), [false, false]);
+    assert_eq!(reseal(SealedAt::SigningKey(demo, "k1".to_owned())), [true, false]);
+    assert_eq!(reseal(SealedAt::ApiKey(admin.clone(), api_key(2).digest)), [true, false]);
+    assert_eq!(reseal(SealedAt::ApiKey(admin.clone(), api_key(1).digest)), [true, true]);
+    let never_set = SealedAt::Secret(id("variable:v"), Version(1), Fingerprint([0; 16]));
+    assert_eq!(reseal(never_set), [true, true]);
+
+    let one = Resealed { at: SealedAt::ApiKey(admin, api_key(1).digest), sealed: Sealed(vec![1]) };
+    let values = vec![one; RESEALED_AT_ONCE_MAX + 1];
+    let reply = history.carry_out(Actor::Node, Command::Reseal { values }).reply;
+    assert!(matches!(reply, Err(Rejection::Invalid(_))), "{reply:?}");
+}
+
+#[test]
+fn data_keys_come_one_after_the_other() {
+    let mut history = History::new();
+    let mut install = |generation| {
+        let keyring = WrappedKeyring { generation, wrapped: Sealed(vec![1]) };
+        history.carry_out(Actor::Node, Command::InstallKeyring { keyring }).reply.is_ok()
+    };
+    assert_eq!(
+        [1, 1, 3, 2, 2, 1, 3].map(&mut install),
+        [true, false, false, true, false, false, true]
+    );
+}
+
+#[test]
 fn only_the_operator_touches_members_and_keys() {
     let history = History::new();
     for envelope in envelopes() {
@@ -752,6 +806,7 @@ fn only_the_operator_touches_members_and_keys() {
                 | Command::InstallCertificates { .. }
                 | Command::MarkCertificate { .. }
                 | Command::RetireCertificate { .. }
+                | Command::Reseal { .. }
         );
         let asked = Envelope { actor: Actor::Role(id("user:admin")), ..envelope };
         let decision = decide(&history.state, LogIndex(9), &asked);

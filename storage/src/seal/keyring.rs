@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use super::aead::{SealingKey, label_aad, subkey};
 use super::{MasterKey, Secret};
-use crate::bytes_io::{Reader, len_u32};
+use crate::bytes_io::{Reader, hex, len_u32};
 use crate::error::Fault;
 
 const VERSION: u8 = 1;
@@ -39,6 +39,11 @@ impl RootKey {
     /// The key's bytes, for the seed of a joining node.
     pub fn to_secret(&self) -> Secret {
         Secret::new(self.0.to_vec())
+    }
+
+    /// A name for the key that gives nothing away: 16 hex digits.
+    pub fn id(&self) -> String {
+        hex(&self.subkey("conclave root key id v1")[..8])
     }
 
     /// The bytes of `root.key`.
@@ -91,6 +96,11 @@ impl Keyring {
     /// Drops the data keys before a generation; what they sealed can no longer be opened.
     pub fn retire_before(&mut self, generation: u32) {
         self.keys = self.keys.split_off(&generation.min(self.generation()));
+    }
+
+    /// The generations of all its data keys, the oldest first.
+    pub fn generations(&self) -> Vec<u32> {
+        self.keys.keys().copied().collect()
     }
 
     /// The newest generation.

@@ -25,7 +25,7 @@ pub use audit_key::{AuditKey, is_signed};
 pub use keyring::{Keyring, RootKey};
 pub use master::MasterKey;
 pub use secret::Secret;
-pub use vault::{RotationBytes, SEALS_PER_GENERATION_MAX, Vault};
+pub use vault::{NewerKeyring, RotationBytes, SEALS_PER_GENERATION_MAX, Vault};
 
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 

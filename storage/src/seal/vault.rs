@@ -19,6 +19,9 @@ const VERSION: u8 = 1;
 /// nonces are derived for each record, so nothing breaks there; it bounds what one data key guards.
 pub const SEALS_PER_GENERATION_MAX: u64 = 1 << 32;
 
+/// Tells the keyring in force, for a vault that meets a data key it does not know yet.
+pub type NewerKeyring = Box<dyn Fn() -> Option<Keyring> + Send + Sync>;
+
 /// Seals and opens. Built anew when the keyring in force changes.
 pub struct Vault {
     keys: BTreeMap<u32, SealingKey>,
@@ -26,6 +29,7 @@ pub struct Vault {
     sealed: AtomicU64,
     fingerprints: hmac::Key,
     rotations: hmac::Key,
+    newer: Option<NewerKeyring>,
 }
 
 /// Bytes that look random to whoever lacks the root key, and are the same for the same resource,
@@ -71,7 +75,17 @@ impl Vault {
                 &root.subkey("conclave fingerprint v1")[..],
             ),
             rotations: hmac::Key::new(hmac::HMAC_SHA256, &root.subkey("conclave rotation v1")[..]),
+            newer: None,
         }
+    }
+
+    /// The same, with somebody to ask for the keyring in force when something is sealed under a data
+    /// key that came after this vault was built: nothing that is in the state is unreadable in the
+    /// moment of a rotation.
+    #[must_use]
+    pub fn asking(mut self, newer: NewerKeyring) -> Self {
+        self.newer = Some(newer);
+        self
     }
 
     /// The generation that seals.
@@ -180,14 +194,23 @@ impl Vault {
         let mut reader = Reader::new(&sealed.0, "a sealed value");
         reader.version(VERSION)?;
         let generation = reader.u32()?;
-        let Some(key) = self.keys.get(&generation) else {
-            let what = what();
-            return Err(Fault::Key(format!(
-                "{what} is sealed under data key {generation}, which is not in the keyring: this node \
-                 may be behind, or the key was retired too early"
-            )));
-        };
-        key.open(reader.rest(), aad, what)
+        if let Some(key) = self.keys.get(&generation) {
+            return key.open(reader.rest(), aad, what);
+        }
+        match self.newer_key(generation) {
+            Some(key) => key.open(reader.rest(), aad, what),
+            None => Err(Fault::Key(format!(
+                "{} is sealed under data key {generation}, which is not in the keyring: this node \
+                 may be behind, or the key was retired too early",
+                what()
+            ))),
+        }
+    }
+
+    fn newer_key(&self, generation: u32) -> Option<SealingKey> {
+        let newer = self.newer.as_ref().filter(|_| generation > self.generation)?()?;
+        let mut keys = newer.keys();
+        keys.find(|(known, _)| *known == generation).map(|(_, key)| SealingKey::new(key))
     }
 }
 

@@ -12,7 +12,7 @@ use crate::credentials::{CredentialError, matches_digest};
 use crate::ports::{Secret, Vault};
 
 /// What a token is sealed under.
-fn label(factory: &ResourceId) -> String {
+pub(crate) fn label(factory: &ResourceId) -> String {
     format!("host factory token of {factory}")
 }
 

@@ -28,7 +28,8 @@ const MASK: &str = "*****";
 /// The policy that all issuers lie below.
 const BASE: &str = dynamic::ISSUERS;
 
-fn label(key: &IssuerKey) -> String {
+/// What the credentials of an issuer are sealed under.
+pub(crate) fn label(key: &IssuerKey) -> String {
     format!("issuer {} of {}", key.issuer, key.account)
 }
 

@@ -149,6 +149,7 @@ fn touch(change: &Event, touched: &mut BTreeSet<ResourceId>) {
         | Event::AuditTrimmed { .. }
         | Event::CertificatesInstalled { .. }
         | Event::CertificateMarked { .. }
-        | Event::CertificateRetired { .. } => {}
+        | Event::CertificateRetired { .. }
+        | Event::Resealed { .. } => {}
     }
 }

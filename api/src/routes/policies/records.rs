@@ -150,6 +150,7 @@ fn deed(user: &str, change: &Event) -> Option<Deed> {
         | Event::AuditTrimmed { .. }
         | Event::CertificatesInstalled { .. }
         | Event::CertificateMarked { .. }
-        | Event::CertificateRetired { .. } => return None,
+        | Event::CertificateRetired { .. }
+        | Event::Resealed { .. } => return None,
     })
 }

@@ -13,8 +13,8 @@ use crate::certificates::{Certificate, CertificateKey, Condition};
 use crate::event::Event;
 use crate::id::{AccountName, ResourceId, RoleId};
 use crate::records::{
-    Digest, Fingerprint, JoinToken, Member, NewApiKey, RequestId, Revision, Sealed, SigningKey,
-    Version, WrappedKeyring,
+    Digest, Fingerprint, JoinToken, Member, NewApiKey, RequestId, Resealed, Revision, Sealed,
+    SigningKey, Version, WrappedKeyring,
 };
 use crate::time::Timestamp;
 
@@ -278,5 +278,11 @@ pub enum Command {
     RetireCertificate {
         /// Which.
         key: CertificateKey,
+    },
+    /// Puts what was sealed under an older data key back under the newest. What has changed meanwhile
+    /// is passed over.
+    Reseal {
+        /// Most of them [`crate::decide::RESEALED_AT_ONCE_MAX`].
+        values: Vec<Resealed>,
     },
 }

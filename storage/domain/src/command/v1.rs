@@ -6,7 +6,7 @@ use super::{Actor, Command, Envelope, LoadMode, Need, Proof};
 use crate::codec::{Bytes, DecodeError};
 use crate::event::v1::{
     AuditCheckpointV1, CertificateKeyV1, CertificateV1, Ciphertext, ConditionV1, EventV1,
-    JoinTokenV1, KeyringV1, MemberV1, NewApiKeyV1, SigningKeyV1, nets, texts,
+    JoinTokenV1, KeyringV1, MemberV1, NewApiKeyV1, ResealedV1, SigningKeyV1, nets, texts,
 };
 use crate::id::{AccountName, ResourceId, RoleId};
 use crate::records::{Digest, Fingerprint, RequestId, Revision, Sealed, Version};
@@ -150,6 +150,9 @@ enum CommandV1 {
     RetireCertificate {
         key: CertificateKeyV1,
     },
+    Reseal {
+        values: Vec<ResealedV1>,
+    },
 }
 
 impl From<&Envelope> for EnvelopeV1 {
@@ -290,6 +293,9 @@ impl From<&Command> for CommandV1 {
                 Self::MarkCertificate { key: key.into(), condition: condition.into() }
             }
             Command::RetireCertificate { key } => Self::RetireCertificate { key: key.into() },
+            Command::Reseal { values } => Self::Reseal {
+                values: values.iter().map(|value| ResealedV1::new(value, kept)).collect(),
+            },
         }
     }
 }
@@ -391,6 +397,9 @@ impl TryFrom<CommandV1> for Command {
                 Self::MarkCertificate { key: key.into(), condition: condition.into() }
             }
             CommandV1::RetireCertificate { key } => Self::RetireCertificate { key: key.into() },
+            CommandV1::Reseal { values } => {
+                Self::Reseal { values: values.into_iter().map(Into::into).collect() }
+            }
         })
     }
 }

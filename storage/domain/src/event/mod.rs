@@ -13,7 +13,7 @@ use crate::certificates::{Certificate, CertificateKey, Condition};
 use crate::id::{AccountName, ResourceId, RoleId};
 use crate::records::{
     Annotation, Digest, Fingerprint, IssuerKey, JoinToken, Member, MembershipKey, NewApiKey,
-    PermissionKey, Sealed, SigningKey, Version, WrappedKeyring,
+    PermissionKey, Resealed, Sealed, SigningKey, Version, WrappedKeyring,
 };
 use crate::time::Timestamp;
 
@@ -124,14 +124,20 @@ pub enum Event {
     CertificateMarked { key: CertificateKey, condition: Condition },
     /// A root is trusted no longer, or what stood at the edge is gone.
     CertificateRetired { key: CertificateKey },
+    /// What was sealed under older data keys lies under the newest now.
+    Resealed { values: Vec<Resealed> },
 }
 
 impl Event {
-    /// Whether the audit chain itself is what remembers it: history then does not.
-    pub fn is_of_the_audit_chain(&self) -> bool {
+    /// Whether history has nothing to remember of it: the audit chain remembers itself, and what was
+    /// sealed anew is what it was.
+    pub fn leaves_no_history(&self) -> bool {
         matches!(
             self,
-            Self::AuditAppended { .. } | Self::AuditCheckpointed { .. } | Self::AuditTrimmed { .. }
+            Self::AuditAppended { .. }
+                | Self::AuditCheckpointed { .. }
+                | Self::AuditTrimmed { .. }
+                | Self::Resealed { .. }
         )
     }
 }

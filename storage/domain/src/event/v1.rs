@@ -10,7 +10,7 @@ use crate::codec::{Bytes, DecodeError};
 use crate::id::{AccountName, ResourceId, RoleId};
 use crate::records::{
     Annotation, Digest, Fingerprint, IssuerKey, JoinToken, Member, MemberRole, MembershipKey,
-    NewApiKey, PermissionKey, Sealed, SigningKey, Version, WrappedKeyring,
+    NewApiKey, PermissionKey, Resealed, Sealed, SealedAt, SigningKey, Version, WrappedKeyring,
 };
 use crate::time::Timestamp;
 
@@ -192,6 +192,9 @@ pub(crate) enum EventV1 {
     CertificateRetired {
         key: CertificateKeyV1,
     },
+    Resealed {
+        values: Vec<ResealedV1>,
+    },
 }
 
 impl EventV1 {
@@ -347,6 +350,9 @@ impl EventV1 {
                 Self::CertificateMarked { key: key.into(), condition: condition.into() }
             }
             Event::CertificateRetired { key } => Self::CertificateRetired { key: key.into() },
+            Event::Resealed { values } => Self::Resealed {
+                values: values.iter().map(|value| ResealedV1::new(value, ciphertext)).collect(),
+            },
         }
     }
 }
@@ -468,6 +474,9 @@ impl TryFrom<EventV1> for Event {
                 Self::CertificateMarked { key: key.into(), condition: condition.into() }
             }
             EventV1::CertificateRetired { key } => Self::CertificateRetired { key: key.into() },
+            EventV1::Resealed { values } => {
+                Self::Resealed { values: values.into_iter().map(Into::into).collect() }
+            }
         })
     }
 }
@@ -527,6 +536,67 @@ impl KeyringV1 {
 impl From<KeyringV1> for WrappedKeyring {
     fn from(keyring: KeyringV1) -> Self {
         Self { generation: keyring.generation, wrapped: Sealed(keyring.wrapped.0) }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum SealedAtV1 {
+    SigningKey(AccountName, String),
+    ApiKey(RoleId, [u8; 32]),
+    Secret(ResourceId, u32, [u8; 16]),
+    HostFactoryToken([u8; 32]),
+    /// Account, issuer, what lay there.
+    Issuer(AccountName, String, Bytes),
+    /// Which, what lay there.
+    Certificate(CertificateKeyV1, Bytes),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ResealedV1 {
+    at: SealedAtV1,
+    sealed: Bytes,
+}
+
+impl ResealedV1 {
+    pub(crate) fn new(value: &Resealed, ciphertext: Ciphertext) -> Self {
+        let at = match &value.at {
+            SealedAt::SigningKey(account, id) => {
+                SealedAtV1::SigningKey(account.clone(), id.clone())
+            }
+            SealedAt::ApiKey(role, digest) => SealedAtV1::ApiKey(role.clone(), digest.0),
+            SealedAt::Secret(resource, version, fingerprint) => {
+                SealedAtV1::Secret(resource.clone(), version.0, fingerprint.0)
+            }
+            SealedAt::HostFactoryToken(digest) => SealedAtV1::HostFactoryToken(digest.0),
+            SealedAt::Issuer(key, before) => {
+                let before = ciphertext.bytes(before);
+                SealedAtV1::Issuer(key.account.clone(), key.issuer.clone(), before)
+            }
+            SealedAt::Certificate(key, before) => {
+                SealedAtV1::Certificate(key.into(), ciphertext.bytes(before))
+            }
+        };
+        Self { at, sealed: ciphertext.bytes(&value.sealed) }
+    }
+}
+
+impl From<ResealedV1> for Resealed {
+    fn from(value: ResealedV1) -> Self {
+        let at = match value.at {
+            SealedAtV1::SigningKey(account, id) => SealedAt::SigningKey(account, id),
+            SealedAtV1::ApiKey(role, digest) => SealedAt::ApiKey(role, Digest(digest)),
+            SealedAtV1::Secret(resource, version, fingerprint) => {
+                SealedAt::Secret(resource, Version(version), Fingerprint(fingerprint))
+            }
+            SealedAtV1::HostFactoryToken(digest) => SealedAt::HostFactoryToken(Digest(digest)),
+            SealedAtV1::Issuer(account, issuer, before) => {
+                SealedAt::Issuer(IssuerKey { account, issuer }, Sealed(before.0))
+            }
+            SealedAtV1::Certificate(key, before) => {
+                SealedAt::Certificate(key.into(), Sealed(before.0))
+            }
+        };
+        Self { at, sealed: Sealed(value.sealed.0) }
     }
 }
 

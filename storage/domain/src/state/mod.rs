@@ -277,6 +277,27 @@ impl State {
             .filter_map(|handle| self.resource_row(*handle))
     }
 
+    /// Resources of all accounts whose ids come after one, sorted by id; all of them without one.
+    pub fn resources_after<'a>(
+        &'a self,
+        after: Option<&'a ResourceId>,
+    ) -> impl Iterator<Item = (&'a ResourceId, &'a Resource)> {
+        let first = after.map_or(Bound::Unbounded, |after| Bound::Included(after.account()));
+        self.resources
+            .range::<AccountName, _>((first, Bound::Unbounded))
+            .flat_map(move |(account, kinds)| {
+                let after = after.filter(|after| after.account() == account);
+                let ahead = move |kind: &Kind| after.is_none_or(|after| *kind >= after.kind());
+                Kind::ALL.into_iter().filter(ahead).flat_map(move |kind| {
+                    let after = after.filter(|after| after.kind() == kind);
+                    let first =
+                        after.map_or(Bound::Unbounded, |id| Bound::Excluded(id.identifier()));
+                    kinds[kind as usize].range::<str, _>((first, Bound::Unbounded))
+                })
+            })
+            .filter_map(|(_, handle)| self.resource_row(*handle))
+    }
+
     /// Resources of an account, of any kind, whose identifier starts with `prefix`, sorted by id.
     pub fn resources_below<'a>(
         &'a self,
@@ -335,6 +356,11 @@ impl State {
     ) -> impl Iterator<Item = (&'a Digest, &'a HostFactoryToken)> {
         let digests = self.tokens_by_factory.get(factory).into_iter().flatten();
         digests.filter_map(|digest| self.host_factory_tokens.get_key_value(digest))
+    }
+
+    /// All host factory tokens, by digest.
+    pub fn all_host_factory_tokens(&self) -> impl Iterator<Item = (&Digest, &HostFactoryToken)> {
+        self.host_factory_tokens.iter()
     }
 
     /// Host factory tokens that have expired by an instant, first expired first.

@@ -11,7 +11,8 @@ use conclave_domain::id::{AccountName, Id, Kind};
 use conclave_domain::outcome::{Outcome, Rejection, Reply};
 use conclave_domain::records::{
     Annotation, Digest, Fingerprint, IssuerKey, JoinToken, Member, MemberRole, MembershipKey,
-    NewApiKey, PermissionKey, RequestId, Revision, Sealed, SigningKey, Version, WrappedKeyring,
+    NewApiKey, PermissionKey, RequestId, Resealed, Revision, Sealed, SealedAt, SigningKey, Version,
+    WrappedKeyring,
 };
 use conclave_domain::time::Timestamp;
 
@@ -35,6 +36,7 @@ variants!(COMMANDS, command_name, Command:
     CreateHostFactoryTokens, RevokeHostFactoryToken, EnrolHost, SweepHostFactoryTokens,
     ToggleAuthenticator, ChangeAccount, RotateSecret, AppendAudit, CheckpointAudit, TrimAudit,
     InstallCertificates, MarkCertificate, RetireCertificate,
+    Reseal,
 );
 variants!(EVENTS, event_name, Event:
     KeyringInstalled, AccountCreated, RoleAdded, RoleRemoved, ResourceAdded, OwnerChanged,
@@ -46,6 +48,7 @@ variants!(EVENTS, event_name, Event:
     HostFactoryTokensExpired, AuthenticatorToggled, IssuerSet, IssuerRemoved,
     SecretRotated, AuditAppended, AuditCheckpointed, AuditTrimmed,
     CertificatesInstalled, CertificateMarked, CertificateRetired,
+    Resealed,
 );
 variants!(OUTCOMES, outcome_name, Outcome:
     Done, SecretSet, PolicyLoaded, MemberAdmitted, HostFactoryTokensIssued, AuditAppended,
@@ -270,6 +273,7 @@ pub(crate) fn envelopes() -> Vec<Envelope> {
         },
         Command::MarkCertificate { key: certificate_key(CLUSTER, 2), condition: failed() },
         Command::RetireCertificate { key: certificate_key("root", 1) },
+        Command::Reseal { values: resealed() },
     ];
     let mut envelopes: Vec<Envelope> = bodies.into_iter().map(envelope).collect();
     for (place, one) in envelopes.iter_mut().enumerate() {
@@ -389,7 +393,23 @@ pub(crate) fn events() -> Vec<Event> {
             condition: Condition::Issuing,
         },
         Event::CertificateRetired { key: certificate_key("root", 1) },
+        Event::Resealed { values: resealed() },
     ]
+}
+
+/// Something sealed anew at every sort of place.
+fn resealed() -> Vec<Resealed> {
+    let account = id("user:admin").account().clone();
+    let key = IssuerKey { account: account.clone(), issuer: "aws-prod".to_owned() };
+    let places = [
+        SealedAt::SigningKey(account, "kid".to_owned()),
+        SealedAt::ApiKey(id("host:app/web"), Digest([7; 32])),
+        SealedAt::Secret(id("variable:app/pw"), Version(3), Fingerprint([9; 16])),
+        SealedAt::HostFactoryToken(Digest([8; 32])),
+        SealedAt::Issuer(key, Sealed(vec![4, 5])),
+        SealedAt::Certificate(certificate_key(CLUSTER, 2), Sealed(vec![6])),
+    ];
+    places.map(|at| Resealed { at, sealed: Sealed(vec![1, 2, 3]) }).to_vec()
 }
 
 /// The event as history gives it back: without ciphertext and without a password hash.
@@ -417,6 +437,16 @@ pub(crate) fn as_history(event: &Event) -> Event {
         Event::CertificatesInstalled { certificates } => {
             for (_, certificate) in certificates {
                 certificate.key = Sealed(Vec::new());
+            }
+        }
+        Event::Resealed { values } => {
+            for value in values {
+                value.sealed = Sealed(Vec::new());
+                if let SealedAt::Issuer(_, before) | SealedAt::Certificate(_, before) =
+                    &mut value.at
+                {
+                    *before = Sealed(Vec::new());
+                }
             }
         }
         Event::RoleAdded { .. }
