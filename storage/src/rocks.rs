@@ -149,13 +149,11 @@ fn options(profile: Profile) -> Result<Options, rocksdb::Error> {
     // Options from text come first: what they return starts from the defaults they were given.
     let mut options = Options::default().get_options_from_string(MORE_OPTIONS)?;
     options.create_if_missing(true);
-    // The log ends with what was synced, and a torn tail is all that may be missing. The state is
-    // not synced: after a power cut it must be a prefix of what was written, and no more, since what
-    // follows a hole would move the applied mark past effects that are lost.
-    options.set_wal_recovery_mode(match profile {
-        Profile::Log => DBRecoveryMode::TolerateCorruptedTailRecords,
-        Profile::State => DBRecoveryMode::PointInTime,
-    });
+    // After a power cut both must be a prefix of what was written, and no more. The tail of the log
+    // can be torn in the middle of a record that is there in full length, which no other mode forgives.
+    // That all that was synced is in that prefix, the marker knows (`crate::marker`); the state is not
+    // synced, and what follows a hole would move the applied mark past effects that are lost.
+    options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
     options.set_recycle_log_file_num(0);
     options.set_track_and_verify_wals_in_manifest(true);
     options.set_paranoid_checks(true);

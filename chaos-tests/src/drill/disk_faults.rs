@@ -22,7 +22,7 @@ const REFUSAL_PATIENCE: Duration = Duration::from_secs(20);
 const WRITES_BETWEEN: usize = 60;
 
 /// Words for a disk that is not as it was left, one of which the refusal must use.
-const DAMAGE: [&str; 5] = ["corrupt", "damage", "checksum", "match", "changed"];
+const DAMAGE: [&str; 6] = ["corrupt", "damage", "checksum", "match", "changed", "older than"];
 /// What there is to do about it, one of which the refusal must name.
 const REMEDIES: [&str; 3] = ["join it again", "point the node at", "put the right one back"];
 

@@ -72,6 +72,32 @@ fn a_torn_tail_that_was_never_synced_is_tolerated() {
 }
 
 #[test]
+fn a_tail_that_was_never_synced_may_be_torn_within_a_record() {
+    let folder = tempfile::tempdir().unwrap();
+    let synced = {
+        let (log, _) = LogStore::open(&real(folder.path())).unwrap();
+        log.append(&records(1..=10)).unwrap();
+        log.sync().unwrap();
+        let synced = fs::metadata(newest_wal(folder.path())).unwrap().len();
+        for index in 11..=20 {
+            log.append(&records(index..=index)).unwrap();
+        }
+        synced
+    };
+    let wal = newest_wal(folder.path());
+    let len = fs::metadata(&wal).unwrap().len();
+    flip(&wal, synced + (len - synced) / 2);
+    let (log, found) = LogStore::open(&real(folder.path())).unwrap();
+    let last = found.last.map(|(index, _)| index).unwrap();
+    assert!((10..20).contains(&last), "{last}");
+    log.append(&records(last + 1..=25)).unwrap();
+    log.sync().unwrap();
+    drop(log);
+    let (log, _) = LogStore::open(&real(folder.path())).unwrap();
+    assert_eq!(log.read(1..99, usize::MAX).unwrap(), records(1..=25));
+}
+
+#[test]
 fn a_tail_that_was_synced_and_is_gone_is_noticed() {
     let folder = tempfile::tempdir().unwrap();
     log_with(folder.path(), 20);
