@@ -22,9 +22,10 @@ use crate::exit::{Context, Exit, Failure};
 
 /// How often the leader looks whether there is something to do.
 const EVERY: Duration = Duration::from_secs(1);
-/// How many resources are looked through at once, and the pause after: some ten thousand a second.
-const PAGE: usize = 256;
-const PAUSE: Duration = Duration::from_millis(20);
+/// How many resources are looked through at once, and the pause after: some thousands a second. While
+/// they are looked through, nothing is applied.
+const PAGE: usize = 32;
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// How far values are sealed anew, as the leader knows.
 #[derive(Debug, Default)]
