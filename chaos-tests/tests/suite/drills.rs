@@ -98,7 +98,7 @@ fn no_secret_stands_in_the_clear() {
 
 #[test]
 fn bad_disks_are_refused() {
-    drill("disk-faults", &["--trials", "2", "--seed", "7"]);
+    drill("disk-faults", &["--trials", "8", "--seed", "7"]);
 }
 
 #[test]
