@@ -50,13 +50,13 @@ pub(crate) fn server_certificates(
 fn certified(issued: &Issued) -> Result<CertifiedKey, Failure> {
     let (chain, key) = chain_and_key(issued)?;
     let provider = rustls::crypto::aws_lc_rs::default_provider();
-    CertifiedKey::from_der(chain, key, &provider).context(Exit::Fault, "certificate")
+    CertifiedKey::from_der(chain, key, &provider).context(Exit::Fault, "a certificate in tls/ is damaged; put the right one back from another member, or empty the data folder and join it again")
 }
 
 fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, Failure> {
     CertificateDer::pem_slice_iter(pem.as_bytes())
         .collect::<Result<_, _>>()
-        .context(Exit::Fault, "certificate")
+        .context(Exit::Fault, "a certificate in tls/ is damaged; put the right one back from another member, or empty the data folder and join it again")
 }
 
 fn chain_and_key(
