@@ -873,7 +873,6 @@ impl Node {
                 }
             })
             .collect();
-        let since_quorum = leads.then(|| self.quorum.age()).flatten();
         let is_running = !self.is_closed.load(Ordering::Acquire) && self.failure.get().is_none();
         let state = match engine_state {
             _ if !is_running => NodeState::Stopped,
@@ -897,7 +896,7 @@ impl Node {
             snapshot: metrics.as_ref().and_then(|metrics| index(&metrics.snapshot)),
             purged: metrics.as_ref().and_then(|metrics| index(&metrics.purged)),
             members,
-            since_quorum,
+            since_quorum: self.quorum.age(),
             age: self.age(),
             failure: self.failure.get().cloned(),
         }

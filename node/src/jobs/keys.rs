@@ -1,8 +1,7 @@
 //! After a rotation of the data key: seals anew what lies under older ones, on the leader and in the
 //! background, at a pace that leaves the node its other work.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use conclave_api::resealing::seal_anew;
@@ -29,13 +28,16 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 /// How far values are sealed anew, as the leader knows.
 #[derive(Debug, Default)]
-pub struct Resealing {
+pub struct Resealing(Mutex<Progress>);
+
+#[derive(Debug, Default)]
+struct Progress {
     /// The generation under which everything lies; 0 as long as that is not known.
-    through: AtomicU32,
-    resealed: AtomicU64,
-    looked_at: AtomicU64,
-    runs: AtomicBool,
-    error: Mutex<Option<String>>,
+    through: u32,
+    runs: bool,
+    looked_at: u64,
+    resealed: u64,
+    error: Option<String>,
 }
 
 /// What `keys status` tells of it.
@@ -56,13 +58,41 @@ pub struct ResealingStatus {
 impl Resealing {
     /// How it stands with regard to a generation.
     pub fn status(&self, generation: u32) -> ResealingStatus {
+        let progress = self.progress();
         ResealingStatus {
-            complete: self.through.load(Ordering::Relaxed) >= generation,
-            runs: self.runs.load(Ordering::Relaxed),
-            looked_at: self.looked_at.load(Ordering::Relaxed),
-            resealed: self.resealed.load(Ordering::Relaxed),
-            error: self.error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            complete: progress.through >= generation,
+            runs: progress.runs,
+            looked_at: progress.looked_at,
+            resealed: progress.resealed,
+            error: progress.error.clone(),
         }
+    }
+
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begins(&self) {
+        let mut progress = self.progress();
+        *progress = Progress { through: progress.through, runs: true, ..Progress::default() };
+    }
+
+    /// Notes how a pass under a generation ended.
+    fn ends(&self, generation: u32, result: Result<(), Failure>) {
+        let mut progress = self.progress();
+        progress.runs = false;
+        match result {
+            // Nodes may have gone on sealing under the former key for a moment, and what was passed
+            // over had changed meanwhile: only a pass that found nothing is the last.
+            Ok(()) if progress.resealed == 0 => progress.through = generation,
+            Ok(()) => {}
+            Err(failure) => {
+                tracing::warn!(error = %failure, "keys.reseal failed; it will be tried again");
+                progress.error = Some(failure.to_string());
+            }
+        }
+        let (looked_at, resealed) = (progress.looked_at, progress.resealed);
+        tracing::info!(generation, looked_at, resealed, "keys.reseal");
     }
 }
 
@@ -94,48 +124,22 @@ pub async fn reseal(node: Arc<Node>) {
     loop {
         sleep(EVERY).await;
         let Some(vault) = node.core.vault.load_full() else { continue };
-        let resealing = &node.resealing;
-        let is_done = resealing.through.load(Ordering::Relaxed) >= vault.generation();
+        let generation = vault.generation();
         // Under the first key there is nothing older.
-        if node.core.raft.status().state != NodeState::Leader || is_done || vault.generation() < 2 {
-            continue;
-        }
-        resealing.runs.store(true, Ordering::Relaxed);
-        let result = pass(&node, &vault).await;
-        resealing.runs.store(false, Ordering::Relaxed);
-        let mut error = resealing.error.lock().unwrap_or_else(PoisonError::into_inner);
-        match result {
-            Ok(()) => {
-                *error = None;
-                let (looked_at, resealed) = (&resealing.looked_at, &resealing.resealed);
-                tracing::info!(
-                    generation = vault.generation(),
-                    ?looked_at,
-                    ?resealed,
-                    "keys.reseal"
-                );
-                // Nodes may have gone on sealing under the former key for a moment, and what was
-                // passed over had changed meanwhile: only a pass that found nothing is the last.
-                if resealed.load(Ordering::Relaxed) == 0 {
-                    resealing.through.store(vault.generation(), Ordering::Relaxed);
-                }
-            }
-            Err(failure) => {
-                tracing::warn!(error = %failure, "keys.reseal failed; it will be tried again");
-                *error = Some(failure.to_string());
-            }
+        let is_due = generation > 1 && !node.resealing.status(generation).complete;
+        if is_due && node.core.raft.leads() {
+            node.resealing.begins();
+            let result = pass(&node, &vault).await;
+            node.resealing.ends(generation, result);
         }
     }
 }
 
 /// Goes through all that is sealed, once.
 async fn pass(node: &Node, vault: &Arc<Vault>) -> Result<(), Failure> {
-    node.resealing.looked_at.store(0, Ordering::Relaxed);
-    node.resealing.resealed.store(0, Ordering::Relaxed);
     let mut after: Option<ResourceId> = None;
-    let mut is_first = true;
-    while is_first || after.is_some() {
-        if node.core.raft.status().state != NodeState::Leader {
+    loop {
+        if !node.core.raft.leads() {
             return Err(Failure::new(Exit::Unavailable, "this node does not lead any more"));
         }
         let (state, vault) = (node.core.state.clone(), Arc::clone(vault));
@@ -145,14 +149,15 @@ async fn pass(node: &Node, vault: &Arc<Vault>) -> Result<(), Failure> {
         for values in page.values.chunks(RESEALED_AT_ONCE_MAX) {
             let command = Command::Reseal { values: values.to_vec() };
             propose(&node.core.raft, command).await?;
-            node.resealing.resealed.fetch_add(values.len() as u64, Ordering::Relaxed);
+            node.resealing.progress().resealed += values.len() as u64;
         }
-        node.resealing.looked_at.fetch_add(page.looked_at, Ordering::Relaxed);
+        node.resealing.progress().looked_at += page.looked_at;
         after = page.last;
-        is_first = false;
+        if after.is_none() {
+            return Ok(());
+        }
         sleep(PAUSE).await;
     }
-    Ok(())
 }
 
 /// Some of what is sealed.

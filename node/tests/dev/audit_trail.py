@@ -1,64 +1,42 @@
 """Nodes die under load, and every answer that released a secret is in the audit chain, once. Run by
 `node/tests/dev.rs` inside `conclave dev --run`; its argument is the program."""
 
-import base64
 import collections
 import json
 import os
-import pathlib
 import random
 import signal
-import ssl
 import subprocess
 import sys
 import threading
 import time
-import urllib.parse
-import urllib.request
+
+from around import FOLDER, SECRET, authenticate, by_name, exchange, nodes
 
 CONCLAVE = sys.argv[1]
-ACCOUNT = os.environ["CONJUR_ACCOUNT"]
-LOGIN = os.environ["CONJUR_AUTHN_LOGIN"]
-KEY = os.environ["CONJUR_AUTHN_API_KEY"]
-FOLDER = pathlib.Path(os.environ["CONCLAVE_DEV_DIR"])
-TLS = ssl.create_default_context(cafile=os.environ["CONJUR_CERT_FILE"])
 
 KILLS = 6
 THREADS = 6
 PATIENCE_S = 90
 
 chance = random.Random(int(os.environ.get("SEED", time.time_ns() % 2**32)))
-nodes = json.loads((FOLDER / "nodes.json").read_text())
-urls = [node["url"] for node in nodes]
+members = nodes()
+urls = [node["url"] for node in members]
 released = []
 done = threading.Event()
 
 
-def exchange(url, path, token=None, body=None):
-    """Status, request id and body."""
-    ask = urllib.request.Request(url + path, data=body)
-    if token is not None:
-        ask.add_header("Authorization", f'Token token="{base64.b64encode(token).decode()}"')
-    with urllib.request.urlopen(ask, context=TLS, timeout=5) as answer:
-        return answer.status, answer.headers["X-Request-Id"], answer.read()
-
-
 def reader():
     """Logs in and reads, at whatever node answers."""
-    path = f"/secrets/{ACCOUNT}/variable/{urllib.parse.quote('app/db/password', safe='')}"
     while not done.is_set():
         url = random.choice(urls)
         try:
-            status, request_id, token = exchange(
-                url, f"/authn/{ACCOUNT}/{LOGIN}/authenticate", body=KEY.encode()
-            )
+            request_id, token = authenticate(url)
             released.append((request_id, "authenticate"))
             for _ in range(20):
-                status, request_id, _ = exchange(url, path, token)
-                assert status == 200
+                request_id, _ = exchange(url, SECRET, token)
                 released.append((request_id, "fetch"))
-            status, request_id, _ = exchange(url, path, token, b"an0ther")
-            assert status == 201
+            request_id, _ = exchange(url, SECRET, token, b"an0ther")
             released.append((request_id, "update"))
         except OSError:
             time.sleep(0.05)
@@ -74,18 +52,14 @@ def audit(name, *words):
     return run.returncode, run.stdout, run.stderr
 
 
-def nodes_now():
-    return {node["name"]: node for node in json.loads((FOLDER / "nodes.json").read_text())}
-
-
 def kill_one(part):
     """kill -9 of a node of that part, or of any; the development cluster starts it again."""
-    alive = [node for node in nodes_now().values() if node["pid"]]
+    alive = [node for node in by_name().values() if node["pid"]]
     node = chance.choice([node for node in alive if part in (None, node["part"])] or alive)
     os.kill(node["pid"], signal.SIGKILL)
     print(f"killed {node['name']}, {node['part']}", flush=True)
     deadline = time.monotonic() + PATIENCE_S
-    while nodes_now()[node["name"]]["pid"] in (None, node["pid"]):
+    while by_name()[node["name"]]["pid"] in (None, node["pid"]):
         assert time.monotonic() < deadline, f"{node['name']} does not come back"
         time.sleep(0.1)
 
@@ -119,7 +93,7 @@ def main():
     told = collections.Counter(released)
     assert len(told) > 100, f"only {len(told)} answers came"
     deadline = time.monotonic() + PATIENCE_S
-    for node in nodes:
+    for node in members:
         while True:
             found = chain(node["name"])
             missing = [one for one in told if found[one] == 0]
@@ -129,7 +103,7 @@ def main():
             time.sleep(0.5)
         twice = [one for one in told if found[one] != 1]
         assert not twice, twice[:5]
-    for node in nodes:
+    for node in members:
         status, out, error = audit(node["name"], "verify", "--output", "json")
         assert status == 0, error.decode()
         finding = json.loads(out)
@@ -137,7 +111,7 @@ def main():
 
     # An export proves itself anywhere, and shows where it was touched.
     trail = FOLDER / "trail.jsonl"
-    status, _, error = audit(nodes[0]["name"], "export", "--out", str(trail))
+    status, _, error = audit(members[0]["name"], "export", "--out", str(trail))
     assert status == 0, error.decode()
     offline = [CONCLAVE, "audit", "verify", "--file", trail, "--key", finding["chain"]["key"]]
     assert subprocess.run(offline, check=False, capture_output=True).returncode == 0

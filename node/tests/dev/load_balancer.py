@@ -6,9 +6,7 @@ import contextlib
 import json
 import os
 import pathlib
-import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -17,39 +15,16 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-ACCOUNT = os.environ["CONJUR_ACCOUNT"]
-KEY = os.environ["CONJUR_AUTHN_API_KEY"]
+from around import ACCOUNT, KEY, SECRET, free_port, nodes, provide
+
 CERT = os.environ["CONJUR_CERT_FILE"]
-FOLDER = pathlib.Path(os.environ["CONCLAVE_DEV_DIR"])
 DEPLOY = pathlib.Path(sys.argv[1])
 SCRATCH = pathlib.Path(sys.argv[2])
-SECRET = f"/secrets/{ACCOUNT}/variable/app%2Fdb%2Fpassword"
-
-
-def nodes():
-    return json.loads((FOLDER / "nodes.json").read_text())
 
 
 def address(node):
     url = urllib.parse.urlparse(node["url"])
     return f"127.0.0.1:{url.port}"
-
-
-def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
-def provide(program):
-    """The program's path, from Debian's package of the same name where it is missing."""
-    path = os.pathsep.join([os.environ["PATH"], "/usr/sbin"])
-    if shutil.which(program, path=path) is None:
-        print(f"{program} is missing; asking apt-get for it", file=sys.stderr)
-        install = f"apt-get update -q && apt-get install -qy --no-install-recommends {program}"
-        subprocess.run(["flock", "/tmp/conclave-tests-apt.lock", "sh", "-c", install], check=True,
-                       env=dict(os.environ, DEBIAN_FRONTEND="noninteractive"), stdout=subprocess.DEVNULL)
-    return shutil.which(program, path=path)
 
 
 @contextlib.contextmanager

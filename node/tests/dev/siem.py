@@ -2,27 +2,17 @@
 and stuck, and no request waits for it. Run by `node/tests/dev.rs` inside `conclave dev --run`; its
 argument is a folder for files."""
 
-import base64
 import contextlib
-import json
 import os
 import pathlib
-import shutil
 import signal
-import socket
-import ssl
 import subprocess
 import sys
 import time
-import urllib.request
+
+from around import ACCOUNT, FOLDER, LOGIN, SECRET, authenticate, by_name, exchange, free_port, provide
 
 SCRATCH = pathlib.Path(sys.argv[1])
-ACCOUNT = os.environ["CONJUR_ACCOUNT"]
-LOGIN = os.environ["CONJUR_AUTHN_LOGIN"]
-KEY = os.environ["CONJUR_AUTHN_API_KEY"]
-FOLDER = pathlib.Path(os.environ["CONCLAVE_DEV_DIR"])
-TLS = ssl.create_default_context(cafile=os.environ["CONJUR_CERT_FILE"])
-SECRET = f"/secrets/{ACCOUNT}/variable/app%2Fdb%2Fpassword"
 RECEIVED = SCRATCH / "received.log"
 SENDERS = ["n1", "f1"]
 PATIENCE_S = 120
@@ -52,19 +42,8 @@ key_file = "{folder}/node.key"
 """
 
 
-def provide(program, package):
-    """The program's path, from Debian's package where it is missing."""
-    path = os.pathsep.join([os.environ["PATH"], "/usr/sbin"])
-    if shutil.which(program, path=path) is None:
-        print(f"{program} is missing; asking apt-get for it", file=sys.stderr)
-        install = f"apt-get update -q && apt-get install -qy --no-install-recommends {package}"
-        subprocess.run(["flock", "/tmp/conclave-tests-apt.lock", "sh", "-c", install], check=True,
-                       env=dict(os.environ, DEBIAN_FRONTEND="noninteractive"), stdout=subprocess.DEVNULL)
-    return shutil.which(program, path=path)
-
-
 def openssl(*words):
-    subprocess.run([provide("openssl", "openssl"), *words], check=True, capture_output=True)
+    subprocess.run([provide("openssl"), *words], check=True, capture_output=True)
 
 
 def authority(name):
@@ -82,16 +61,6 @@ def certificate(name):
             "-out", str(SCRATCH / f"{name}.crt"))
 
 
-def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
-def nodes():
-    return {node["name"]: node for node in json.loads((FOLDER / "nodes.json").read_text())}
-
-
 def until(what, holds, patience_s=PATIENCE_S):
     deadline = time.monotonic() + patience_s
     while not holds():
@@ -99,23 +68,11 @@ def until(what, holds, patience_s=PATIENCE_S):
         time.sleep(0.2)
 
 
-def exchange(name, path, token=None, body=None):
-    """Request id and body of a good answer."""
-    ask = urllib.request.Request(nodes()[name]["url"] + path, data=body)
-    if token is not None:
-        ask.add_header("Authorization", f'Token token="{base64.b64encode(token).decode()}"')
-    with urllib.request.urlopen(ask, context=TLS, timeout=10) as answer:
-        return answer.headers["X-Request-Id"], answer.read()
-
-
-def token_of(name):
-    return exchange(name, f"/authn/{ACCOUNT}/{LOGIN}/authenticate", body=KEY.encode())[1]
-
-
 def read(name, count):
     """Request ids of that many reads, none of which may fail."""
-    token = token_of(name)
-    return {exchange(name, SECRET, token)[0] for _ in range(count)}
+    url = by_name()[name]["url"]
+    _, token = authenticate(url)
+    return {exchange(url, SECRET, token)[0] for _ in range(count)}
 
 
 def ready(name):
@@ -130,9 +87,9 @@ def configure(name, text):
     """Adds to a node's configuration; the development cluster starts it again with that."""
     with (FOLDER / name / "conclave.toml").open("a") as file:
         file.write(text)
-    pid = nodes()[name]["pid"]
+    pid = by_name()[name]["pid"]
     os.kill(pid, signal.SIGKILL)
-    until(f"{name} does not come back", lambda: nodes()[name]["pid"] not in (None, pid))
+    until(f"{name} does not come back", lambda: by_name()[name]["pid"] not in (None, pid))
     until(f"{name} does not serve", lambda: ready(name))
 
 

@@ -1,0 +1,62 @@
+"""What the scripts inside `conclave dev --run` share: the cluster around them, requests to its nodes,
+and programs of Debian's packages."""
+
+import base64
+import json
+import os
+import pathlib
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import urllib.request
+
+ACCOUNT = os.environ["CONJUR_ACCOUNT"]
+LOGIN = os.environ["CONJUR_AUTHN_LOGIN"]
+KEY = os.environ["CONJUR_AUTHN_API_KEY"]
+FOLDER = pathlib.Path(os.environ["CONCLAVE_DEV_DIR"])
+TLS = ssl.create_default_context(cafile=os.environ["CONJUR_CERT_FILE"])
+SECRET = f"/secrets/{ACCOUNT}/variable/app%2Fdb%2Fpassword"
+AUTHENTICATE = f"/authn/{ACCOUNT}/{LOGIN}/authenticate"
+
+
+def nodes():
+    """The nodes as they are now."""
+    return json.loads((FOLDER / "nodes.json").read_text())
+
+
+def by_name():
+    return {node["name"]: node for node in nodes()}
+
+
+def exchange(url, path, token=None, body=None):
+    """Request id and body of a good answer."""
+    ask = urllib.request.Request(url + path, data=body)
+    if token is not None:
+        ask.add_header("Authorization", f'Token token="{base64.b64encode(token).decode()}"')
+    with urllib.request.urlopen(ask, context=TLS, timeout=10) as answer:
+        return answer.headers["X-Request-Id"], answer.read()
+
+
+def authenticate(url):
+    """Request id and token."""
+    return exchange(url, AUTHENTICATE, body=KEY.encode())
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def provide(program, package=None):
+    """The program's path, from Debian's package (of the same name) where it is missing."""
+    path = os.pathsep.join([os.environ["PATH"], "/usr/sbin"])
+    if shutil.which(program, path=path) is None:
+        package = package or program
+        print(f"{program} is missing; asking apt-get for {package}", file=sys.stderr)
+        install = f"apt-get update -q && apt-get install -qy --no-install-recommends {package}"
+        subprocess.run(["flock", "/tmp/conclave-tests-apt.lock", "sh", "-c", install], check=True,
+                       env=dict(os.environ, DEBIAN_FRONTEND="noninteractive"), stdout=subprocess.DEVNULL)
+    return shutil.which(program, path=path)
