@@ -30,7 +30,7 @@ use crate::join::JoinDesk;
 const SERVICE_TRANSFER: u8 = 2;
 
 /// Brings audit records of the caller to the leader: body is an encoded command
-/// [`Command::AppendAudit`] of no more than one batch, the answer the number of the last record that
+/// [`Command::ChainAudit`] of no more than one batch, the answer the number of the last record that
 /// the chain has of the caller (u64, big-endian).
 pub const SERVICE_AUDIT: u8 = 3;
 /// Tells the leader what the caller has loaded of the cluster's certificates: body is a [`Report`], the
@@ -66,7 +66,7 @@ impl PeerService {
     async fn audit(&self, caller: u64, body: &[u8]) -> Result<Vec<u8>, ServiceError> {
         let envelope = codec::decode(body).map_err(|error| ServiceError(error.to_string()))?;
         let command = envelope.body;
-        let Command::AppendAudit { node, .. } = &command else {
+        let Command::ChainAudit { node, .. } = &command else {
             return Err(ServiceError("not a batch of audit records".to_owned()));
         };
         if *node != caller {

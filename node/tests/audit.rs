@@ -13,20 +13,20 @@ use conclave::config::Config;
 use conclave::jobs;
 use conclave::peer_service::{PeerService, SERVICE_AUDIT};
 use conclave_api::audit::{Outcome, Record, Severity, SpoolError, SpoolReader};
-use conclave_domain::audit::ChainVerifier;
+use conclave_domain::audit::{AuditTexts, ChainVerifier};
 use conclave_domain::command::{self, Actor, Envelope, codec};
 use conclave_domain::records::RequestId;
 use conclave_domain::time::{Clock, Timestamp};
 use conclave_raft::{PeerIdentity, Service, Who};
 
 fn batch(node: u64, first: u64, records: &[&str]) -> Vec<u8> {
-    let records = records.iter().map(|text| (*text).to_owned()).collect();
+    let texts = AuditTexts::packed(records);
     codec::encode(&Envelope {
         request_id: RequestId([0; 16]),
         actor: Actor::Node,
         at: Timestamp(0),
         client_ip: String::new(),
-        body: command::Command::AppendAudit { node, first, lost: 0, records },
+        body: command::Command::ChainAudit { node, first, lost: 0, texts },
     })
 }
 

@@ -8,6 +8,7 @@
 //! keep reading version 1, and add golden bytes. Never edit an old module.
 
 mod v1;
+mod v2;
 
 use conclave_domain::certificates::CertificateKey;
 use conclave_domain::effect::{Row, RowKey};
@@ -42,7 +43,7 @@ use crate::error::Fault;
 /// | 1e | host factory token | digest (32) | `HostFactoryTokenV1` |
 /// | 1f | authenticator config | id | `AuthenticatorConfigV1` |
 /// | 20 | issuer | account NUL name | `IssuerV1` |
-/// | 21 | audit record | number (u64) | `AuditRecordV1` |
+/// | 21 | audit block | number of its last record (u64) | `AuditBlockV2`; `AuditRecordV1`: one record |
 /// | 22 | audit head | | `AuditHeadV1` |
 /// | 23 | audit source | node id (u64) | `AuditSourceV1` |
 /// | 30 | certificate | name NUL generation (u32) | `CertificateV1` |
@@ -71,7 +72,7 @@ pub enum Table {
     HostFactoryToken = 0x1e,
     AuthenticatorConfig = 0x1f,
     Issuer = 0x20,
-    AuditRecord = 0x21,
+    AuditBlock = 0x21,
     AuditHead = 0x22,
     AuditSource = 0x23,
     Certificate = 0x30,
@@ -97,7 +98,7 @@ impl Table {
         Self::HostFactoryToken,
         Self::AuthenticatorConfig,
         Self::Issuer,
-        Self::AuditRecord,
+        Self::AuditBlock,
         Self::AuditHead,
         Self::AuditSource,
         Self::Certificate,
@@ -105,7 +106,7 @@ impl Table {
 
     /// Whether memory holds the table's rows, too.
     pub fn is_in_memory(self) -> bool {
-        !matches!(self, Self::SecretValue | Self::AuditRecord)
+        !matches!(self, Self::SecretValue | Self::AuditBlock)
     }
 
     /// Bounds of the table's keys: first, and one past the last.
@@ -114,8 +115,10 @@ impl Table {
     }
 }
 
-/// Version byte of the rows written by this program.
+/// Version byte of the rows written by this program, audit blocks aside.
 const VERSION: u8 = v1::VERSION;
+/// Version byte of audit blocks.
+const AUDIT_BLOCK_VERSION: u8 = 2;
 
 /// Appends the key of a row.
 pub fn put_row_key(out: &mut Vec<u8>, row: &Row) {
@@ -137,7 +140,7 @@ pub fn put_row_key(out: &mut Vec<u8>, row: &Row) {
         Row::HostFactoryToken(digest, _) => host_factory_token_key(out, digest),
         Row::AuthenticatorConfig(id, _) => id_key(out, Table::AuthenticatorConfig, id),
         Row::Issuer(key, _) => issuer_key(out, key),
-        Row::AuditRecord(number, _) => out.extend_from_slice(&audit_record_key(*number)),
+        Row::AuditBlock(last, _) => out.extend_from_slice(&audit_block_key(*last)),
         Row::AuditHead(_) => out.push(Table::AuditHead as u8),
         Row::AuditSource(node, _) => u64_key(out, Table::AuditSource, *node),
         Row::Certificate(key, _) => certificate_key(out, key),
@@ -164,7 +167,7 @@ pub fn put_key(out: &mut Vec<u8>, key: &RowKey) {
         RowKey::HostFactoryToken(digest) => host_factory_token_key(out, digest),
         RowKey::AuthenticatorConfig(id) => id_key(out, Table::AuthenticatorConfig, id),
         RowKey::Issuer(key) => issuer_key(out, key),
-        RowKey::AuditRecord(number) => out.extend_from_slice(&audit_record_key(*number)),
+        RowKey::AuditBlock(last) => out.extend_from_slice(&audit_block_key(*last)),
         RowKey::AuditHead => out.push(Table::AuditHead as u8),
         RowKey::AuditSource(node) => u64_key(out, Table::AuditSource, *node),
         RowKey::Certificate(key) => certificate_key(out, key),
@@ -176,6 +179,10 @@ pub fn put_key(out: &mut Vec<u8>, key: &RowKey) {
 /// # Errors
 /// [`Fault::Corrupt`] when the record cannot be encoded, which none of the domain's can cause.
 pub fn put_row_value(out: &mut Vec<u8>, row: &Row) -> Result<(), Fault> {
+    if let Row::AuditBlock(_, block) = row {
+        out.push(AUDIT_BLOCK_VERSION);
+        return v2::put_body(out, block);
+    }
     out.push(VERSION);
     v1::put_body(out, row)
 }
@@ -194,6 +201,7 @@ pub fn row(key: &[u8], value: &[u8]) -> Result<Row, Fault> {
     let (version, body) = value.split_first().ok_or_else(|| damaged("its value is empty"))?;
     match *version {
         VERSION => v1::row(table, rest, body),
+        AUDIT_BLOCK_VERSION if table == Table::AuditBlock => v2::row(rest, body),
         0 => Err(damaged("its version is 0")),
         found => Err(Fault::TooNew {
             what: format!("a row of table {table:?}"),
@@ -236,10 +244,10 @@ pub(crate) fn history_key(index: u64) -> [u8; 9] {
     key
 }
 
-/// The key of one record of the audit chain.
-pub(crate) fn audit_record_key(number: u64) -> [u8; 9] {
-    let mut key = [Table::AuditRecord as u8; 9];
-    key[1..].copy_from_slice(&number.to_be_bytes());
+/// The key of the records of the audit chain that end with number `last`.
+pub(crate) fn audit_block_key(last: u64) -> [u8; 9] {
+    let mut key = [Table::AuditBlock as u8; 9];
+    key[1..].copy_from_slice(&last.to_be_bytes());
     key
 }
 

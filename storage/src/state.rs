@@ -528,20 +528,21 @@ impl StateStore {
         if limit == 0 {
             return Ok(records);
         }
-        // Numbers have no gaps, so no record beyond these is wanted.
         let from = from.max(self.read(|view| view.state.audit_head().first));
-        let beyond = from.saturating_add(u64::try_from(limit).unwrap_or(u64::MAX));
-        let end = keys::audit_record_key(beyond);
-        self.engine().scan(&keys::audit_record_key(from), &end, &mut |key, value| {
-            let Row::AuditRecord(number, record) = keys::row(key, value)? else {
-                return Err(Fault::corrupt("an audit record", "another row stands in its place"));
+        let (_, end) = Table::AuditBlock.bounds();
+        // A row is found under the number of its last record: the first one may begin before `from`.
+        self.engine().scan(&keys::audit_block_key(from), &end, &mut |key, value| {
+            let Row::AuditBlock(last, block) = keys::row(key, value)? else {
+                return Err(Fault::corrupt("audit records", "another row stands in their place"));
             };
-            let size = record.text.len();
-            if !records.is_empty() && size > room {
-                return Ok(ControlFlow::Break(()));
+            for (number, record) in block.records(last).filter(|(number, _)| *number >= from) {
+                let size = record.text.len();
+                if records.len() >= limit || !records.is_empty() && size > room {
+                    return Ok(ControlFlow::Break(()));
+                }
+                room = room.saturating_sub(size);
+                records.push((number, record));
             }
-            room = room.saturating_sub(size);
-            records.push((number, record));
             let is_full = records.len() >= limit;
             Ok(if is_full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;

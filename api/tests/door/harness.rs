@@ -18,6 +18,7 @@ use conclave_api::ports::{
     StateStore, Vault,
 };
 use conclave_api::{Door, Durability, Parts, Peer, Settings, Spool, health_router, router};
+use conclave_domain::audit::AuditTexts;
 use conclave_domain::command::{self, Actor, Command, Envelope};
 use conclave_domain::id::AccountName;
 use conclave_domain::records::{Member, MemberRole, RequestId};
@@ -309,9 +310,9 @@ impl House {
         self.propose(Actor::Node, Command::AdmitMember { token: None, member });
         let mut first = 1;
         for records in records.chunks(1000) {
-            let records = records.to_vec();
+            let texts = AuditTexts::packed(records);
             let next = first + records.len() as u64;
-            self.propose(Actor::Node, Command::AppendAudit { node: 1, first, lost: 0, records });
+            self.propose(Actor::Node, Command::ChainAudit { node: 1, first, lost: 0, texts });
             first = next;
         }
     }

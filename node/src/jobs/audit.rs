@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use conclave_api::audit::{SpoolBatch, SpoolReader};
-use conclave_domain::audit::{AuditRecord, BATCH_RECORDS_MAX};
+use conclave_domain::audit::{AuditRecord, AuditTexts, BATCH_RECORDS_MAX};
 use conclave_domain::command::Command;
 use conclave_domain::time::{Clock, Timestamp};
 use conclave_raft::status::NodeState;
@@ -96,7 +96,8 @@ async fn ship_once(
     *reader = Some(taken);
     let SpoolBatch { first, lost, records } = batch.context(Exit::Failed, "audit spool")?;
     let count = records.len();
-    let batch = Command::AppendAudit { node: node.identity.node_id, first, lost, records };
+    let texts = AuditTexts::packed(&records);
+    let batch = Command::ChainAudit { node: node.identity.node_id, first, lost, texts };
     let raft = &node.core.raft;
     let status = raft.status();
     let last = match status.leader {

@@ -11,11 +11,14 @@
 //! Invariant: of one node, sequences go up by one from record to record, gaps aside, which say what
 //! is missing. So each record is in the chain once, however often it is sent.
 
+mod texts;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 
 use aws_lc_rs::digest::{Context, SHA256};
 
+pub use self::texts::{AuditTexts, BadAuditTexts};
 use crate::records::Digest;
 use crate::time::Timestamp;
 
@@ -67,6 +70,32 @@ pub struct AuditRecord {
     pub text: String,
     /// Its hash.
     pub hash: Digest,
+}
+
+/// Records of one node that came to the chain at once: one row. Its key is the number of the last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditBlock {
+    /// The node that made them; for a checkpoint, 0.
+    pub node: u64,
+    /// Number of the first in that node's spool; for a checkpoint, 0.
+    pub sequence: u64,
+    /// Their hashes, in order.
+    pub hashes: Vec<Digest>,
+    /// Their texts, as many as there are hashes.
+    pub texts: AuditTexts,
+}
+
+impl AuditBlock {
+    /// The records, in order, each with its number. `last` is the number of the last.
+    pub fn records(&self, last: u64) -> impl Iterator<Item = (u64, AuditRecord)> {
+        let count = self.hashes.len() as u64;
+        let places = (last.saturating_sub(count)..last).zip(self.sequence..);
+        let texts = self.texts.iter().zip(&self.hashes);
+        places.zip(texts).map(|((before, sequence), (text, hash))| {
+            let text = text.to_owned();
+            (before + 1, AuditRecord { node: self.node, sequence, text, hash: *hash })
+        })
+    }
 }
 
 /// What the cluster vouches for: the hash of one record, and with it all records before it.

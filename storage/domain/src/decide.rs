@@ -11,7 +11,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::audit::{
-    AuditCheckpoint, BATCH_BYTES_MAX, BATCH_RECORDS_MAX, CHECKPOINT_REACH, TRIMMED_AT_ONCE_MAX,
+    AuditCheckpoint, AuditTexts, BATCH_BYTES_MAX, BATCH_RECORDS_MAX, CHECKPOINT_REACH,
+    TRIMMED_AT_ONCE_MAX,
 };
 use crate::certificates::{self, Certificate, CertificateKey, Condition};
 use crate::command::{Actor, Command, Envelope, LoadMode, Need, Proof};
@@ -85,7 +86,10 @@ pub fn decide(
             asked.rotate_secret(resource, *after, value, *fingerprint, *expires_at)
         }
         Command::AppendAudit { node, first, lost, records } => {
-            asked.append_audit(*node, *first, *lost, records)
+            asked.append_audit_records(*node, *first, *lost, records)
+        }
+        Command::ChainAudit { node, first, lost, texts } => {
+            asked.append_audit(*node, *first, *lost, texts)
         }
         Command::CheckpointAudit { checkpoint } => asked.checkpoint_audit(checkpoint),
         Command::TrimAudit { first, base } => asked.trim_audit(*first, *base),
@@ -710,22 +714,21 @@ impl Asked<'_> {
 
 /// The audit chain.
 impl Asked<'_> {
-    /// Takes what follows what the chain has of the node; passes over what it has already.
-    fn append_audit(&self, node: u64, first: u64, lost: u64, records: &[String]) -> Decision {
+    /// Takes what begins right after what the chain has of the node.
+    fn append_audit(&self, node: u64, first: u64, lost: u64, texts: &AuditTexts) -> Decision {
         self.node_only("append to the audit chain")?;
         if !self.state.member_nodes().contains_key(&node) {
             return Err(Rejection::Invalid(format!("node {node} is no member")));
         }
-        let bytes: usize = records.iter().map(String::len).sum();
-        if records.len() > BATCH_RECORDS_MAX || bytes > BATCH_BYTES_MAX {
+        let (records, bytes) = (texts.len(), texts.text_bytes());
+        if records > BATCH_RECORDS_MAX || bytes > BATCH_BYTES_MAX {
             return Err(Rejection::Invalid(format!(
-                "an audit batch of {} records and {bytes} bytes: at most {BATCH_RECORDS_MAX} \
-                 records and {BATCH_BYTES_MAX} bytes go at once",
-                records.len()
+                "an audit batch of {records} records and {bytes} bytes: at most \
+                 {BATCH_RECORDS_MAX} records and {BATCH_BYTES_MAX} bytes go at once"
             )));
         }
-        let count = u64::try_from(records.len()).unwrap_or(u64::MAX);
-        let (Some(start), Some(end)) = (first.checked_sub(lost), first.checked_add(count)) else {
+        let (Some(start), Some(end)) = (first.checked_sub(lost), first.checked_add(records as u64))
+        else {
             return Err(Rejection::Invalid("an audit batch with impossible numbers".to_owned()));
         };
         if start == 0 {
@@ -733,17 +736,28 @@ impl Asked<'_> {
         }
         let known = self.state.audit_source(node);
         let next = known.saturating_add(1);
-        if end <= next || start > next {
+        // A batch that the chain has a part of is not cut: its bytes stay as its node packed them.
+        if end <= next || start > next || first < next {
             return Ok((Vec::new(), Outcome::AuditAppended { last: known }));
         }
-        let fresh = usize::try_from(next.saturating_sub(first)).unwrap_or(usize::MAX);
-        let event = Event::AuditAppended {
-            node,
-            first: first.max(next),
-            lost: first.saturating_sub(next),
-            records: records.get(fresh..).unwrap_or_default().to_vec(),
-        };
+        let event = Event::AuditAppended { node, first, lost: first - next, texts: texts.clone() };
         Ok((vec![event], Outcome::AuditAppended { last: end - 1 }))
+    }
+
+    /// As [`Self::append_audit`], and cuts off what the chain has already.
+    fn append_audit_records(
+        &self,
+        node: u64,
+        first: u64,
+        lost: u64,
+        records: &[String],
+    ) -> Decision {
+        let begin = first.max(self.state.audit_source(node).saturating_add(1));
+        let known = begin - first;
+        let fresh = usize::try_from(known).ok().and_then(|known| records.get(known..));
+        let texts = AuditTexts::plain(fresh.unwrap_or_default());
+        let passed_over = known.min(records.len() as u64);
+        self.append_audit(node, first + passed_over, lost.saturating_add(passed_over), &texts)
     }
 
     fn checkpoint_audit(&self, checkpoint: &AuditCheckpoint) -> Decision {

@@ -1,7 +1,7 @@
 //! Effects: the writes that an event leads to. A [`Row`] is one record with its key; storage turns
 //! rows into bytes, [`crate::state::State`] turns them into memory, and both hold the same.
 
-use crate::audit::{AuditHead, AuditRecord};
+use crate::audit::{AuditBlock, AuditHead};
 use crate::certificates::{CertificateKey, CertificateRecord};
 use crate::id::{AccountName, ResourceId, RoleId};
 use crate::records::{
@@ -34,7 +34,7 @@ pub enum Row {
     AuthenticatorConfig(ResourceId, AuthenticatorConfig),
     Issuer(IssuerKey, Issuer),
     /// Held on disk only, like [`Row::SecretValue`]: memory does not grow with the chain.
-    AuditRecord(u64, AuditRecord),
+    AuditBlock(u64, AuditBlock),
     AuditHead(AuditHead),
     /// How far the chain has a node's records.
     AuditSource(u64, u64),
@@ -63,7 +63,7 @@ pub enum RowKey {
     HostFactoryToken(Digest),
     AuthenticatorConfig(ResourceId),
     Issuer(IssuerKey),
-    AuditRecord(u64),
+    AuditBlock(u64),
     AuditHead,
     AuditSource(u64),
     Certificate(CertificateKey),
@@ -98,7 +98,7 @@ impl Row {
             Self::HostFactoryToken(digest, _) => RowKey::HostFactoryToken(*digest),
             Self::AuthenticatorConfig(id, _) => RowKey::AuthenticatorConfig(id.clone()),
             Self::Issuer(key, _) => RowKey::Issuer(key.clone()),
-            Self::AuditRecord(number, _) => RowKey::AuditRecord(*number),
+            Self::AuditBlock(last, _) => RowKey::AuditBlock(*last),
             Self::AuditHead(_) => RowKey::AuditHead,
             Self::AuditSource(node, _) => RowKey::AuditSource(*node),
             Self::Certificate(key, _) => RowKey::Certificate(key.clone()),

@@ -13,7 +13,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::audit::{self, AuditHead, AuditRecord};
+use crate::audit::{self, AuditBlock, AuditHead, AuditTexts};
 use crate::certificates::{Certificate, CertificateRecord, Condition, ROOT};
 use crate::command::{Command, Envelope};
 use crate::decide::decide;
@@ -68,7 +68,8 @@ pub fn execute(state: &mut State, index: LogIndex, envelope: &Envelope) -> Execu
     for event in &events {
         apply(state, evolve(state, index, envelope.at, event), &mut effects);
     }
-    let is_batch = matches!(envelope.body, Command::AppendAudit { .. });
+    let is_batch =
+        matches!(envelope.body, Command::AppendAudit { .. } | Command::ChainAudit { .. });
     if !is_batch && !matches!(reply, Err(Rejection::Stale { .. })) {
         let bytes = outcome::codec::encode(&reply);
         apply(state, answered(state, index, envelope.request_id, bytes), &mut effects);
@@ -265,18 +266,19 @@ impl Writes<'_> {
                 self.put(Row::Issuer(key.clone(), record));
             }
             Event::IssuerRemoved { key } => self.delete(RowKey::Issuer(key.clone())),
-            Event::AuditAppended { node, first, lost, records } => {
-                self.audit_appended(*node, *first, *lost, records);
+            Event::AuditAppended { node, first, lost, texts } => {
+                self.audit_appended(*node, *first, *lost, texts);
             }
             Event::AuditCheckpointed { checkpoint } => {
                 let mut head = self.state.audit_head();
-                self.chained(&mut head, 0, 0, checkpoint.to_text());
+                self.chained(&mut head, 0, 0, AuditTexts::plain(&[checkpoint.to_text()]));
                 head.checkpointed = checkpoint.number;
                 self.put(Row::AuditHead(head));
             }
             Event::AuditTrimmed { first, base } => {
                 let head = self.state.audit_head();
-                let gone = (head.first..*first).map(RowKey::AuditRecord);
+                // A row goes with its last record: until then those before it are passed over.
+                let gone = (head.first..*first).map(RowKey::AuditBlock);
                 self.effects.extend(gone.map(Effect::Delete));
                 self.put(Row::AuditHead(AuditHead { first: *first, base: *base, ..head }));
             }
@@ -350,26 +352,28 @@ impl Writes<'_> {
         }
     }
 
-    fn audit_appended(&mut self, node: u64, first: u64, lost: u64, records: &[String]) {
+    fn audit_appended(&mut self, node: u64, first: u64, lost: u64, texts: &AuditTexts) {
         let mut head = self.state.audit_head();
-        let mut sequence = first - 1;
         if lost > 0 {
-            self.chained(&mut head, node, sequence, audit::gap_text(node, first - lost, sequence));
+            let gap = audit::gap_text(node, first - lost, first - 1);
+            self.chained(&mut head, node, first - 1, AuditTexts::plain(&[gap]));
         }
-        for text in records {
-            sequence += 1;
-            self.chained(&mut head, node, sequence, text.clone());
+        if !texts.is_empty() {
+            self.chained(&mut head, node, first, texts.clone());
         }
         self.put(Row::AuditHead(head));
-        self.put(Row::AuditSource(node, sequence));
+        self.put(Row::AuditSource(node, first - 1 + texts.len() as u64));
     }
 
-    /// Hashes a record onto the one before.
-    fn chained(&mut self, head: &mut AuditHead, node: u64, sequence: u64, text: String) {
-        head.last += 1;
-        head.hash = audit::chain_hash(&head.hash, node, sequence, &text);
-        let record = AuditRecord { node, sequence, text, hash: head.hash };
-        self.put(Row::AuditRecord(head.last, record));
+    /// Hashes records each onto the one before. `sequence` is the number of the first.
+    fn chained(&mut self, head: &mut AuditHead, node: u64, sequence: u64, texts: AuditTexts) {
+        let mut hashes = Vec::with_capacity(texts.len());
+        for (text, sequence) in texts.iter().zip(sequence..) {
+            head.last += 1;
+            head.hash = audit::chain_hash(&head.hash, node, sequence, text);
+            hashes.push(head.hash);
+        }
+        self.put(Row::AuditBlock(head.last, AuditBlock { node, sequence, hashes, texts }));
     }
 
     fn role_added(&mut self, role: &RoleId, policy: Option<&ResourceId>) {
@@ -556,7 +560,7 @@ fn accounts_of_row(row: &Row) -> [Option<&AccountName>; 2] {
         | Row::Answered(..)
         | Row::HostFactoryToken(..)
         | Row::AuthenticatorConfig(..)
-        | Row::AuditRecord(..)
+        | Row::AuditBlock(..)
         | Row::AuditHead(_)
         | Row::AuditSource(..)
         | Row::Certificate(..) => [None, None],
@@ -583,7 +587,7 @@ fn accounts_of_key(key: &RowKey) -> [Option<&AccountName>; 2] {
         | RowKey::Answered(..)
         | RowKey::HostFactoryToken(_)
         | RowKey::AuthenticatorConfig(_)
-        | RowKey::AuditRecord(_)
+        | RowKey::AuditBlock(_)
         | RowKey::AuditHead
         | RowKey::AuditSource(_)
         | RowKey::Certificate(_) => [None, None],

@@ -9,7 +9,7 @@ mod support;
 
 use std::collections::BTreeSet;
 
-use conclave_domain::audit::{AuditCheckpoint, AuditRecord, ChainVerifier, is_gap};
+use conclave_domain::audit::{AuditCheckpoint, AuditRecord, AuditTexts, ChainVerifier, is_gap};
 use conclave_domain::command::{Actor, Command, Envelope, LoadMode, Need, Proof};
 use conclave_domain::decide::{RESEALED_AT_ONCE_MAX, decide};
 use conclave_domain::effect::{Effect, Row};
@@ -275,7 +275,7 @@ fn check_references(state: &State) {
             | Row::Member(..)
             | Row::Answered(..)
             | Row::Issuer(..)
-            | Row::AuditRecord(..)
+            | Row::AuditBlock(..)
             | Row::AuditHead(_)
             | Row::AuditSource(..)
             | Row::Certificate(..) => {}
@@ -801,6 +801,7 @@ fn only_the_operator_touches_members_and_keys() {
                 | Command::SweepHostFactoryTokens
                 | Command::RotateSecret { .. }
                 | Command::AppendAudit { .. }
+                | Command::ChainAudit { .. }
                 | Command::CheckpointAudit { .. }
                 | Command::TrimAudit { .. }
                 | Command::InstallCertificates { .. }
@@ -840,13 +841,14 @@ fn audit_chain(batches: &[(u8, usize, usize)]) -> (Vec<(u64, AuditRecord)>, Stat
             let first = if *what == 1 { known + 3 } else { first };
             let text = |n: usize| format!("{{\"seq\":{}}}", first + n as u64);
             let lost = if *what == 1 { 2 } else { 0 };
-            Command::AppendAudit { node: 1, first, lost, records: (0..*count).map(text).collect() }
+            let texts = AuditTexts::packed(&(0..*count).map(text).collect::<Vec<_>>());
+            Command::ChainAudit { node: 1, first, lost, texts }
         };
         for effect in history.carry_out(Actor::Node, body).effects {
             if let Effect::Put(row) = effect
-                && let Row::AuditRecord(number, record) = *row
+                && let Row::AuditBlock(last, block) = *row
             {
-                chain.push((number, record));
+                chain.extend(block.records(last));
             }
         }
     }

@@ -47,9 +47,9 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use conclave_domain::audit::{AuditCheckpoint, AuditRecord, ChainVerifier};
+use conclave_domain::audit::{AuditCheckpoint, AuditRecord, AuditTexts, ChainVerifier};
 use conclave_domain::command::{Actor, Command, LoadMode, Proof};
-use conclave_domain::effect::{Effect, Row, RowKey};
+use conclave_domain::effect::{Effect, Row};
 use conclave_domain::evolve::execute;
 use conclave_domain::id::Id;
 use conclave_domain::outcome::{Outcome, Rejection, Reply};
@@ -164,16 +164,15 @@ impl World {
         for effect in execution.effects {
             match effect {
                 Effect::Put(row) => {
-                    if let Row::AuditRecord(number, record) = *row {
-                        self.chain.insert(number, record);
+                    if let Row::AuditBlock(last, block) = *row {
+                        self.chain.extend(block.records(last));
                     }
-                }
-                Effect::Delete(RowKey::AuditRecord(number)) => {
-                    self.chain.remove(&number).unwrap();
                 }
                 Effect::Delete(_) => {}
             }
         }
+        let kept = self.chain.split_off(&self.state.audit_head().first);
+        self.chain = kept;
         execution.reply
     }
 
@@ -298,13 +297,9 @@ impl World {
                     ["lost", lost, texts @ ..] => (lost.parse().unwrap(), texts),
                     texts => (0, texts),
                 };
-                let body = Command::AppendAudit {
-                    node: node.parse().unwrap(),
-                    first: first.parse().unwrap(),
-                    lost,
-                    records: texts.iter().map(|text| (*text).to_owned()).collect(),
-                };
-                self.ask(role, body)
+                let (node, first) = (node.parse().unwrap(), first.parse().unwrap());
+                let texts = AuditTexts::packed(texts);
+                self.ask(role, Command::ChainAudit { node, first, lost, texts })
             }
             ["vouch", number, "as", role] => {
                 let number = number.parse().unwrap();
@@ -465,7 +460,7 @@ fn row_text(row: &Row) -> Option<String> {
         | Row::JoinToken(..)
         | Row::Member(..)
         | Row::Answered(..)
-        | Row::AuditRecord(..)
+        | Row::AuditBlock(..)
         | Row::AuditHead(_)
         | Row::AuditSource(..)
         | Row::Certificate(..) => return None,

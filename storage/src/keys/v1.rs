@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use bincode::config::{Configuration, Limit, standard};
-use conclave_domain::audit::{AuditHead, AuditRecord};
+use conclave_domain::audit::{AuditBlock, AuditHead, AuditTexts};
 use conclave_domain::certificates::{
     Certificate, CertificateKey, CertificateRecord, Condition, Origin,
 };
@@ -150,7 +150,8 @@ struct IssuerV1<'a> {
     modified_at: i64,
 }
 
-#[derive(Serialize, Deserialize)]
+/// Of before [`super::v2`]; read, and not written any more.
+#[derive(Deserialize)]
 struct AuditRecordV1<'a> {
     node: u64,
     sequence: u64,
@@ -329,15 +330,8 @@ pub(super) fn put_body(out: &mut Vec<u8>, row: &Row) -> Result<(), Fault> {
                 modified_at: issuer.modified_at.0,
             },
         ),
-        Row::AuditRecord(_, record) => put(
-            out,
-            &AuditRecordV1 {
-                node: record.node,
-                sequence: record.sequence,
-                hash: record.hash.0,
-                text: &record.text,
-            },
-        ),
+        // Version 2 has what is written of them.
+        Row::AuditBlock(..) => Err(Fault::corrupt("a row to be written", "it has no version 1")),
         Row::AuditHead(head) => put(
             out,
             &AuditHeadV1 {
@@ -575,17 +569,15 @@ pub(super) fn row(table: Table, key: &[u8], body: &[u8]) -> Result<Row, Fault> {
                 },
             )
         }
-        Table::AuditRecord => {
+        Table::AuditBlock => {
             let body: AuditRecordV1<'_> = parser.body(body)?;
-            Row::AuditRecord(
-                u64::from_be_bytes(parser.array(key)?),
-                AuditRecord {
-                    node: body.node,
-                    sequence: body.sequence,
-                    text: body.text.to_owned(),
-                    hash: Digest(body.hash),
-                },
-            )
+            let block = AuditBlock {
+                node: body.node,
+                sequence: body.sequence,
+                hashes: vec![Digest(body.hash)],
+                texts: AuditTexts::plain(&[body.text]),
+            };
+            Row::AuditBlock(u64::from_be_bytes(parser.array(key)?), block)
         }
         Table::AuditHead => {
             let body: AuditHeadV1 = parser.body(body)?;
@@ -646,7 +638,7 @@ fn certificate(body: CertificateV1<'_>) -> CertificateRecord {
     }
 }
 
-fn put<T: Serialize>(out: &mut Vec<u8>, body: &T) -> Result<(), Fault> {
+pub(super) fn put<T: Serialize>(out: &mut Vec<u8>, body: &T) -> Result<(), Fault> {
     bincode::serde::encode_into_std_write(body, out, config())
         .map(drop)
         .map_err(|error| Fault::corrupt("a row to be written", error.to_string()))
@@ -663,16 +655,16 @@ fn member_role_byte(role: MemberRole) -> u8 {
     }
 }
 
-struct Parser {
-    table: Table,
+pub(super) struct Parser {
+    pub(super) table: Table,
 }
 
 impl Parser {
-    fn damaged(&self, detail: impl std::fmt::Display) -> Fault {
+    pub(super) fn damaged(&self, detail: impl std::fmt::Display) -> Fault {
         Fault::corrupt(format!("a row of table {:?}", self.table), format!("{detail}"))
     }
 
-    fn body<'a, T: Deserialize<'a>>(&self, bytes: &'a [u8]) -> Result<T, Fault> {
+    pub(super) fn body<'a, T: Deserialize<'a>>(&self, bytes: &'a [u8]) -> Result<T, Fault> {
         let (body, read) = bincode::serde::borrow_decode_from_slice(bytes, config())
             .map_err(|error| self.damaged(error))?;
         if read == bytes.len() { Ok(body) } else { Err(self.damaged("bytes follow its end")) }
@@ -701,7 +693,7 @@ impl Parser {
         Ok((self.id(id)?, u32::from_be_bytes(self.array(number)?)))
     }
 
-    fn array<const N: usize>(&self, bytes: &[u8]) -> Result<[u8; N], Fault> {
+    pub(super) fn array<const N: usize>(&self, bytes: &[u8]) -> Result<[u8; N], Fault> {
         bytes.try_into().map_err(|_| self.damaged("a part of its key has the wrong length"))
     }
 

@@ -8,7 +8,7 @@ mod v1;
 
 use ipnet::IpNet;
 
-use crate::audit::AuditCheckpoint;
+use crate::audit::{AuditCheckpoint, AuditTexts};
 use crate::certificates::{Certificate, CertificateKey, Condition};
 use crate::event::Event;
 use crate::id::{AccountName, ResourceId, RoleId};
@@ -237,8 +237,8 @@ pub enum Command {
         /// When the next rotation is due.
         expires_at: Timestamp,
     },
-    /// Appends records of one node to the audit chain. What is in it already is passed over; what does
-    /// not follow changes nothing, and the answer says what the chain has.
+    /// Appends records of one node to the audit chain, as [`Command::ChainAudit`] does. Logs of before
+    /// may hold it; it is not proposed any more.
     AppendAudit {
         /// The node that made them.
         node: u64,
@@ -284,5 +284,17 @@ pub enum Command {
     Reseal {
         /// Most of them [`crate::decide::RESEALED_AT_ONCE_MAX`].
         values: Vec<Resealed>,
+    },
+    /// Appends records of one node to the audit chain. What does not begin right after what the chain
+    /// has of the node changes nothing; the answer says what it has.
+    ChainAudit {
+        /// The node that made them.
+        node: u64,
+        /// Number of the first in that node's spool.
+        first: u64,
+        /// How many right before the first the node has lost for good.
+        lost: u64,
+        /// Their texts, in order.
+        texts: AuditTexts,
     },
 }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Actor, Command, Envelope, LoadMode, Need, Proof};
+use crate::audit::AuditTexts;
 use crate::codec::{Bytes, DecodeError};
 use crate::event::v1::{
     AuditCheckpointV1, CertificateKeyV1, CertificateV1, Ciphertext, ConditionV1, EventV1,
@@ -153,6 +154,12 @@ enum CommandV1 {
     Reseal {
         values: Vec<ResealedV1>,
     },
+    ChainAudit {
+        node: u64,
+        first: u64,
+        lost: u64,
+        texts: Bytes,
+    },
 }
 
 impl From<&Envelope> for EnvelopeV1 {
@@ -293,6 +300,12 @@ impl From<&Command> for CommandV1 {
                 Self::MarkCertificate { key: key.into(), condition: condition.into() }
             }
             Command::RetireCertificate { key } => Self::RetireCertificate { key: key.into() },
+            Command::ChainAudit { node, first, lost, texts } => Self::ChainAudit {
+                node: *node,
+                first: *first,
+                lost: *lost,
+                texts: Bytes(texts.as_bytes().to_vec()),
+            },
             Command::Reseal { values } => Self::Reseal {
                 values: values.iter().map(|value| ResealedV1::new(value, kept)).collect(),
             },
@@ -397,6 +410,15 @@ impl TryFrom<CommandV1> for Command {
                 Self::MarkCertificate { key: key.into(), condition: condition.into() }
             }
             CommandV1::RetireCertificate { key } => Self::RetireCertificate { key: key.into() },
+            CommandV1::ChainAudit { node, first, lost, texts } => Self::ChainAudit {
+                node,
+                first,
+                lost,
+                texts: AuditTexts::from_bytes(texts.0).map_err(|bad| DecodeError::Malformed {
+                    what: "command",
+                    why: bad.to_string(),
+                })?,
+            },
             CommandV1::Reseal { values } => {
                 Self::Reseal { values: values.into_iter().map(Into::into).collect() }
             }

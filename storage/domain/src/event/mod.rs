@@ -8,7 +8,7 @@ pub(crate) mod v1;
 
 use ipnet::IpNet;
 
-use crate::audit::AuditCheckpoint;
+use crate::audit::{AuditCheckpoint, AuditTexts};
 use crate::certificates::{Certificate, CertificateKey, Condition};
 use crate::id::{AccountName, ResourceId, RoleId};
 use crate::records::{
@@ -113,7 +113,7 @@ pub enum Event {
         expires_at: Timestamp,
     },
     /// Records of a node came to the audit chain, and before them, where it has lost some, a gap.
-    AuditAppended { node: u64, first: u64, lost: u64, records: Vec<String> },
+    AuditAppended { node: u64, first: u64, lost: u64, texts: AuditTexts },
     /// A checkpoint came to the audit chain.
     AuditCheckpointed { checkpoint: AuditCheckpoint },
     /// The audit chain's oldest records were forgotten.

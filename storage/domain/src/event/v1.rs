@@ -4,7 +4,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::Event;
-use crate::audit::AuditCheckpoint;
+use crate::audit::{AuditCheckpoint, AuditTexts};
 use crate::certificates::{Certificate, CertificateKey, Condition, Origin};
 use crate::codec::{Bytes, DecodeError};
 use crate::id::{AccountName, ResourceId, RoleId};
@@ -331,11 +331,11 @@ impl EventV1 {
                     expires_at: *expires_at,
                 }
             }
-            Event::AuditAppended { node, first, lost, records } => Self::AuditAppended {
+            Event::AuditAppended { node, first, lost, texts } => Self::AuditAppended {
                 node: *node,
                 first: *first,
                 lost: *lost,
-                records: records.clone(),
+                records: texts.iter().map(str::to_owned).collect(),
             },
             Event::AuditCheckpointed { checkpoint } => {
                 Self::AuditCheckpointed { checkpoint: checkpoint.into() }
@@ -459,7 +459,7 @@ impl TryFrom<EventV1> for Event {
                 }
             }
             EventV1::AuditAppended { node, first, lost, records } => {
-                Self::AuditAppended { node, first, lost, records }
+                Self::AuditAppended { node, first, lost, texts: AuditTexts::plain(&records) }
             }
             EventV1::AuditCheckpointed { checkpoint } => {
                 Self::AuditCheckpointed { checkpoint: checkpoint.try_into()? }

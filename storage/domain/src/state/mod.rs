@@ -565,7 +565,7 @@ impl State {
             Row::SecretVersion(id, version, record) => {
                 self.put_secret_version(id, *version, record);
             }
-            Row::SecretValue(..) | Row::AuditRecord(..) => {}
+            Row::SecretValue(..) | Row::AuditBlock(..) => {}
             Row::PolicyVersion(id, version, record) => {
                 self.put_policy_version(id, *version, record);
             }
@@ -609,7 +609,7 @@ impl State {
             RowKey::Annotation(id, name) => self.delete_annotation(id, name),
             RowKey::Credential(role) => self.delete_credential(role),
             RowKey::SecretVersion(id, version) => self.delete_secret_version(id, *version),
-            RowKey::SecretValue(..) | RowKey::AuditRecord(_) => {}
+            RowKey::SecretValue(..) | RowKey::AuditBlock(_) => {}
             RowKey::PolicyVersion(id, version) => self.delete_policy_version(id, *version),
             RowKey::Keyring => self.keyring = None,
             RowKey::JoinToken(digest) => {

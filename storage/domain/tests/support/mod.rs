@@ -1,7 +1,7 @@
 //! One sample of every command, event and reply, and lists of all their names that the compiler keeps
 //! complete.
 
-use conclave_domain::audit::AuditCheckpoint;
+use conclave_domain::audit::{AuditCheckpoint, AuditTexts};
 use conclave_domain::certificates::{
     CLUSTER, CLUSTER_CA, Certificate, CertificateKey, Condition, Origin,
 };
@@ -36,7 +36,7 @@ variants!(COMMANDS, command_name, Command:
     CreateHostFactoryTokens, RevokeHostFactoryToken, EnrolHost, SweepHostFactoryTokens,
     ToggleAuthenticator, ChangeAccount, RotateSecret, AppendAudit, CheckpointAudit, TrimAudit,
     InstallCertificates, MarkCertificate, RetireCertificate,
-    Reseal,
+    Reseal, ChainAudit,
 );
 variants!(EVENTS, event_name, Event:
     KeyringInstalled, AccountCreated, RoleAdded, RoleRemoved, ResourceAdded, OwnerChanged,
@@ -274,6 +274,12 @@ pub(crate) fn envelopes() -> Vec<Envelope> {
         Command::MarkCertificate { key: certificate_key(CLUSTER, 2), condition: failed() },
         Command::RetireCertificate { key: certificate_key("root", 1) },
         Command::Reseal { values: resealed() },
+        Command::ChainAudit {
+            node: 70_000,
+            first: 258,
+            lost: 2,
+            texts: AuditTexts::plain(&["{\"seq\":258}", "{\"seq\":259}"]),
+        },
     ];
     let mut envelopes: Vec<Envelope> = bodies.into_iter().map(envelope).collect();
     for (place, one) in envelopes.iter_mut().enumerate() {
@@ -381,7 +387,7 @@ pub(crate) fn events() -> Vec<Event> {
             node: 70_000,
             first: 258,
             lost: 2,
-            records: vec!["{\"seq\":258}".to_owned(), "{\"seq\":259}".to_owned()],
+            texts: AuditTexts::plain(&["{\"seq\":258}", "{\"seq\":259}"]),
         },
         Event::AuditCheckpointed { checkpoint: checkpoint() },
         Event::AuditTrimmed { first: 300, base: Digest([6; 32]) },
