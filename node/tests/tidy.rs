@@ -129,6 +129,7 @@ fn the_rules_stay_pure() {
         "bincode",
         "hashbrown",
         "ipnet",
+        "lz4_flex",
         "saphyr-parser",
         "serde",
         "thiserror",

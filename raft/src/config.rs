@@ -24,7 +24,8 @@ pub struct Config {
     pub election_min: Duration,
     /// Longest such wait, and how long a leader's lease lasts after its last sign of life.
     pub election_max: Duration,
-    /// A snapshot is made whenever this many entries were committed since the last.
+    /// A snapshot is made whenever this many entries were committed since the last. Each one writes out
+    /// what is fresh and hashes the whole state.
     pub snapshot_every: u64,
     /// How many entries before the snapshot stay in the log, to heal short outages from it.
     pub entries_kept: u64,
@@ -116,9 +117,9 @@ impl Config {
             heartbeat: Duration::from_millis(50),
             election_min: Duration::from_millis(150),
             election_max: Duration::from_millis(300),
-            snapshot_every: 10_000,
-            entries_kept: 20_000,
-            lag_for_snapshot: 15_000,
+            snapshot_every: 50_000,
+            entries_kept: 25_000,
+            lag_for_snapshot: 75_000,
             entries_per_append: 512,
             bytes_in_flight: 64 * 1024 * 1024,
             propose_timeout: Duration::from_secs(10),

@@ -171,8 +171,8 @@ impl RaftConfig {
             election_min: self.election_min,
             election_max: self.election_max,
             snapshot_every: every,
-            // As Raft's own defaults: twice, and one and a half times, the interval.
-            entries_kept: every.saturating_mul(2),
+            // As Raft's own defaults: half, and one and a half times, the interval.
+            entries_kept: every / 2,
             lag_for_snapshot: every.saturating_add((every / 2).max(1)),
             ..conclave_raft::Config::new(node_id)
         }

@@ -16,8 +16,6 @@ use super::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX};
 const PLAIN: u8 = 1;
 const LZ4: u8 = 2;
 
-/// Bytes before what is packed.
-const HEAD: usize = 9;
 /// Bytes of a text's length.
 const LENGTH: usize = 4;
 /// Longest that unpacked texts and their lengths may be.
@@ -61,8 +59,7 @@ impl AuditTexts {
             body.extend_from_slice(&u32_of(text.len()).to_be_bytes());
             body.extend_from_slice(text.as_bytes());
         }
-        let mut packed = Vec::with_capacity(HEAD);
-        packed.push(form);
+        let mut packed = vec![form];
         packed.extend_from_slice(&u32_of(texts.len()).to_be_bytes());
         packed.extend_from_slice(&u32_of(body.len()).to_be_bytes());
         if form == LZ4 {
@@ -79,21 +76,18 @@ impl AuditTexts {
     /// [`BadAuditTexts`], also for more than one batch may hold: what a short packed text unpacks to
     /// is bounded before it is unpacked.
     pub fn from_bytes(packed: Vec<u8>) -> Result<Self, BadAuditTexts> {
-        let (head, body) =
-            packed.split_at_checked(HEAD).ok_or(BadAuditTexts("they are too short"))?;
-        let (form, count, length) = match *head {
-            [form, a, b, c, d, e, f, g, h] => {
-                (form, u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h]))
-            }
-            _ => return Err(BadAuditTexts("they are too short")),
-        };
+        let cut = BadAuditTexts("they are too short");
+        let (form, rest) = packed.split_first().ok_or(cut.clone())?;
+        let (count, rest) = rest.split_first_chunk::<LENGTH>().ok_or(cut.clone())?;
+        let (length, body) = rest.split_first_chunk::<LENGTH>().ok_or(cut)?;
+        let (count, length) = (u32::from_be_bytes(*count), u32::from_be_bytes(*length));
         let count = usize::try_from(count).unwrap_or(usize::MAX);
         let length = usize::try_from(length).unwrap_or(usize::MAX);
         if count > BATCH_RECORDS_MAX || length > RAW_MAX {
             return Err(BadAuditTexts("they are more than a batch may hold"));
         }
         let unpacked;
-        let body = match form {
+        let body = match *form {
             PLAIN => body,
             LZ4 => {
                 unpacked = lz4_flex::block::decompress(body, length)
