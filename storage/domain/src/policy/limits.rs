@@ -13,7 +13,7 @@ pub const ALIASED_FACTOR: usize = 10;
 pub const ALIASED_NODES: usize = 100_000;
 /// Deepest nesting of sequences and mappings. A nested policy takes two levels.
 pub const DEPTH_MAX: usize = 200;
-/// Longest single value, in bytes.
+/// Longest single value or tag, in bytes.
 pub const SCALAR_BYTES_MAX: usize = 64 << 10;
 /// Most rows (records, grants, permits) that one text may ask for. `!grant` and `!permit` multiply
 /// lists, so a short text can ask for a great many.

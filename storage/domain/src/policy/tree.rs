@@ -200,6 +200,9 @@ impl<'t> Builder<'t> {
         tag: Option<String>,
         body: Body<'t>,
     ) -> Result<NodeId, PolicyError> {
+        if tag.as_ref().is_some_and(|tag| tag.len() > limits::SCALAR_BYTES_MAX) {
+            return Err(reject(ParseRejection::ScalarTooLong, place));
+        }
         match u32::try_from(self.tree.nodes.len()) {
             Ok(index) if self.tree.nodes.len() < limits::NODES_MAX => {
                 self.tree.nodes.push(Node { place, tag, body });
