@@ -159,6 +159,16 @@ async fn a_check_finds_the_parts_that_it_is_set_for_with_and_without_tls() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_has_lost_its_majority_for_long_is_to_be_passed_by() {
+    let house = House::new();
+    for (age_ms, status) in [(900, StatusCode::OK), (1_100, StatusCode::SERVICE_UNAVAILABLE)] {
+        *house.proposer.age.lock().unwrap() = Some(std::time::Duration::from_millis(age_ms));
+        let reply = house.send(&Method::GET, "/health/ready", &[], "").await;
+        assert_eq!(reply.status, status, "{}", reply.text());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn metrics_that_are_switched_off_are_a_path_like_any_that_is_not_there() {
     let house = House::with(|settings| settings.metrics = false);
     let reply = house.send(&Method::GET, "/metrics", &[], "").await;

@@ -18,6 +18,10 @@ use crate::door::Door;
 use crate::error::Refusal;
 use crate::ports::{ClusterStatus, Health, HealthError, Part};
 
+/// For so long a voter may serve without a leader who has a majority: an election takes less, and requests wait
+/// for it. A leader that is cut off may not serve for longer, though it has yet to hear of its deposition.
+const LEADERLESS_MAX: Duration = Duration::from_secs(1);
+
 /// What each part of the node says of itself.
 #[expect(clippy::struct_excessive_bools, reason = "each is a finding of its own")]
 struct Report {
@@ -27,6 +31,8 @@ struct Report {
     audit_waiting: u64,
     draining: bool,
     has_leader: bool,
+    /// Whether a leader has a majority now, or had one a moment ago.
+    led: bool,
     too_old: bool,
     degraded: bool,
     /// Whether `/health` is to be good on a node of this part.
@@ -40,7 +46,14 @@ impl Report {
         let age = status.age;
         let follows = status.part == Part::Follower;
         let older_than = |limit: Duration| follows && age.is_none_or(|age| age > limit);
+        let is_recent = |age: Duration| age <= LEADERLESS_MAX;
+        let led = if status.part == Part::Leader {
+            age.is_none_or(is_recent)
+        } else {
+            status.leader.is_some() || age.is_some_and(is_recent)
+        };
         Self {
+            led,
             sealed: door.vaults.vault().is_none(),
             audit: spool.failure.map_or(Ok(()), Err),
             audit_waiting: spool.last.saturating_sub(spool.written),
@@ -63,7 +76,7 @@ impl Report {
             Some("draining")
         } else if matches!(self.status.part, Part::Joining | Part::Stopped) {
             Some(self.status.part.as_str())
-        } else if self.status.part.is_voter() && !self.has_leader {
+        } else if self.status.part.is_voter() && !self.led {
             Some("no leader")
         } else if self.too_old {
             Some("out of touch for too long")
@@ -101,7 +114,7 @@ impl Report {
                 "connect": {"main": word(!self.too_old, "out of touch")},
             },
             "cluster": {
-                "ok": self.has_leader || self.status.part == Part::Follower,
+                "ok": self.led || self.status.part == Part::Follower,
                 "status": running,
                 "message": obstacle,
             },
