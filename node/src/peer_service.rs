@@ -17,6 +17,7 @@ use conclave_raft::{Handle, PeerIdentity, SERVICE_JOIN, Service, ServiceError, W
 use conclave_storage::StateStore;
 use conclave_storage::seal::RootKey;
 use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
 
 use crate::certificates::inventory::{Heard, Report, Reports};
 use crate::clock::SystemClock;
@@ -125,12 +126,23 @@ impl PeerService {
     }
 }
 
+/// What a member tells about its certificates.
+#[derive(Serialize, Deserialize)]
+struct Told {
+    #[serde(flatten)]
+    report: Report,
+    /// Whether it does not care what the others have told: of hundreds the answers would be long.
+    #[serde(default)]
+    brief: bool,
+}
+
 impl PeerService {
     fn certificates(&self, from: u64, body: &[u8]) -> Result<Vec<u8>, ServiceError> {
         let refuse = |error: serde_json::Error| ServiceError(error.to_string());
-        let report = serde_json::from_slice(body).map_err(refuse)?;
+        let Told { report, brief } = serde_json::from_slice(body).map_err(refuse)?;
         self.reports.put(from, report, SystemClock.now());
-        serde_json::to_vec(&self.reports.heard(REPORT_LIFE)).map_err(refuse)
+        let heard = if brief { Heard::default() } else { self.reports.heard(REPORT_LIFE) };
+        serde_json::to_vec(&heard).map_err(refuse)
     }
 }
 
@@ -219,6 +231,7 @@ pub async fn propose_audit(raft: &Handle, batch: Command) -> Result<u64, Failure
 pub async fn report_certificates(
     node: &Node,
     report: &Report,
+    brief: bool,
     within: Duration,
 ) -> Result<Heard, Failure> {
     let status = node.core.raft.status();
@@ -230,7 +243,8 @@ pub async fn report_certificates(
         node.core.reports.put(leader, report, now);
         return Ok(node.core.reports.heard(REPORT_LIFE));
     }
-    let body = serde_json::to_vec(&report).context(Exit::Failed, "report")?;
+    let told = Told { report, brief };
+    let body = serde_json::to_vec(&told).context(Exit::Failed, "report")?;
     let answer = node
         .core
         .raft

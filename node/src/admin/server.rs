@@ -280,7 +280,7 @@ async fn certificates(node: &Node) -> Result<Response, Failure> {
     let report = node.loaded.load().as_deref().map(inventory::Report::from);
     let heard = match report {
         // Without a leader there is still something to say: what this node has loaded itself.
-        Some(report) => peer_service::report_certificates(node, &report, QUESTION_DEADLINE)
+        Some(report) => peer_service::report_certificates(node, &report, false, QUESTION_DEADLINE)
             .await
             .unwrap_or_else(|_| node.core.reports.heard(jobs::REPORT_LIFE)),
         None => inventory::Heard::default(),

@@ -1,7 +1,7 @@
 //! The cluster's certificates: what goes into one ([`template`]), the authority that signs
 //! ([`authority`]), the check of what came out ([`check`]) and of what is brought from outside
 //! ([`import`]), how they rest in the state ([`store`]), which are due ([`plan`]) and what is known of
-//! them ([`inventory`]). A node's own copies are in [`crate::folder`]; [`crate::jobs`] loads and renews.
+//! them ([`inventory`], [`telling`]). A node's own copies are in [`crate::folder`]; [`crate::jobs`] loads and renews.
 
 pub mod authority;
 pub mod check;
@@ -9,6 +9,7 @@ pub mod import;
 pub mod inventory;
 pub mod plan;
 pub mod store;
+pub mod telling;
 pub mod template;
 
 pub use authority::Issued;

@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep};
 use crate::certificates::inventory::{Heard, Loaded, Report, fingerprint, rows};
 use crate::certificates::plan::{self, Step};
 use crate::certificates::store::{self, Made, Maker};
+use crate::certificates::telling::Telling;
 use crate::certificates::template::BACKDATE_MS;
 use crate::certificates::{CertificateError, Issued, check};
 use crate::clock::SystemClock;
@@ -27,14 +28,13 @@ use crate::compose::{Node, propose};
 use crate::exit::{Context, Exit, Failure};
 use crate::metrics::{CERTIFICATE_LEFT, CERTIFICATE_LOADED, CERTIFICATE_REVISION, CLOCK_AHEAD};
 use crate::peer_service;
+use crate::seed::SeedRole;
 use crate::tls::{peer_material, server_certificates};
 
 /// How often a node looks for what is new.
 const EVERY: Duration = Duration::from_millis(200);
 /// How often the leader looks for what is due.
 const LEADER_EVERY: Duration = Duration::from_millis(500);
-/// How often a node tells the leader what it has loaded though nothing has changed.
-const REPORT_EVERY: Duration = Duration::from_secs(3);
 /// How long telling may take.
 const REPORT_DEADLINE: Duration = Duration::from_secs(2);
 /// For how long what a member told counts.
@@ -60,7 +60,8 @@ struct Found {
 /// Runs for as long as the node does.
 pub async fn load(node: Arc<Node>) {
     let mut measured = BTreeSet::new();
-    let mut told: Option<(Report, Option<u64>, Instant)> = None;
+    let mut telling = Telling::default();
+    let start = Instant::now();
     loop {
         sleep(EVERY).await;
         if is_stale(&node)
@@ -72,16 +73,26 @@ pub async fn load(node: Arc<Node>) {
             continue;
         }
         let Some(report) = node.loaded.load().as_deref().map(Report::from) else { continue };
-        let leader = node.core.raft.status().leader;
-        let is_news = told.as_ref().is_none_or(|(before, to, at)| {
-            *before != report || *to != leader || at.elapsed() >= REPORT_EVERY
-        });
-        if is_news {
-            let heard = peer_service::report_certificates(&node, &report, REPORT_DEADLINE).await;
-            measure(&node, heard.as_ref().ok(), &mut measured);
-            told = heard.is_ok().then(|| (report, leader, Instant::now()));
+        let status = node.core.raft.status();
+        let (what, members) = ((report, status.leader), status.members.len());
+        if telling.is_due(&what, members, start.elapsed(), chance()) {
+            // What the others have loaded is the voters' to watch.
+            let brief = node.identity.role == SeedRole::Follower;
+            let told =
+                peer_service::report_certificates(&node, &what.0, brief, REPORT_DEADLINE).await;
+            measure(&node, told.as_ref().ok().filter(|_| !brief), &mut measured);
+            match told {
+                Ok(_heard) => telling.told(what, start.elapsed(), chance()),
+                Err(_failure) => telling.failed(members, start.elapsed(), chance()),
+            }
         }
     }
+}
+
+/// A number for a lot. Without randomness lots are equal, and everything works all the same.
+fn chance() -> u16 {
+    let mut bytes = [0; 2];
+    aws_lc_rs::rand::fill(&mut bytes).map_or(0, |()| u16::from_be_bytes(bytes))
 }
 
 /// Whether the state holds other certificates than those loaded, or what is loaded has ended.
