@@ -51,16 +51,31 @@ const KEEP_EVERY: Duration = Duration::from_secs(1);
 const AFTER_FAILURE: Duration = Duration::from_millis(200);
 const AFTER_FAILURE_MAX: Duration = Duration::from_secs(10);
 
-/// Serves all outputs for as long as the node runs.
-pub async fn outputs(node: Arc<Node>) {
-    join_all(node.config.audit.outputs.iter().map(|output| serve(&node, output))).await;
+/// Where the records come from, and whose they are.
+struct Source {
+    state: StateStore,
+    node: u64,
+    host: String,
+    /// Where the places in the chain are kept.
+    folder: PathBuf,
 }
 
-async fn serve(node: &Node, output: &AuditOutput) {
+/// Serves all outputs for as long as the node runs.
+pub async fn outputs(node: Arc<Node>) {
+    let source = Source {
+        state: node.core.state.clone(),
+        node: node.identity.node_id,
+        host: node.identity.name.clone(),
+        folder: node.audit_folder.clone(),
+    };
+    join_all(node.config.audit.outputs.iter().map(|output| serve(&source, output))).await;
+}
+
+async fn serve(source: &Source, output: &AuditOutput) {
     let name = name_of(output);
-    let file = node.audit_folder.join(format!("output-{name}.place"));
+    let file = source.folder.join(format!("output-{name}.place"));
     // An output that is new begins with what happens from now on.
-    let begin = node.core.state.read(|view| view.state.audit_head().last) + 1;
+    let begin = source.state.read(|view| view.state.audit_head().last) + 1;
     let mut place = match Place::open(file, begin, matches!(output, AuditOutput::Syslog(_))).await {
         Ok(place) => place,
         Err(error) => {
@@ -71,7 +86,7 @@ async fn serve(node: &Node, output: &AuditOutput) {
     let mut pause = AFTER_FAILURE;
     loop {
         let delivered = place.delivered;
-        let Err(error) = copy(node, output, &name, &mut place).await;
+        let Err(error) = copy(source, output, &name, &mut place).await;
         if place.delivered > delivered {
             pause = AFTER_FAILURE;
         }
@@ -95,7 +110,7 @@ fn name_of(output: &AuditOutput) -> String {
 
 /// Copies records until something fails.
 async fn copy(
-    node: &Node,
+    source: &Source,
     output: &AuditOutput,
     name: &str,
     place: &mut Place,
@@ -104,17 +119,17 @@ async fn copy(
     let lag = gauge!(AUDIT_OUTPUT_LAG, "output" => name.to_owned());
     let mut next = place.delivered;
     loop {
-        let head = node.core.state.read(|view| view.state.audit_head());
+        let head = source.state.read(|view| view.state.audit_head());
         #[expect(clippy::cast_precision_loss, reason = "gauges are floats; far below 2^53")]
         lag.set((head.last + 1).saturating_sub(place.delivered) as f64);
         let mut lines = Vec::new();
         if next < head.first {
-            lines.push(syslog_gap_line(&node.identity.name, next, head.first - 1));
+            lines.push(syslog_gap_line(&source.host, next, head.first - 1));
             next = head.first;
         }
         if next <= head.last {
-            let (state, host) = (node.core.state.clone(), node.identity.name.clone());
-            let own = node.identity.node_id;
+            let (state, host) = (source.state.clone(), source.host.clone());
+            let own = source.node;
             let read = tokio::task::spawn_blocking(move || lines_from(&state, own, &host, next));
             let (after, more) = read.await.map_err(io::Error::other)?.map_err(io::Error::other)?;
             lines.extend(more);
@@ -303,7 +318,230 @@ fn certificates(path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
 
 #[cfg(test)]
 mod tests {
+    use conclave_api::audit::{Durability, Outcome, Record, Severity, Spool, SpoolReader};
+    use conclave_domain::audit::AuditTexts;
+    use conclave_domain::command::{Actor, Command, Envelope, codec};
+    use conclave_domain::records::{Member, MemberRole, RequestId};
+    use conclave_domain::time::Timestamp;
+    use conclave_storage::{Datadir, Entry, EntryKind, FailPoints};
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+
     use super::*;
+
+    /// A chain with one node, and that node's spool.
+    struct House {
+        folder: tempfile::TempDir,
+        source: Source,
+        spool: Spool,
+        reader: SpoolReader,
+        chained: u64,
+        index: u64,
+    }
+
+    impl House {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let data = Datadir::open(&folder.path().join("data"), FailPoints::new()).unwrap();
+            let state = StateStore::open(&data).unwrap();
+            let audit = folder.path().join("audit");
+            let spool = Spool::open(&audit, Durability::Os, Timestamp(1)).unwrap();
+            let reader = SpoolReader::new(audit.clone());
+            let source = Source { state, node: 1, host: "n1".to_owned(), folder: audit };
+            let mut house = Self { folder, source, spool, reader, chained: 0, index: 0 };
+            let member = Member {
+                name: "n1".to_owned(),
+                role: MemberRole::Voter,
+                node_key: [1; 32],
+                peer_address: "127.0.0.1:1".to_owned(),
+                api_url: "https://localhost:1".to_owned(),
+            };
+            house.propose(Command::AdmitMember { token: None, member });
+            house
+        }
+
+        fn propose(&mut self, body: Command) {
+            self.index += 1;
+            let mut id = [0; 16];
+            id[..8].copy_from_slice(&self.index.to_be_bytes());
+            let (request_id, client_ip) = (RequestId(id), String::new());
+            let at = Timestamp(1_700_000_000_000);
+            let envelope = Envelope { request_id, actor: Actor::Node, at, client_ip, body };
+            let kind = EntryKind::Command(codec::encode(&envelope).into());
+            let log_id = bytes::Bytes::new();
+            let reply = self.source.state.apply(&[Entry { index: self.index, log_id, kind }]);
+            conclave_domain::outcome::codec::decode(&reply.unwrap()[0]).unwrap().unwrap();
+        }
+
+        /// What a request does before its answer leaves.
+        async fn request(&self, number: u64) {
+            let record = Record {
+                at: Timestamp(1_700_000_000_000),
+                request_id: format!("request-{number}"),
+                message_id: "fetch",
+                operation: "fetch".into(),
+                outcome: Outcome::Success,
+                severity: Severity::Info,
+                user: None,
+                authenticator: None,
+                service: None,
+                subject: Vec::new(),
+                client_ip: "::1".into(),
+                policy: None,
+                message: "read".into(),
+            };
+            self.spool.append(&[record]).await.unwrap();
+        }
+
+        /// Brings what is in the spool into the chain, as the leader does.
+        fn chain(&mut self) {
+            let synced = *self.spool.synced().borrow();
+            if synced == self.chained {
+                return;
+            }
+            let batch = self.reader.read(self.chained + 1, synced).unwrap();
+            self.chained = batch.first + batch.records.len() as u64 - 1;
+            let (first, lost) = (batch.first, batch.lost);
+            let texts = AuditTexts::packed(&batch.records);
+            self.propose(Command::ChainAudit { node: 1, first, lost, texts });
+            self.spool.chained(self.chained);
+        }
+
+        /// A collector's address in the configuration, and its side of TLS.
+        fn collector(&self, address: String) -> (AuditOutput, TlsAcceptor) {
+            let write = |name: &str, text: &str| {
+                let file = self.folder.path().join(name);
+                std::fs::write(&file, text).unwrap();
+                file
+            };
+            let mut authority = CertificateParams::new(Vec::new()).unwrap();
+            authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            let authority_key = KeyPair::generate().unwrap();
+            let root = authority.self_signed(&authority_key).unwrap();
+            let issuer = Issuer::new(authority, authority_key);
+            let key = KeyPair::generate().unwrap();
+            let leaf = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+            let leaf = leaf.signed_by(&key, &issuer).unwrap();
+            let syslog = SyslogConfig {
+                address,
+                ca_file: write("ca.pem", &root.pem()),
+                certificate_file: write("leaf.pem", &leaf.pem()),
+                key_file: write("leaf.key", &key.serialize_pem()),
+            };
+            let server = rustls::ServerConfig::builder().with_no_client_auth();
+            let key = PrivateKeyDer::from_pem_file(&syslog.key_file).unwrap();
+            let server = server.with_single_cert(vec![leaf.der().clone()], key).unwrap();
+            (AuditOutput::Syslog(syslog), TlsAcceptor::from(Arc::new(server)))
+        }
+    }
+
+    /// Lets sockets and threads come along while the clock stands still.
+    async fn breathe() {
+        for _ in 0..4 {
+            std::thread::park_timeout(Duration::from_micros(200));
+            for _ in 0..80 {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_collector_in_a_black_hole_for_an_hour_fails_no_request_and_misses_nothing() {
+        crate::install_crypto();
+        // While a thread of the runtime is at work, time passes only when this test says so.
+        let (end, ends) = std::sync::mpsc::channel::<()>();
+        let held = tokio::task::spawn_blocking(move || ends.recv().is_ok());
+
+        let mut house = House::new();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("localhost:{}", listener.local_addr().unwrap().port());
+        let (output, acceptor) = house.collector(address);
+        let source = Source {
+            state: house.source.state.clone(),
+            host: house.source.host.clone(),
+            folder: house.source.folder.clone(),
+            ..house.source
+        };
+        let sender = tokio::spawn(async move { serve(&source, &output).await });
+        breathe().await;
+
+        // Half of the hour connections are not even taken; then they are, and nothing is said.
+        let mut deaf = Vec::new();
+        let start = Instant::now();
+        let mut requests = 0;
+        while start.elapsed() < Duration::from_hours(1) {
+            let before = Instant::now();
+            for _ in 0..3 {
+                requests += 1;
+                house.request(requests).await;
+            }
+            assert_eq!(before.elapsed(), Duration::ZERO, "a request waited for the collector");
+            if requests % 90 == 0 {
+                house.chain();
+            }
+            if start.elapsed() > Duration::from_mins(30) {
+                // Connections of the half hour before are closed at their other end.
+                if let Ok(Ok((stream, _))) = timeout(Duration::ZERO, listener.accept()).await {
+                    deaf.push(stream);
+                }
+            }
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        assert_eq!(requests, 10_800);
+        while house.chained < requests {
+            breathe().await;
+            house.chain();
+        }
+        assert_eq!(house.source.state.read(|view| view.state.audit_head().last), requests);
+
+        // It reads again.
+        drop(deaf);
+        let (told, mut heard) = tokio::sync::mpsc::unbounded_channel::<u64>();
+        let collector = tokio::spawn(async move {
+            loop {
+                let Ok((stream, _)) = listener.accept().await else { return };
+                let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+                let mut text = Vec::new();
+                let mut piece = vec![0; 64 << 10];
+                while let Ok(read @ 1..) = stream.read(&mut piece).await {
+                    text.extend_from_slice(&piece[..read]);
+                    while let Some(number) = take_frame(&mut text) {
+                        told.send(number).unwrap();
+                    }
+                }
+            }
+        });
+        let mut numbers = Vec::new();
+        for _ in 0..20_000 {
+            breathe().await;
+            while let Ok(number) = heard.try_recv() {
+                numbers.push(number);
+            }
+            if numbers.last() == Some(&requests) {
+                break;
+            }
+            tokio::time::advance(Duration::from_millis(20)).await;
+        }
+        // In order, none missing, and none named as lost.
+        assert!(numbers.iter().copied().eq(1..=requests), "{} arrived", numbers.len());
+        sender.abort();
+        collector.abort();
+        drop(end);
+        held.await.unwrap();
+    }
+
+    /// The number of the request in the first whole frame, which is taken off.
+    fn take_frame(text: &mut Vec<u8>) -> Option<u64> {
+        let space = text.iter().position(|byte| *byte == b' ')?;
+        let length: usize = std::str::from_utf8(&text[..space]).unwrap().parse().unwrap();
+        let frame = text.get(space + 1..space + 1 + length)?;
+        let frame = String::from_utf8(frame.to_vec()).unwrap();
+        text.drain(..space + 1 + length);
+        let (_, number) = frame.split_once("request-").unwrap_or_else(|| panic!("{frame}"));
+        let digits: String = number.chars().take_while(char::is_ascii_digit).collect();
+        digits.parse().ok()
+    }
 
     #[tokio::test]
     async fn what_was_sent_counts_as_delivered_when_it_has_settled() {
