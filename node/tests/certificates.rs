@@ -4,6 +4,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "support/package.rs"]
+mod package;
+
 use std::process::{Command, Stdio};
 
 fn dev(size: [&str; 2], script: &str) {
@@ -40,6 +43,7 @@ fn dev(size: [&str; 2], script: &str) {
             done
             cat row.json; return 1
         }
+        term() { $conclave cluster status --config $cfg --output json | grep -o '"term": *[0-9]*'; }
         load() { # requests to every node, or to those places, each on a new connection, until there is a file named stop
             echo 0 > failed
             while ! test -e stop && test -e $CONCLAVE_DEV_DIR/nodes.json; do
@@ -72,11 +76,13 @@ fn a_renewal_is_loaded_by_all_while_requests_run_and_every_chain_verifies() {
         $conclave cert list --config $cfg
         settled
         for port in $(ports); do verify $port $root; done
+        before=$(term)
         load & sleep 1
         revision=$($conclave cert renew --config $cfg --output json | grep -o '"revision": [0-9]*' | grep -o '[0-9]*$')
         loaded cluster $revision
         print=$(grep -o '"fingerprint": "[0-9a-f]*"' row.json | head -1 | cut -d'"' -f4)
         sleep 1; calm
+        test "$(term)" = "$before" # no election
         for port in $(ports); do verify $port $root; done
         voter=$(ports | head -1)
         test $(present $voter | openssl x509 -outform DER | sha256sum | cut -d' ' -f1) = $print
@@ -95,9 +101,9 @@ fn a_renewal_is_loaded_by_all_while_requests_run_and_every_chain_verifies() {
 fn a_root_is_replaced_while_requests_run_and_clients_of_the_old_one_are_led_on() {
     dev(
         ["3", "1"],
-        r"
+        r#"
         settled
-        cp $root old.pem; root=old.pem
+        cp $root old.pem; root=old.pem before=$(term)
         load & sleep 1
         $conclave cert rotate-ca --config $cfg
         for i in $(seq 600); do
@@ -105,12 +111,34 @@ fn a_root_is_replaced_while_requests_run_and_clients_of_the_old_one_are_led_on()
         done
         cat list; grep -q '^root *2 ' list
         sleep 1; calm
+        test "$(term)" = "$before" # no election
         $conclave cert export-ca --config $cfg --out new.pem
         test $(grep -c BEGIN new.pem) = 1
         ! cmp -s old.pem new.pem
         for port in $(ports); do verify $port old.pem; verify $port new.pem; done
         cmp new.pem $CONCLAVE_DEV_DIR/n2/data/tls/root.pem
-        ",
+        "#,
+    );
+}
+
+#[test]
+fn a_scanner_finds_new_protocols_and_forward_secret_ciphers_only() {
+    package::package("sslscan", &["sslscan", "--version"], "TLS is scanned with sslscan");
+    dev(
+        ["1", "1"],
+        r#"
+        for port in $(ports); do
+            sslscan --no-colour --sni-name=localhost 127.0.0.1:$port > scan
+            cat scan
+            for old in SSLv2 SSLv3 TLSv1.0 TLSv1.1; do grep -Eq "^$old +disabled" scan; done
+            for new in TLSv1.2 TLSv1.3; do grep -Eq "^$new +enabled" scan; done
+            test -z "$(grep heartbleed scan | grep -v 'not vulnerable')"
+            test -z "$(grep -E 'Insecure|Compression enabled|ANONYMOUS|NULL|Weak' scan)"
+            grep -Eq '^(Accepted|Preferred)' scan
+            test -z "$(grep -E '^(Accepted|Preferred)' scan | grep -vE ' (TLS_(AES|CHACHA20)|ECDHE-ECDSA-.*(GCM|CHACHA20))')"
+            grep -Eq '^Signature Algorithm: *ecdsa-with-SHA(256|384)' scan
+        done
+        "#,
     );
 }
 
