@@ -51,9 +51,19 @@ pub struct Answer {
     pub status: StatusCode,
     /// Its body.
     pub body: Bytes,
+    /// The id under which the node has it in its records.
+    pub request_id: Option<String>,
+    /// Why it does not serve, where it says so.
+    pub reason: Option<String>,
 }
 
 impl Answer {
+    /// Status, reason and body, for messages.
+    pub fn words(&self) -> String {
+        let reason = self.reason.as_deref().map(|reason| format!(" ({reason})"));
+        format!("{}{} {}", self.status, reason.unwrap_or_default(), self.text()).trim().to_owned()
+    }
+
     /// The body as text, for messages.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
@@ -97,6 +107,13 @@ impl Door {
         }
     }
 
+    /// A door elsewhere, under another id, where the same certificate is shown.
+    #[must_use]
+    pub fn elsewhere(&self, node: u64, address: SocketAddr) -> Self {
+        let authority = format!("{}:{}", self.name.to_str(), address.port());
+        Self { address, authority, ..self.renamed(node) }
+    }
+
     /// Where the node listens.
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -119,9 +136,13 @@ impl Door {
         let exchange = async {
             let answer = connection.send_request(request).await.map_err(unknown)?;
             let status = answer.status();
+            let header = |name: &str| {
+                answer.headers().get(name).and_then(|text| text.to_str().ok()).map(str::to_owned)
+            };
+            let (request_id, reason) = (header("x-request-id"), header("x-conclave-reason"));
             let body = Limited::new(answer.into_body(), BODY_BYTES_MAX);
             let body = body.collect().await.map_err(unknown)?.to_bytes();
-            Ok(Answer { status, body })
+            Ok(Answer { status, body, request_id, reason })
         };
         let answer = timeout(deadline, exchange)
             .await
@@ -212,13 +233,22 @@ pub struct Asked {
     method: Method,
     path: String,
     authorization: Option<String>,
+    idempotency_key: Option<String>,
     body: Bytes,
 }
 
 impl Asked {
     /// Any request.
     pub fn new(method: Method, path: impl Into<String>, body: impl Into<Bytes>) -> Self {
-        Self { method, path: path.into(), authorization: None, body: body.into() }
+        let (path, body) = (path.into(), body.into());
+        Self { method, path, authorization: None, idempotency_key: None, body }
+    }
+
+    /// The same, marked by a key that is its own: sent again it is carried out once at most.
+    #[must_use]
+    pub fn repeatable(mut self, key: impl Into<String>) -> Self {
+        self.idempotency_key = Some(key.into());
+        self
     }
 
     /// The same with an `Authorization` header.
@@ -233,6 +263,9 @@ impl Asked {
             Request::builder().method(self.method).uri(self.path).header(HOST, authority);
         if let Some(authorization) = self.authorization {
             request = request.header(AUTHORIZATION, authorization);
+        }
+        if let Some(key) = self.idempotency_key {
+            request = request.header("idempotency-key", key);
         }
         request.body(Full::new(self.body)).map_err(not_sent)
     }
@@ -268,19 +301,6 @@ impl Login {
         let login = utf8_percent_encode(&self.name, SEGMENT);
         let path = format!("/authn/{}/{login}/authenticate", self.account);
         Asked::new(Method::POST, path, self.api_key.clone())
-    }
-
-    /// Gets an access token from a node and keeps it for [`Self::signed`].
-    ///
-    /// # Errors
-    /// What went wrong, as text.
-    pub async fn refresh(&self, door: &Door) -> Result<(), String> {
-        let answer = door.ask(self.authenticate()).await.map_err(|error| error.to_string())?;
-        if answer.status != StatusCode::OK {
-            return Err(format!("authenticate: {} {}", answer.status, answer.text()));
-        }
-        self.keep(&answer);
-        Ok(())
     }
 
     /// Keeps the access token of an answer to [`Self::authenticate`] for [`Self::signed`].

@@ -1,7 +1,8 @@
 //! Proof that Conclave keeps its promises when things break.
 //!
 //! - [`history`]: what clients asked and were told; [`checker`]: the judges of it, one invariant a file
-//! - [`workload`]: the recorded load on real nodes; [`client`]: the HTTPS client that never retries
+//! - [`workload`]: the recorded load on real nodes; [`client`]: the HTTPS client that never retries;
+//!   [`clients`]: those of a load balancer, who do
 //! - [`process`]: real nodes as child processes, and the ways to hurt them; [`drill`]: what is done
 //!   with them, and the report
 //! - [`sim`]: whole clusters in one thread, with simulated network, disks and time
@@ -13,6 +14,7 @@
 
 pub mod checker;
 pub mod client;
+pub mod clients;
 pub mod drill;
 pub mod history;
 pub mod process;

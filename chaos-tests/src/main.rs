@@ -27,7 +27,8 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Hurt a cluster of real processes. Drills: leader-kill, leader-pause, leader-isolate,
-    /// restart-all, power-cut, calm, revocation, canary, disk-faults, garbage, certificates.
+    /// restart-all, power-cut, calm, revocation, canary, disk-faults, garbage, certificates,
+    /// failover, converge, audit.
     Drill(DrillArgs),
     /// Hurt simulated clusters: the same seed, the same run.
     Sim(SimArgs),
@@ -47,6 +48,13 @@ struct DrillArgs {
     /// How long a calm drill lasts.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
+    /// Writes a second of a failover drill.
+    #[arg(long, default_value_t = 500)]
+    rate: u32,
+    /// Faults of a failover drill, with commas between them; all without it. So many trials each.
+    #[arg(long, value_delimiter = ',', value_parser =
+        clap::builder::PossibleValuesParser::new(drill::failover::BLOWS))]
+    faults: Vec<String>,
     /// Keep all cores busy during a calm drill.
     #[arg(long)]
     busy: bool,
@@ -103,16 +111,26 @@ fn drill_command(args: &DrillArgs) -> ExitCode {
         "calm" => format!("--seconds {}", args.seconds),
         _ => format!("--trials {}", args.trials),
     };
-    let replay = format!(
-        "cargo run --release -p conclave-chaos -- drill {} {length} --seed {}{}",
-        args.name,
-        args.seed,
-        if args.busy { " --busy" } else { "" }
-    );
+    let mut replay = vec![format!(
+        "cargo run --release -p conclave-chaos -- drill {} {length} --seed {}",
+        args.name, args.seed
+    )];
+    if args.busy {
+        replay.push("--busy".to_owned());
+    }
+    if args.name == "failover" {
+        replay.push(format!("--rate {}", args.rate));
+        if !args.faults.is_empty() {
+            replay.push(format!("--faults {}", args.faults.join(",")));
+        }
+    }
+    let replay = replay.join(" ");
     let options = drill::Options {
         trials: args.trials,
         seed: args.seed,
         seconds: args.seconds,
+        rate: args.rate,
+        faults: args.faults.clone(),
         busy: args.busy,
         keep: args.keep,
         replay,

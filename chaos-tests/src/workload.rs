@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::client::{Answer, Door, Login, NoAnswer};
+use crate::client::{Answer, Asked, Door, Login, NoAnswer};
 use crate::history::{Call, History, NEVER, Operation, Outcome, Promise, Value};
 use crate::rng::Rng;
 
@@ -41,7 +41,12 @@ impl RunClock {
 
     /// Nanoseconds since the start.
     pub fn now(&self) -> u64 {
-        u64::try_from(self.0.elapsed().as_nanos()).unwrap_or(NEVER - 1)
+        self.at(Instant::now())
+    }
+
+    /// The same for another moment; 0 for those before the start.
+    pub fn at(&self, moment: Instant) -> u64 {
+        u64::try_from(moment.duration_since(self.0).as_nanos()).unwrap_or(NEVER - 1)
     }
 }
 
@@ -71,9 +76,9 @@ pub struct Target {
     pub promise: Promise,
 }
 
-/// How many secrets a load of that length needs.
-pub fn secrets_needed(rates: Rates, seconds: u64) -> usize {
-    let writes = usize::try_from(u64::from(rates.writes) * seconds).unwrap_or(usize::MAX);
+/// How many secrets a load of that length with so many writes a second needs.
+pub fn secrets_needed(writes: u32, seconds: u64) -> usize {
+    let writes = usize::try_from(u64::from(writes) * seconds).unwrap_or(usize::MAX);
     writes / WRITES_PER_SECRET + ACTIVE_SECRETS + 1
 }
 
@@ -187,7 +192,7 @@ pub fn first_acknowledged_after(history: &History, time: u64) -> Option<u64> {
 }
 
 /// The secrets of a load: a few in use, those before them full, those behind them fresh.
-struct Active {
+pub(crate) struct Active {
     secrets: Vec<Arc<str>>,
     /// Index into `secrets` and writes so far.
     window: Vec<(usize, usize)>,
@@ -195,9 +200,27 @@ struct Active {
 }
 
 impl Active {
-    fn new(secrets: Vec<Arc<str>>) -> Self {
+    pub(crate) fn new(secrets: Vec<Arc<str>>) -> Self {
         let next = ACTIVE_SECRETS.min(secrets.len());
         Self { window: (0..next).map(|at| (at, 0)).collect(), secrets, next }
+    }
+
+    /// What the operation of that number is to be; none when all secrets are full.
+    pub(crate) fn plan(
+        &mut self,
+        is_write: bool,
+        number: u64,
+        rng: &mut Rng,
+    ) -> Option<(Arc<str>, Call)> {
+        if is_write {
+            let bits = rng.next_u64();
+            let value = format!("value-{number}-{bits:016x}").as_str().into();
+            return self.for_write(rng).map(|secret| (secret, Call::Write(value)));
+        }
+        let (secret, writes) = self.for_read(rng)?;
+        let latest = rng.chance(600);
+        let version = u32::try_from(rng.between(1, writes.max(1) as u64)).unwrap_or(1);
+        Some((secret, if latest { Call::ReadLatest } else { Call::ReadVersion(version) }))
     }
 
     /// A secret to write to; none when all are full.
@@ -255,19 +278,7 @@ impl Generator {
             let is_write = self.rng.below(per_second) < u64::from(self.rates.writes);
             let among = if is_write { &writers } else { &self.targets };
             let Some(target) = self.rng.pick(among).cloned() else { return };
-            let planned = if is_write {
-                let bits = self.rng.next_u64();
-                self.secrets.for_write(&mut self.rng).map(|secret| {
-                    (secret, Call::Write(format!("value-{number}-{bits:016x}").as_str().into()))
-                })
-            } else {
-                self.secrets.for_read(&mut self.rng).map(|(secret, writes)| {
-                    let latest = self.rng.chance(600);
-                    let version = self.rng.between(1, writes.max(1) as u64);
-                    let version = u32::try_from(version).unwrap_or(1);
-                    (secret, if latest { Call::ReadLatest } else { Call::ReadVersion(version) })
-                })
-            };
+            let planned = self.secrets.plan(is_write, number, &mut self.rng);
             let Some((secret, call)) = planned else { continue };
             if shared.in_flight.fetch_add(1, Ordering::SeqCst) >= IN_FLIGHT_MAX {
                 shared.in_flight.fetch_sub(1, Ordering::SeqCst);
@@ -307,11 +318,7 @@ pub async fn operate(
     clock: RunClock,
     deadline: Duration,
 ) -> Operation {
-    let request = match &call {
-        Call::Write(value) => login.write(&secret, value.as_bytes().to_vec()),
-        Call::ReadLatest => login.read(&secret, None),
-        Call::ReadVersion(version) => login.read(&secret, Some(*version)),
-    };
+    let request = request(login, &secret, &call);
     let mut invoked = clock.now();
     let answer = target.door.send(request, deadline, || invoked = clock.now()).await;
     let returned = clock.now();
@@ -321,8 +328,17 @@ pub async fn operate(
     Operation { secret, node, call, outcome, promise, invoked, returned }
 }
 
+/// The request of a call.
+pub(crate) fn request(login: &Login, secret: &str, call: &Call) -> Asked {
+    match call {
+        Call::Write(value) => login.write(secret, value.as_bytes().to_vec()),
+        Call::ReadLatest => login.read(secret, None),
+        Call::ReadVersion(version) => login.read(secret, Some(*version)),
+    }
+}
+
 /// What an answer means: the outcome rules of the fault model.
-fn outcome(call: &Call, answer: Result<Answer, NoAnswer>) -> Outcome {
+pub(crate) fn outcome(call: &Call, answer: Result<Answer, NoAnswer>) -> Outcome {
     let answer = match answer {
         Ok(answer) => answer,
         Err(NoAnswer::NotSent(_)) => return Outcome::Failed,
@@ -370,7 +386,9 @@ mod tests {
 
     #[test]
     fn outcomes_follow_the_rules() {
-        let answer = |status, body: &'static str| Ok(Answer { status, body: body.into() });
+        let answer = |status, body: &'static str| {
+            Ok(Answer { status, body: body.into(), request_id: None, reason: None })
+        };
         let write = Call::Write("v".into());
         assert_eq!(outcome(&write, answer(StatusCode::CREATED, "")), Outcome::Written(None));
         assert_eq!(outcome(&write, answer(StatusCode::NOT_FOUND, "")), Outcome::Failed);

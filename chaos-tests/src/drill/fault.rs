@@ -116,7 +116,7 @@ impl Scene<'_> {
         match fault {
             Fault::LeaderKill => self.cluster.nodes[leader].kill().await?,
             Fault::LeaderPause => self.cluster.nodes[leader].signal(Signal::STOP)?,
-            Fault::LeaderIsolate => self.network()?.isolate(number(leader))?,
+            Fault::LeaderIsolate => self.cluster.network()?.isolate(number(leader))?,
             Fault::RestartAll => {
                 for node in &self.cluster.nodes {
                     node.signal(Signal::KILL)?;
@@ -195,7 +195,7 @@ impl Scene<'_> {
                     effect.doubts.push("the cut leader still reaches a peer".to_owned());
                 }
                 self.probe(leader, &mut effect).await?;
-                self.network()?.heal(number(leader))?;
+                self.cluster.network()?.heal(number(leader))?;
                 self.probe(leader, &mut effect).await?;
                 if !self.reaches_a_peer(leader)? {
                     return Err(HarnessError::new("the network did not heal"));
@@ -283,12 +283,8 @@ impl Scene<'_> {
             .collect()
     }
 
-    fn network(&self) -> Result<&crate::process::network::Network, HarnessError> {
-        self.cluster.network.as_ref().ok_or_else(|| HarnessError::new("no network of its own"))
-    }
-
     fn reaches_a_peer(&self, position: usize) -> Result<bool, HarnessError> {
-        Ok(self.network()?.reaches_a_peer(number(position), API_PORT))
+        Ok(self.cluster.network()?.reaches_a_peer(number(position), API_PORT))
     }
 }
 

@@ -3,14 +3,18 @@
 //!
 //! - [`fault`]: the faults; [`probe`]: what is watched beside the load; [`turnover`]: what is
 //!   changed beside it; [`report`]: the verdict
-//! - [`canary`], [`certificates`], [`disk_faults`], [`garbage`]: drills of another shape
+//! - [`audit`], [`canary`], [`certificates`], [`converge`], [`disk_faults`], [`failover`], [`garbage`]:
+//!   drills of another shape
 //!
 //! A trial: health → fresh secrets → load → fault → recovery → healing → health → final scan of
 //! all versions on all nodes → judgement. Each wait is for a condition, with an end.
 
+pub mod audit;
 pub mod canary;
 pub mod certificates;
+pub mod converge;
 pub mod disk_faults;
+pub mod failover;
 pub mod fault;
 pub mod garbage;
 pub mod probe;
@@ -68,6 +72,10 @@ pub struct Options {
     pub seed: u64,
     /// How long, for drills that are measured in time.
     pub seconds: u64,
+    /// Writes a second, for drills behind a load balancer.
+    pub rate: u32,
+    /// Which faults, for drills that know several; all when none is named.
+    pub faults: Vec<String>,
     /// Whether all cores are kept busy meanwhile.
     pub busy: bool,
     /// Whether logs stay on disk when the verdict is not valid.
@@ -77,7 +85,7 @@ pub struct Options {
 }
 
 /// Every drill by its name.
-pub const NAMES: [&str; 11] = [
+pub const NAMES: [&str; 14] = [
     "leader-kill",
     "leader-pause",
     "leader-isolate",
@@ -89,6 +97,9 @@ pub const NAMES: [&str; 11] = [
     "disk-faults",
     "garbage",
     "certificates",
+    "failover",
+    "converge",
+    "audit",
 ];
 
 /// Runs a drill. What goes wrong in the harness ends in the report, too, as unknown.
@@ -110,6 +121,9 @@ pub async fn run(name: &str, options: Options) -> Result<Report, HarnessError> {
         "disk-faults" => disk_faults::run(&options, &mut report).await,
         "garbage" => garbage::run(&options, &mut report).await,
         "certificates" => certificates::run(&options, &mut report).await,
+        "audit" => audit::run(&options, &mut report).await,
+        "converge" => converge::run(&options, &mut report).await,
+        "failover" => failover::run(&options, &mut report).await,
         _ => {
             let names = NAMES.join(", ");
             return Err(HarnessError(format!("no drill {name:?}; there are: {names}")));
@@ -177,7 +191,8 @@ async fn trial(
 ) -> Result<Option<u64>, HarnessError> {
     cluster.wait_healthy().await?;
     let rates = Rates::default();
-    let secrets = fresh_secrets(&format!("t{number}"), secrets_needed(rates, TRIAL_SECONDS_MAX));
+    let secrets =
+        fresh_secrets(&format!("t{number}"), secrets_needed(rates.writes, TRIAL_SECONDS_MAX));
     cluster.declare(&secrets).await?;
     let watched = Arc::clone(&secrets[secrets.len() - 1]);
     put(cluster, &watched, "always there").await?;
@@ -243,10 +258,22 @@ async fn judge(
     history: &History,
     report: &mut Report,
 ) -> Result<(), HarnessError> {
+    let all = 0..cluster.nodes.len();
+    judge_on(cluster, history, report, all).await
+}
+
+/// The same, with a scan of the nodes at some positions only: the others' state hashes must be the same.
+async fn judge_on(
+    cluster: &mut Cluster,
+    history: &History,
+    report: &mut Report,
+    positions: std::ops::Range<usize>,
+) -> Result<(), HarnessError> {
     cluster.wait_healthy().await?;
     let secrets: Vec<Arc<str>> = history.by_secret().into_keys().collect();
     let mut finals: Option<BTreeMap<Arc<str>, FinalVersions>> = None;
-    for (position, node) in cluster.nodes.iter().enumerate() {
+    for position in positions {
+        let node = &cluster.nodes[position];
         let door = cluster.door(position)?;
         let found = scan(cluster, &door, &secrets).await?;
         let mut lists = BTreeMap::new();
@@ -320,7 +347,7 @@ async fn calm(options: &Options, report: &mut Report) -> Result<(), HarnessError
             break;
         }
         let secrets =
-            fresh_secrets(&format!("c{slice}"), secrets_needed(rates, CALM_SLICE_SECONDS));
+            fresh_secrets(&format!("c{slice}"), secrets_needed(rates.writes, CALM_SLICE_SECONDS));
         cluster.declare(&secrets).await?;
         let (targets, login) = (cluster.targets()?, Arc::clone(&cluster.login));
         let rng = Rng::new(options.seed).fork(&format!("slice {slice}"));
@@ -354,7 +381,8 @@ async fn revocation(options: &Options, report: &mut Report) -> Result<(), Harnes
     let clock = RunClock::start();
     let rates = Rates { writes: 40, reads: 40, ..Rates::default() };
     let end = Instant::now() + Duration::from_secs(u64::from(options.trials).max(20) * 3);
-    let secrets = fresh_secrets("r", secrets_needed(rates, u64::from(options.trials).max(20) * 3));
+    let secrets =
+        fresh_secrets("r", secrets_needed(rates.writes, u64::from(options.trials).max(20) * 3));
     cluster.declare(&secrets).await?;
     let rng = Rng::new(options.seed);
     let (targets, login) = (cluster.targets()?, Arc::clone(&cluster.login));
@@ -394,14 +422,7 @@ fn fresh_secrets(part: &str, count: usize) -> Vec<Arc<str>> {
 
 /// Sets a secret outside the recorded load.
 async fn put(cluster: &Cluster, secret: &str, value: &str) -> Result<(), HarnessError> {
-    let leader = cluster.door(cluster.wait_leader(None).await?)?;
-    let answer = leader
-        .ask(cluster.login.write(secret, value.to_owned()))
-        .await
-        .map_err(|error| HarnessError(format!("setting {secret}: {error}")))?;
-    if !answer.status.is_success() {
-        return Err(HarnessError(format!("setting {secret}: {} {}", answer.status, answer.text())));
-    }
+    cluster.ask_leader(secret, || cluster.login.write(secret, value.to_owned())).await?;
     // The follower has it when it is level.
     cluster
         .wait_for("all nodes to be level", |statuses| {

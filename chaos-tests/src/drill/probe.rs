@@ -1,5 +1,6 @@
 //! What is watched during a trial beside the load: whether the follower serves, and who leads.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -65,7 +66,7 @@ impl ProbeShared {
                 self.tried.fetch_add(1, Ordering::SeqCst);
                 let failure = match door.send(request, PROBE_DEADLINE, || {}).await {
                     Ok(answer) if answer.status == StatusCode::OK => continue,
-                    Ok(answer) => format!("{what}: {} {}", answer.status, answer.text()),
+                    Ok(answer) => format!("{what}: {}", answer.words()),
                     Err(error) => format!("{what}: {error}"),
                 };
                 self.failures.lock().unwrap_or_else(PoisonError::into_inner).push(failure);
@@ -77,6 +78,7 @@ impl ProbeShared {
 /// Samples what all nodes say about their terms, for the whole of a drill.
 pub struct TermWatch {
     terms: Arc<Mutex<Terms>>,
+    folders: Arc<Mutex<Vec<PathBuf>>>,
     task: JoinHandle<()>,
 }
 
@@ -84,19 +86,26 @@ impl TermWatch {
     /// Starts sampling.
     pub fn start(cluster: &Cluster) -> Self {
         let terms = Arc::new(Mutex::new(Terms::default()));
-        let folders: Vec<_> = cluster.nodes.iter().map(|node| node.place.data()).collect();
-        let shared = Arc::clone(&terms);
+        let folders = cluster.nodes.iter().map(|node| node.place.data()).collect();
+        let folders: Arc<Mutex<Vec<PathBuf>>> = Arc::new(Mutex::new(folders));
+        let (shared, watched) = (Arc::clone(&terms), Arc::clone(&folders));
         let task = tokio::spawn(async move {
             let mut ticks = interval(SAMPLE_EVERY);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 ticks.tick().await;
-                let statuses = join_all(folders.iter().cloned().map(status)).await;
+                let now = watched.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let statuses = join_all(now.into_iter().map(status)).await;
                 let mut terms = shared.lock().unwrap_or_else(PoisonError::into_inner);
                 statuses.iter().flatten().for_each(|status| terms.observe(sample(status)));
             }
         });
-        Self { terms, task }
+        Self { terms, folders, task }
+    }
+
+    /// Samples another node, too.
+    pub fn also(&self, data: PathBuf) {
+        self.folders.lock().unwrap_or_else(PoisonError::into_inner).push(data);
     }
 
     /// The largest term seen so far.

@@ -2,8 +2,12 @@
 
 #![expect(clippy::format_push_string, reason = "a report is written once, for people")]
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
+use super::audit::Audited;
+use super::failover::{Failover, Outlasted};
 use super::turnover::Turned;
 use crate::checker::{Judgement, Violation};
 
@@ -101,6 +105,25 @@ pub struct Report {
     /// From asking for a rotation until all present what came of it, the leader killed meanwhile.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rotation_ms: Option<Milliseconds>,
+    /// What clients of a load balancer saw of each fault; of the drill `failover`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub failovers: Vec<Failover>,
+    /// How long the follower served alone; of the drill `failover`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub all_voters_down: Option<Outlasted>,
+    /// From the last fault until all members held the same; of the drill `converge`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub converged_ms: Option<Milliseconds>,
+    /// What came over the cluster, and how often; of the drill `converge`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub troubles: BTreeMap<String, u64>,
+    /// Restarts of standbys and followers in calm, none of which may cause an election; of the drill
+    /// `converge`.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub restarts: u64,
+    /// What was found of the audit chain in each mode; of the drill `audit`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub audited: Vec<Audited>,
     /// How many terms the cluster went through.
     pub elections: u64,
     /// Operations left out because too many were in flight.
@@ -144,6 +167,12 @@ impl Report {
             connections: 0,
             connections_refused: 0,
             rotation_ms: None,
+            failovers: Vec::new(),
+            all_voters_down: None,
+            converged_ms: None,
+            troubles: BTreeMap::new(),
+            restarts: 0,
+            audited: Vec::new(),
             elections: 0,
             skipped: 0,
             processors_busy: None,
@@ -238,6 +267,40 @@ impl Report {
                 time.p50, time.p99, time.max, self.connections_refused, self.connections
             );
         }
+        for found in &self.failovers {
+            text += &failover_lines(found);
+        }
+        if let Some(alone) = &self.all_voters_down {
+            text += &format!(
+                "alone       the follower failed {} of {} logins and reads; after {} ms (limit {} ms): {}\n",
+                alone.failed,
+                alone.asked,
+                alone.refused_after_ms,
+                alone.max_staleness_ms,
+                alone.answer.trim()
+            );
+        }
+        if let Some(time) = self.converged_ms {
+            text += &format!(
+                "converged   p50 {:.0} ms, p99 {:.0} ms, max {:.0} ms; {} restarts without an election\n",
+                time.p50, time.p99, time.max, self.restarts
+            );
+            let troubles = self.troubles.iter().map(|(kind, count)| format!("{count} {kind}"));
+            text += &format!("troubles    {}\n", troubles.collect::<Vec<_>>().join(", "));
+        }
+        for found in &self.audited {
+            text += &format!(
+                "{:11} {} answers after {} kills and {} power cuts: {} not in the chain, {} more than \
+                 once; {} records\n",
+                found.durability,
+                found.answers,
+                found.kills,
+                found.power_cuts,
+                found.missing,
+                found.repeated,
+                found.records
+            );
+        }
         for reason in self.reasons.iter().take(20) {
             text += &format!("  - {reason}\n");
         }
@@ -249,6 +312,29 @@ impl Report {
         }
         text
     }
+}
+
+fn failover_lines(found: &Failover) -> String {
+    let times = |times: Option<Milliseconds>| {
+        let times = times.unwrap_or_default();
+        format!("p50 {:.0} ms, p99 {:.0} ms, max {:.0} ms", times.p50, times.p99, times.max)
+    };
+    let mut text = format!(
+        "{:11} {} trials; writes again {}\n            no acknowledgement for {}; slowest request {}\n            \
+         {} of {} requests failed at the first try, {} for good\n",
+        found.fault,
+        found.trials,
+        times(found.writes_again_ms),
+        times(found.gap_ms),
+        times(found.slowest_ms),
+        found.failed_without_retry,
+        found.requests,
+        found.failed_after_retry
+    );
+    for failure in &found.failures {
+        text += &format!("            {failure}\n");
+    }
+    text
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]

@@ -1,7 +1,6 @@
 //! A whole cluster of real nodes, founded through the public command line: `cluster init`,
 //! `cluster seed`, `cluster join`, `server`.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write as _;
@@ -12,6 +11,7 @@ use std::time::Duration;
 
 use conclave::admin::client as admin;
 use conclave::admin::protocol::Status;
+use conclave::folder::Folder;
 use conclave::seed::SeedRole;
 use futures::future::join_all;
 use rustls::RootCertStore;
@@ -19,12 +19,13 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::balancer::{Balancer, Setup};
 use super::disk::Disk;
 use super::network::Network;
 use super::node::{API_PORT, Node, PEER_PORT, Place};
 use super::shell::HarnessError;
 use crate::checker::convergence::Holding;
-use crate::client::{Door, Login};
+use crate::client::{Answer, Asked, Door, Login};
 use crate::history::Promise;
 use crate::workload::Target;
 
@@ -32,6 +33,12 @@ use crate::workload::Target;
 pub const ACCOUNT: &str = "chaos";
 /// The name in the cluster certificate.
 const TLS_NAME: &str = "conclave.test";
+/// How long the leader may take to do what a drill needs, tries included.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(20);
+/// Entries that a node may be behind under load.
+const ALMOST_LEVEL: u64 = 200;
+/// The balancer's number in the network.
+const BALANCER: u8 = 200;
 /// How long a cluster may take to be healthy after a fault has ended.
 pub const HEALTH_PATIENCE: Duration = Duration::from_mins(1);
 /// How long members may take until they have applied the same, and the pause between two looks.
@@ -64,11 +71,19 @@ pub struct Shape {
     pub snapshot_every: u64,
     /// Where they run.
     pub footing: Footing,
+    /// More of every node's configuration file.
+    pub settings: &'static str,
 }
 
 impl Default for Shape {
     fn default() -> Self {
-        Self { voters: 3, followers: 1, snapshot_every: 500, footing: Footing::Loopback }
+        Self {
+            voters: 3,
+            followers: 1,
+            snapshot_every: 500,
+            footing: Footing::Loopback,
+            settings: "",
+        }
     }
 }
 
@@ -83,7 +98,8 @@ pub struct Cluster {
     pub network: Option<Network>,
     /// The administrator of [`ACCOUNT`].
     pub login: Arc<Login>,
-    doors: BTreeMap<u64, Arc<Door>>,
+    /// By position in `nodes`.
+    doors: Vec<Arc<Door>>,
     shape: Shape,
     folder: tempfile::TempDir,
 }
@@ -106,7 +122,7 @@ impl Cluster {
             disks: Vec::new(),
             network,
             login: Arc::new(Login::new(ACCOUNT, "admin", "")),
-            doors: BTreeMap::new(),
+            doors: Vec::new(),
             shape,
             folder,
         };
@@ -132,11 +148,7 @@ impl Cluster {
         let name = format!("n{number}");
         let folder = self.folder.path().join(&name);
         let namespace = self.network.as_ref().map(|network| network.namespace(number));
-        let address = match &self.network {
-            Some(network) => network.address(number),
-            None => loopback(number),
-        };
-        Place { name, role, address, folder, namespace }
+        Place { name, role, address: self.address(number), folder, namespace }
     }
 
     /// Founds the cluster on the first node and starts it.
@@ -162,27 +174,17 @@ impl Cluster {
 
     /// Lets one node join, starts it, and waits until it plays its part.
     async fn join(&mut self, number: usize, program: &Path) -> Result<(), HarnessError> {
-        let place = &self.nodes[number].place;
+        let place = self.nodes[number].place.clone();
         let founder = self.nodes[0].place.data();
-        let names = match place.role {
-            SeedRole::Voter => Vec::new(),
-            SeedRole::Follower => vec![TLS_NAME.to_owned()],
-        };
-        let life = Duration::from_mins(10);
-        let seed = admin::seed(&founder, &place.name, place.role, life, None, names).await?;
         if self.doors.is_empty() {
-            let tls = tls_client(&seed.root_pem)?;
+            let roots = Folder::new(&founder).root_pem()?;
+            let tls = tls_client(&roots)?;
             for (id, node) in (1_u64..).zip(&self.nodes) {
                 // Placeholder ids: doors get those from the log in `learn_ids`.
-                self.doors.insert(id, Arc::new(door(id, node.place.address, &tls)?));
+                self.doors.push(Arc::new(door(id, node.place.address, &tls)?));
             }
         }
-        let file = place.folder.join("seed");
-        seed.write(&file)?;
-        let (config, file) = (place.config(), file.to_string_lossy());
-        let config = config.to_string_lossy();
-        let join = ["cluster", "join", "--config", &config, "--seed", &file];
-        conclave(place, program, &join).await?;
+        admit(&place, program, &founder).await?;
         let (name, votes) = (place.name.clone(), place.role == SeedRole::Voter);
         self.nodes[number].start()?;
         self.wait_for("a joining node to play its part", |statuses| {
@@ -192,6 +194,35 @@ impl Cluster {
         })
         .await?;
         Ok(())
+    }
+
+    /// Makes room for one more node, which has yet to join and to be started; its position. The
+    /// number is its place in the network, which a node that has left may have had before.
+    ///
+    /// # Errors
+    /// When there is no room.
+    pub fn add(&mut self, number: u8, name: &str, role: SeedRole) -> Result<usize, HarnessError> {
+        if let Some(network) = &mut self.network {
+            network.add(number)?;
+        }
+        let place = Place { name: name.to_owned(), ..self.place(number, role) };
+        let place = Place { folder: self.folder.path().join(name), ..place };
+        std::fs::create_dir_all(&place.folder)?;
+        write_durably(&place.config(), &configuration(&place, self.shape))?;
+        let address = SocketAddr::new(place.address, API_PORT);
+        self.doors.push(Arc::new(self.door(0)?.elsewhere(0, address)));
+        self.nodes.push(Node::new(place, std::env::current_exe()?));
+        Ok(self.nodes.len() - 1)
+    }
+
+    /// Forgets a node that has left; its process ends.
+    pub fn forget(&mut self, position: usize) {
+        let node = self.nodes.remove(position);
+        self.doors.remove(position);
+        let folder = node.place.folder.clone();
+        drop(node);
+        // What it held is of no use to anybody.
+        std::fs::remove_dir_all(folder).ok();
     }
 
     /// Where each node says it stands; none for those that do not answer.
@@ -238,7 +269,8 @@ impl Cluster {
     /// # Errors
     /// As [`Self::wait_for`].
     pub async fn wait_healthy(&mut self) -> Result<Vec<Status>, HarnessError> {
-        let voters = usize::from(self.shape.voters);
+        let is_voter = |node: &&Node| node.place.role == SeedRole::Voter;
+        let voters = self.nodes.iter().filter(is_voter).count();
         let is_healthy = |statuses: &[Option<Status>]| {
             let known: Vec<&Status> = statuses.iter().flatten().collect();
             let Some(leader) = known.iter().find(|status| status.part == "leader") else {
@@ -258,15 +290,33 @@ impl Cluster {
         Ok(statuses)
     }
 
+    /// Waits until all nodes run, agree on one leader and are not far behind it, while requests go on.
+    ///
+    /// # Errors
+    /// As [`Self::wait_for`].
+    pub async fn wait_healthy_under_load(&self) -> Result<(), HarnessError> {
+        let is_healthy = |statuses: &[Option<Status>]| {
+            let known: Vec<&Status> = statuses.iter().flatten().collect();
+            let Some(leader) = known.iter().find(|status| status.part == "leader") else {
+                return false;
+            };
+            known.len() == statuses.len()
+                && known.iter().all(|status| {
+                    status.leader == Some(leader.node_id)
+                        && status.term == leader.term
+                        && status.applied + ALMOST_LEVEL >= leader.last_log
+                })
+        };
+        self.wait_for("a cluster that is almost level", is_healthy).await.map(drop)
+    }
+
     /// Replaces placeholder ids by those that the log gave.
     fn learn_ids(&mut self, statuses: &[Status]) {
-        if self.nodes.iter().zip(statuses).all(|(node, status)| node.id == status.node_id) {
-            return;
-        }
-        let doors: Vec<Arc<Door>> = std::mem::take(&mut self.doors).into_values().collect();
-        for ((node, status), door) in self.nodes.iter_mut().zip(statuses).zip(doors) {
-            node.id = status.node_id;
-            self.doors.insert(status.node_id, Arc::new(door.renamed(status.node_id)));
+        for ((node, door), status) in self.nodes.iter_mut().zip(&mut self.doors).zip(statuses) {
+            if node.id != status.node_id {
+                node.id = status.node_id;
+                *door = Arc::new(door.renamed(status.node_id));
+            }
         }
     }
 
@@ -288,11 +338,7 @@ impl Cluster {
     /// # Errors
     /// Before the cluster is founded.
     pub fn door(&self, position: usize) -> Result<Arc<Door>, HarnessError> {
-        self.nodes
-            .get(position)
-            .and_then(|node| self.doors.get(&node.id))
-            .cloned()
-            .ok_or_else(|| HarnessError::new("no such node"))
+        self.doors.get(position).cloned().ok_or_else(|| HarnessError::new("no such node"))
     }
 
     /// A door of its own to the node at a position, for a client that trusts these roots (PEM).
@@ -302,6 +348,47 @@ impl Cluster {
     pub fn door_trusting(&self, position: usize, roots_pem: &str) -> Result<Door, HarnessError> {
         let node = self.nodes.get(position).ok_or_else(|| HarnessError::new("no such node"))?;
         door(node.id, node.place.address, &tls_client(roots_pem)?)
+    }
+
+    /// Starts HAProxy before the voters, and waits until it holds all of them to be up.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub async fn balancer(&mut self) -> Result<Balancer, HarnessError> {
+        let numbers: Vec<u8> =
+            self.nodes[self.voters()].iter().map(|node| node.place.number()).collect();
+        self.balancer_of(&numbers).await
+    }
+
+    /// The same for voters with those numbers in the network, some of which may be yet to come.
+    ///
+    /// # Errors
+    /// As [`Self::balancer`].
+    pub async fn balancer_of(&mut self, numbers: &[u8]) -> Result<Balancer, HarnessError> {
+        if let Some(network) = &mut self.network {
+            network.add(BALANCER)?;
+        }
+        let at = |number| SocketAddr::new(self.address(number), API_PORT);
+        let voters: Vec<SocketAddr> = numbers.iter().map(|number| at(*number)).collect();
+        let balancer = Balancer::start(&Setup {
+            folder: self.folder.path(),
+            listen: at(BALANCER),
+            namespace: self.network.as_ref().map(|network| network.namespace(BALANCER)),
+            root_certificate: Folder::new(&self.nodes[0].place.data()).root_certificate(),
+            name: TLS_NAME,
+            voters: &voters,
+        })?;
+        balancer.wait_up(self.voters().len(), HEALTH_PATIENCE).await?;
+        Ok(balancer)
+    }
+
+    fn address(&self, number: u8) -> IpAddr {
+        self.network.as_ref().map_or_else(|| loopback(number), |network| network.address(number))
+    }
+
+    /// The numbers of all nodes in the network.
+    pub fn numbers(&self) -> Vec<u8> {
+        self.nodes.iter().map(|node| node.place.number()).collect()
     }
 
     /// All nodes as targets of a load, in order.
@@ -319,6 +406,14 @@ impl Cluster {
         self.nodes.iter().enumerate().map(target).collect()
     }
 
+    /// The nodes' network.
+    ///
+    /// # Errors
+    /// When they have none of their own.
+    pub fn network(&self) -> Result<&Network, HarnessError> {
+        self.network.as_ref().ok_or_else(|| HarnessError::new("no network of its own"))
+    }
+
     /// Position of the first follower.
     pub fn follower(&self) -> Option<usize> {
         self.nodes.iter().position(|node| node.place.role == SeedRole::Follower)
@@ -334,22 +429,39 @@ impl Cluster {
     /// # Errors
     /// What the leader answered.
     pub async fn declare(&self, names: &[Arc<str>]) -> Result<(), HarnessError> {
-        let leader = self.door(self.wait_leader(None).await?)?;
-        self.login.refresh(&leader).await.map_err(HarnessError)?;
+        let token = self.ask_leader("login", || self.login.authenticate()).await?;
+        self.login.keep(&token);
         let mut text = String::with_capacity(names.len() * 24);
         for name in names {
             text.push_str("- !variable ");
             text.push_str(name);
             text.push('\n');
         }
-        let answer = leader
-            .ask(self.login.append_policy(text))
-            .await
-            .map_err(|error| HarnessError(format!("policy load: {error}")))?;
-        if answer.status.is_success() {
-            Ok(())
-        } else {
-            Err(HarnessError(format!("policy load: {} {}", answer.status, answer.text())))
+        let load = || self.login.append_policy(text.clone());
+        self.ask_leader("policy load", load).await.map(drop)
+    }
+
+    /// Asks whoever leads until it answers with a 2xx; for what may be done twice.
+    ///
+    /// # Errors
+    /// What was answered last, when none comes in time.
+    pub async fn ask_leader(
+        &self,
+        what: &str,
+        asked: impl Fn() -> Asked,
+    ) -> Result<Answer, HarnessError> {
+        let start = Instant::now();
+        loop {
+            let leader = self.door(self.wait_leader(None).await?)?;
+            let failure = match leader.ask(asked()).await {
+                Ok(answer) if answer.status.is_success() => return Ok(answer),
+                Ok(answer) => answer.words(),
+                Err(error) => error.to_string(),
+            };
+            if start.elapsed() > ANSWER_PATIENCE {
+                return Err(HarnessError(format!("{what}: {failure}")));
+            }
+            sleep(LOOK_EVERY).await;
         }
     }
 
@@ -401,6 +513,33 @@ impl Cluster {
     }
 }
 
+/// Issues a seed at the member whose data folder is given, and lets a node join with it. A seed that
+/// is there from an earlier try is tried first: its join may have happened, unheard of.
+///
+/// # Errors
+/// What the cluster or the node said; it may be tried again.
+pub async fn admit(place: &Place, program: &Path, member: &Path) -> Result<(), HarnessError> {
+    let file = place.folder.join("seed");
+    let is_old = file.exists();
+    if !is_old {
+        let names = match place.role {
+            SeedRole::Voter => Vec::new(),
+            SeedRole::Follower => vec![TLS_NAME.to_owned()],
+        };
+        let life = Duration::from_mins(10);
+        let seed = admin::seed(member, &place.name, place.role, life, None, names).await?;
+        seed.write(&file)?;
+    }
+    let (config, seed) = (place.config(), file.to_string_lossy().into_owned());
+    let config = config.to_string_lossy();
+    let join = ["cluster", "join", "--config", &config, "--seed", &seed];
+    let joined = conclave(place, program, &join).await.map(drop);
+    if joined.is_err() && is_old {
+        std::fs::remove_file(&file)?;
+    }
+    joined
+}
+
 /// Where the node with that data folder says it stands.
 pub async fn status(data: PathBuf) -> Option<Status> {
     timeout(STATUS_PATIENCE, admin::status(&data)).await.ok()?.ok()
@@ -429,13 +568,20 @@ fn configuration(place: &Place, shape: Shape) -> String {
          [peer]\nlisten = \"{address}:{PEER_PORT}\"\n\n\
          [api]\nlisten = \"{address}:{API_PORT}\"\n\n\
          [tls]\nnames = [\"{TLS_NAME}\"]\n\n\
-         [raft]\nsnapshot_every = {}\n",
-        shape.snapshot_every
+         [raft]\nsnapshot_every = {}\n{}",
+        shape.snapshot_every, shape.settings
     )
 }
 
-/// Runs a `conclave` command to its end.
-async fn conclave(place: &Place, program: &Path, args: &[&str]) -> Result<String, HarnessError> {
+/// Runs a `conclave` command of a node to its end; what it printed.
+///
+/// # Errors
+/// When it fails; with what it said.
+pub async fn conclave(
+    place: &Place,
+    program: &Path,
+    args: &[&str],
+) -> Result<String, HarnessError> {
     let output = place.conclave(program, args).stdin(std::process::Stdio::null()).output().await?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());

@@ -38,6 +38,14 @@ pub const API_PORT: u16 = 8443;
 pub const PEER_PORT: u16 = 7443;
 
 impl Place {
+    /// Its number in the network: the last part of its address.
+    pub fn number(&self) -> u8 {
+        match self.address {
+            IpAddr::V4(address) => address.octets()[3],
+            IpAddr::V6(address) => address.octets()[15],
+        }
+    }
+
     /// The node's configuration file.
     pub fn config(&self) -> PathBuf {
         self.folder.join("conclave.toml")

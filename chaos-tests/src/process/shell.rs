@@ -1,6 +1,7 @@
 //! Commands of the operating system, and the list of those that undo what others did.
 
 use std::ffi::OsStr;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 /// Why something of the harness itself did not work. It says nothing about the system under test:
@@ -50,6 +51,30 @@ pub fn run<S: AsRef<OsStr>>(command: &[S]) -> Result<String, HarnessError> {
     }
     let said = String::from_utf8_lossy(&output.stderr);
     Err(HarnessError(format!("{}: {}: {}", text(), output.status, said.trim())))
+}
+
+/// Path of a program of Debian's package of the same name, which is installed where it is missing.
+///
+/// # Errors
+/// When it cannot be had.
+pub fn provide(program: &str) -> Result<PathBuf, HarnessError> {
+    let find = || {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
+        let more = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+        let mut places = folders.into_iter().chain(more).map(|folder| folder.join(program));
+        places.find(|place| place.is_file())
+    };
+    if let Some(found) = find() {
+        return Ok(found);
+    }
+    eprintln!("{program} is missing; asking apt-get for it");
+    // Tests that need packages take turns by the same lock.
+    let install = "apt-get update -q >&2 && \
+                   DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
+                   apt-get install -qy --no-install-recommends \"$1\" >&2";
+    run(&["flock", "/tmp/conclave-tests-apt.lock", "sh", "-c", install, "sh", program])?;
+    find().ok_or_else(|| HarnessError(format!("{program} was installed and is not there")))
 }
 
 /// Commands that undo what was done, run last to first on drop.

@@ -112,3 +112,38 @@ fn rotations_survive_the_leaders_death_and_refuse_nobody() {
     assert!(report["connections"].as_u64() > Some(50), "{report:#}");
     assert!(report["connections_refused"].is_null(), "{report:#}");
 }
+
+#[test]
+fn clients_of_a_balancer_outlive_their_leader_and_followers_serve_alone() {
+    if !may("a network namespace", NAMESPACE) {
+        return;
+    }
+    let report = drill("failover", &["--trials", "2", "--seed", "7", "--rate", "60"]);
+    assert_nothing_lost(&report);
+    let found = report["failovers"].as_array().expect("figures of each fault");
+    let faults: Vec<&str> = found.iter().filter_map(|found| found["fault"].as_str()).collect();
+    assert_eq!(faults, ["kill", "pause", "isolate", "hand-over"]);
+    assert!(found.iter().all(|found| found["failed_after_retry"] == 0), "{report:#}");
+    assert_eq!(found[3]["failed_without_retry"], 0, "{report:#}");
+    assert_eq!(report["follower_read_failures"], 0);
+    assert_eq!(report["all_voters_down"]["failed"], 0);
+}
+
+#[test]
+fn a_storm_over_members_and_links_ends_in_one_state_and_restarts_elect_nobody() {
+    if may("a network namespace", NAMESPACE) {
+        let report = drill("converge", &["--trials", "1", "--seed", "7"]);
+        assert_nothing_lost(&report);
+        assert!(report["restarts"].as_u64() > Some(0), "{report:#}");
+    }
+}
+
+#[test]
+fn what_was_answered_is_in_the_audit_chain_once() {
+    if may("a loop device", LOOP_DEVICE) {
+        let report = drill("audit", &["--trials", "2", "--seed", "7"]);
+        let found = report["audited"].as_array().expect("a finding for each durability");
+        assert_eq!(found.len(), 3);
+        assert!(found.iter().all(|found| found["answers"].as_u64() > Some(40)), "{report:#}");
+    }
+}

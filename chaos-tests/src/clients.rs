@@ -1,0 +1,236 @@
+//! Clients of a load balancer: a fixed number of connections, requests that fall due at a fixed rate
+//! whatever the answers do, and a second try where the first one failed.
+//!
+//! A latency counts from the moment at which the request was to be sent, so that a stall is seen by
+//! all who would have come meanwhile. A request that is tried again carries the same idempotency key:
+//! it is one operation of the history, from its first try to its last answer.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use crate::client::{Answer, Door, Login, NoAnswer};
+use crate::history::{Call, History, NEVER, Operation, Outcome, Promise};
+use crate::rng::Rng;
+use crate::workload::{Active, RunClock, outcome, request};
+
+/// First pause before another try; each next one is twice as long.
+const PAUSE_FIRST: Duration = Duration::from_millis(10);
+/// Longest pause before another try.
+const PAUSE_MAX: Duration = Duration::from_millis(160);
+
+/// How the clients ask.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// Writes a second.
+    pub writes: u32,
+    /// Reads a second, of the latest and by version.
+    pub reads: u32,
+    /// Connections, each with one request at a time.
+    pub connections: usize,
+    /// How long one try waits for its answer.
+    pub deadline: Duration,
+    /// How long after its moment a request is still tried again.
+    pub patience: Duration,
+}
+
+/// What became of one request.
+#[derive(Debug, Clone)]
+pub struct Asking {
+    /// When it was to be sent.
+    pub intended: u64,
+    /// Whether it sets a secret; else it reads one.
+    pub is_write: bool,
+    /// Why the first try failed; none when it succeeded.
+    pub first_failure: Option<String>,
+    /// When it succeeded, at whatever try; none when it never did.
+    pub done: Option<u64>,
+}
+
+/// A request that has fallen due.
+struct Due {
+    intended: u64,
+    secret: Arc<str>,
+    call: Call,
+}
+
+/// Clients at work.
+pub struct Clients {
+    shared: Arc<Shared>,
+    pacer: JoinHandle<()>,
+    senders: Vec<JoinHandle<()>>,
+}
+
+struct Shared {
+    door: Door,
+    login: Arc<Login>,
+    clock: RunClock,
+    pace: Pace,
+    stop: AtomicBool,
+    seen: Mutex<(History, Vec<Asking>)>,
+    /// The latest moment for which an acknowledged write was intended.
+    acknowledged: watch::Sender<u64>,
+}
+
+impl Clients {
+    /// Starts asking at that door. The secrets must exist and have no versions.
+    pub fn start(
+        door: &Door,
+        login: Arc<Login>,
+        secrets: Vec<Arc<str>>,
+        pace: Pace,
+        clock: RunClock,
+        rng: Rng,
+    ) -> Self {
+        let shared = Arc::new(Shared {
+            door: door.renamed(door.node),
+            login,
+            clock,
+            pace,
+            stop: AtomicBool::new(false),
+            seen: Mutex::default(),
+            acknowledged: watch::Sender::new(0),
+        });
+        let (due, queue) = mpsc::unbounded_channel();
+        let queue = Arc::new(tokio::sync::Mutex::new(queue));
+        let pacer = tokio::spawn(Arc::clone(&shared).pace(Active::new(secrets), due, rng));
+        let senders = (0..pace.connections)
+            .map(|_| tokio::spawn(Arc::clone(&shared).send_due(Arc::clone(&queue))))
+            .collect();
+        Self { shared, pacer, senders }
+    }
+
+    /// Waits until a write that was intended at or after that time is acknowledged; false when none
+    /// is in time.
+    pub async fn acknowledges_after(&self, time: u64, patience: Duration) -> bool {
+        let mut acknowledged = self.shared.acknowledged.subscribe();
+        let reached = acknowledged.wait_for(|intended| *intended >= time);
+        matches!(timeout(patience, reached).await, Ok(Ok(_)))
+    }
+
+    /// How many requests are done with so far.
+    pub fn answered(&self) -> usize {
+        self.shared.seen.lock().unwrap_or_else(PoisonError::into_inner).1.len()
+    }
+
+    /// Asks nothing more, waits for what is under way, and gives the history and what became of
+    /// each request.
+    pub async fn stop(self) -> (History, Vec<Asking>) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        // A panic in one of them has been reported where it happened.
+        self.pacer.await.ok();
+        for sender in self.senders {
+            sender.await.ok();
+        }
+        std::mem::take(&mut *self.shared.seen.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Shared {
+    /// Lets requests fall due until told to stop.
+    async fn pace(
+        self: Arc<Self>,
+        mut secrets: Active,
+        due: mpsc::UnboundedSender<Due>,
+        mut rng: Rng,
+    ) {
+        let per_second = u64::from(self.pace.writes + self.pace.reads).max(1);
+        let start = Instant::now();
+        for number in 0_u64.. {
+            let moment = start + Duration::from_nanos(number * 1_000_000_000 / per_second);
+            sleep_until(moment).await;
+            if self.stop.load(Ordering::SeqCst) {
+                return;
+            }
+            let is_write = rng.below(per_second) < u64::from(self.pace.writes);
+            let Some((secret, call)) = secrets.plan(is_write, number, &mut rng) else { continue };
+            if due.send(Due { intended: self.clock.at(moment), secret, call }).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// One connection: takes what is due until nothing more will be.
+    async fn send_due(
+        self: Arc<Self>,
+        queue: Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<Due>>>,
+    ) {
+        let door = self.door.renamed(self.door.node);
+        loop {
+            let next = queue.lock().await.recv().await;
+            let Some(due) = next else { return };
+            let (operation, asking) = self.pursue(&door, due).await;
+            if asking.is_write && asking.done.is_some() {
+                self.acknowledged.send_if_modified(|latest| {
+                    let is_later = asking.intended > *latest;
+                    *latest = asking.intended.max(*latest);
+                    is_later
+                });
+            }
+            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            seen.0.push(operation);
+            seen.1.push(asking);
+        }
+    }
+
+    /// Tries until there is an answer, a refusal, or no patience left.
+    async fn pursue(&self, door: &Door, due: Due) -> (Operation, Asking) {
+        let Due { intended, secret, call } = due;
+        let mut asked = request(&self.login, &secret, &call);
+        if let Call::Write(value) = &call {
+            asked = asked.repeatable(value.to_string());
+        }
+        let mut asking = Asking {
+            intended,
+            is_write: matches!(call, Call::Write(_)),
+            first_failure: None,
+            done: None,
+        };
+        let mut invoked = None;
+        let mut perhaps = false;
+        let mut pause = PAUSE_FIRST;
+        let result = loop {
+            let sent = || {
+                invoked.get_or_insert_with(|| self.clock.now());
+            };
+            let answer = door.send(asked.clone(), self.pace.deadline, sent).await;
+            let refused = answer.as_ref().is_ok_and(|answer| answer.status.is_client_error());
+            let words = words(&answer);
+            let result = outcome(&call, answer);
+            if matches!(result, Outcome::Written(_) | Outcome::Read(_)) {
+                asking.done = Some(self.clock.now());
+                break result;
+            }
+            asking.first_failure.get_or_insert(words);
+            perhaps |= result == Outcome::Unknown;
+            let waited = Duration::from_nanos(self.clock.now().saturating_sub(intended));
+            if refused || waited + pause > self.pace.patience {
+                break if perhaps { Outcome::Unknown } else { Outcome::Failed };
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        };
+        let now = self.clock.now();
+        let operation = Operation {
+            secret,
+            node: door.node,
+            call,
+            returned: if result == Outcome::Unknown { NEVER } else { asking.done.unwrap_or(now) },
+            outcome: result,
+            promise: Promise::Linearizable,
+            invoked: invoked.unwrap_or(now),
+        };
+        (operation, asking)
+    }
+}
+
+fn words(answer: &Result<Answer, NoAnswer>) -> String {
+    match answer {
+        Ok(answer) => answer.words(),
+        Err(error) => error.to_string(),
+    }
+}
