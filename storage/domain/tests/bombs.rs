@@ -4,6 +4,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+use std::fmt::Write as _;
+
 use conclave_domain::command::{Actor, Command, Envelope, LoadMode};
 use conclave_domain::evolve::execute;
 use conclave_domain::id::{AccountName, Id};
@@ -11,7 +13,6 @@ use conclave_domain::policy::{LoadRequest, Rules, plan};
 use conclave_domain::records::{Digest, NewApiKey, RequestId, Sealed, SigningKey};
 use conclave_domain::state::State;
 use conclave_domain::time::{LogIndex, Timestamp};
-use std::fmt::Write as _;
 
 /// What reading may take beside the text itself.
 const KIB_MAX: u64 = 64 << 10;
