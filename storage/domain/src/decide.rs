@@ -97,6 +97,7 @@ pub fn decide(
         Command::MarkCertificate { key, condition } => asked.mark_certificate(key, condition),
         Command::RetireCertificate { key } => asked.retire_certificate(key),
         Command::Reseal { values } => asked.reseal(values),
+        Command::RefoundCluster { node, member } => asked.refound_cluster(*node, member),
     }
 }
 
@@ -710,6 +711,18 @@ impl Asked<'_> {
         }
         done(Event::MemberRemoved { node })
     }
+
+    fn refound_cluster(&self, node: u64, member: &Member) -> Decision {
+        self.node_only("found the cluster anew")?;
+        if member.name.is_empty() {
+            return Err(Rejection::Invalid("a member needs a name".to_owned()));
+        }
+        if member.role != MemberRole::Voter {
+            let why = format!("{} would be alone, and a follower cannot be", member.name);
+            return Err(Rejection::Invalid(why));
+        }
+        done(Event::ClusterRefounded { node, member: member.clone() })
+    }
 }
 
 /// The audit chain.
@@ -904,7 +917,8 @@ fn check_change(
         | Event::CertificatesInstalled { .. }
         | Event::CertificateMarked { .. }
         | Event::CertificateRetired { .. }
-        | Event::Resealed { .. } => {
+        | Event::Resealed { .. }
+        | Event::ClusterRefounded { .. } => {
             return Err("not a change that a load makes".to_owned());
         }
     };
@@ -965,7 +979,8 @@ fn check_api_change(account: &AccountName, change: &Event) -> Result<(), String>
         | Event::CertificatesInstalled { .. }
         | Event::CertificateMarked { .. }
         | Event::CertificateRetired { .. }
-        | Event::Resealed { .. } => {
+        | Event::Resealed { .. }
+        | Event::ClusterRefounded { .. } => {
             return Err("not a change that the API makes".to_owned());
         }
     };

@@ -14,7 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::audit::{self, AuditBlock, AuditHead, AuditTexts};
-use crate::certificates::{Certificate, CertificateRecord, Condition, ROOT};
+use crate::certificates::{Certificate, CertificateRecord, Condition, FOLLOWER_PREFIX, ROOT};
 use crate::command::{Command, Envelope};
 use crate::decide::decide;
 use crate::effect::{Effect, Row, RowKey};
@@ -24,7 +24,7 @@ use crate::outcome::{self, Rejection, Reply};
 use crate::rbac::{accounts_resource, admin_role, root_policy};
 use crate::records::{
     Account, Answered, AuthenticatorConfig, Credential, Fingerprint, HostFactoryToken, Issuer,
-    Membership, MembershipKey, NewApiKey, POLICY_VERSIONS_KEPT, Permission, PolicyVersion,
+    Member, Membership, MembershipKey, NewApiKey, POLICY_VERSIONS_KEPT, Permission, PolicyVersion,
     RequestId, Resealed, Resource, Revision, Role, SECRET_VERSIONS_KEPT, Sealed, SealedAt,
     SecretVersion, SigningKey, Version,
 };
@@ -229,6 +229,7 @@ impl Writes<'_> {
                 self.put(Row::Member(*node, member.clone()));
             }
             Event::MemberRemoved { node } => self.delete(RowKey::Member(*node)),
+            Event::ClusterRefounded { node, member } => self.cluster_refounded(*node, member),
             Event::AccountDeleted { account } => self.account_deleted(account),
             Event::HostFactoryTokensIssued { factory, tokens, cidr, expires_at } => {
                 for token in tokens {
@@ -350,6 +351,20 @@ impl Writes<'_> {
                 }
             }
         }
+    }
+
+    /// The names of balancers that stand in the followers' certificates come back with their seeds.
+    fn cluster_refounded(&mut self, node: u64, member: &Member) {
+        let state = self.state;
+        let others = state.member_nodes().keys().filter(|other| **other != node);
+        let tokens = state.join_tokens().map(|(digest, _)| RowKey::JoinToken(*digest));
+        let of_followers = state
+            .certificates()
+            .filter(|(key, _)| key.name.starts_with(FOLLOWER_PREFIX))
+            .map(|(key, _)| RowKey::Certificate(key.clone()));
+        let gone = others.map(|other| RowKey::Member(*other)).chain(tokens).chain(of_followers);
+        self.effects.extend(gone.map(Effect::Delete));
+        self.put(Row::Member(node, member.clone()));
     }
 
     fn audit_appended(&mut self, node: u64, first: u64, lost: u64, texts: &AuditTexts) {

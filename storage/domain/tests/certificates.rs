@@ -200,3 +200,43 @@ fn certificates_load_from_rows_in_any_order() {
     }
     assert_eq!(copy.rows(), world.state.rows());
 }
+
+#[test]
+fn a_cluster_founded_anew_is_one_member_and_what_others_held_is_void() {
+    use conclave_domain::records::MemberRole::{Follower, Voter};
+    use conclave_domain::records::{Digest, JoinToken, Member};
+    let mut world = World::founded();
+    let member = |name: &str, role| support::member(name, role);
+    let admit = |member| Command::AdmitMember { token: None, member };
+    let follower = format!("{}readers", conclave_domain::certificates::FOLLOWER_PREFIX);
+    assert!(world.ask(Actor::Node, admit(member("one", Voter))).is_ok());
+    let token = JoinToken { name: "two".to_owned(), ..support::join_token("two") };
+    for seed in [3, 4] {
+        let digest = Digest([seed; 32]);
+        let issue = Command::IssueJoinToken { digest, token: token.clone() };
+        assert_eq!(world.ask(Actor::Node, issue), Ok(Outcome::Done));
+    }
+    let two = Member { role: token.role, node_key: [9; 32], ..member("two", Follower) };
+    let admitted = Command::AdmitMember { token: Some(Digest([3; 32])), member: two };
+    assert!(world.ask(Actor::Node, admitted).is_ok());
+    let made = (key(&follower, 1), certificate(Some(key(CLUSTER_CA, 1))));
+    assert_eq!(world.install(vec![made]), Ok(Outcome::Done));
+    assert_eq!((world.state.member_nodes().len(), world.newest(&follower)), (2, 1));
+
+    let again = |node, member| Command::RefoundCluster { node, member };
+    let alone = world.ask(Actor::Node, again(900, member("late", Follower)));
+    assert!(matches!(alone, Err(Rejection::Invalid(_))), "{alone:?}");
+    let other = world.ask(Actor::Role(id("user:admin")), again(900, member("late", Voter)));
+    assert!(matches!(other, Err(Rejection::Invalid(_))), "{other:?}");
+    assert_eq!(world.state.member_nodes().len(), 2);
+
+    // Once, or again after a crash: one voter, under its old name or a new one.
+    for name in ["two", "late", "late"] {
+        let done = world.ask(Actor::Node, again(900, member(name, Voter)));
+        assert_eq!(done, Ok(Outcome::Done));
+        let members: Vec<_> = world.state.member_nodes().iter().collect();
+        assert_eq!(members, [(&900, &member(name, Voter))]);
+        assert_eq!(world.state.join_tokens().count(), 0);
+        assert_eq!(world.keys(), ["cluster/1", "cluster-ca/1", "root/1"]);
+    }
+}

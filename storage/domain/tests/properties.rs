@@ -808,6 +808,7 @@ fn only_the_operator_touches_members_and_keys() {
                 | Command::MarkCertificate { .. }
                 | Command::RetireCertificate { .. }
                 | Command::Reseal { .. }
+                | Command::RefoundCluster { .. }
         );
         let asked = Envelope { actor: Actor::Role(id("user:admin")), ..envelope };
         let decision = decide(&history.state, LogIndex(9), &asked);

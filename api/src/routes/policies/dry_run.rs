@@ -150,6 +150,7 @@ fn touch(change: &Event, touched: &mut BTreeSet<ResourceId>) {
         | Event::CertificatesInstalled { .. }
         | Event::CertificateMarked { .. }
         | Event::CertificateRetired { .. }
-        | Event::Resealed { .. } => {}
+        | Event::Resealed { .. }
+        | Event::ClusterRefounded { .. } => {}
     }
 }

@@ -151,6 +151,7 @@ fn deed(user: &str, change: &Event) -> Option<Deed> {
         | Event::CertificatesInstalled { .. }
         | Event::CertificateMarked { .. }
         | Event::CertificateRetired { .. }
-        | Event::Resealed { .. } => return None,
+        | Event::Resealed { .. }
+        | Event::ClusterRefounded { .. } => return None,
     })
 }

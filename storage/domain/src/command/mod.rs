@@ -297,4 +297,13 @@ pub enum Command {
         /// Their texts, in order.
         texts: AuditTexts,
     },
+    /// Makes one node all there is of the cluster: all other members are struck off, join tokens become
+    /// void, and what followers present is forgotten. For a node that goes on alone under another
+    /// cluster id: from a backup, or after the majority was lost.
+    RefoundCluster {
+        /// The node's id.
+        node: u64,
+        /// The node; a voter.
+        member: Member,
+    },
 }

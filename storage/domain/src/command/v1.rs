@@ -160,6 +160,10 @@ enum CommandV1 {
         lost: u64,
         texts: Bytes,
     },
+    RefoundCluster {
+        node: u64,
+        member: MemberV1,
+    },
 }
 
 impl From<&Envelope> for EnvelopeV1 {
@@ -309,6 +313,9 @@ impl From<&Command> for CommandV1 {
             Command::Reseal { values } => Self::Reseal {
                 values: values.iter().map(|value| ResealedV1::new(value, kept)).collect(),
             },
+            Command::RefoundCluster { node, member } => {
+                Self::RefoundCluster { node: *node, member: member.into() }
+            }
         }
     }
 }
@@ -421,6 +428,9 @@ impl TryFrom<CommandV1> for Command {
             },
             CommandV1::Reseal { values } => {
                 Self::Reseal { values: values.into_iter().map(Into::into).collect() }
+            }
+            CommandV1::RefoundCluster { node, member } => {
+                Self::RefoundCluster { node, member: member.into() }
             }
         })
     }

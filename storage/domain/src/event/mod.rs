@@ -126,6 +126,8 @@ pub enum Event {
     CertificateRetired { key: CertificateKey },
     /// What was sealed under older data keys lies under the newest now.
     Resealed { values: Vec<Resealed> },
+    /// A node became all there is of the cluster.
+    ClusterRefounded { node: u64, member: Member },
 }
 
 impl Event {

@@ -195,6 +195,10 @@ pub(crate) enum EventV1 {
     Resealed {
         values: Vec<ResealedV1>,
     },
+    ClusterRefounded {
+        node: u64,
+        member: MemberV1,
+    },
 }
 
 impl EventV1 {
@@ -353,6 +357,9 @@ impl EventV1 {
             Event::Resealed { values } => Self::Resealed {
                 values: values.iter().map(|value| ResealedV1::new(value, ciphertext)).collect(),
             },
+            Event::ClusterRefounded { node, member } => {
+                Self::ClusterRefounded { node: *node, member: member.into() }
+            }
         }
     }
 }
@@ -476,6 +483,9 @@ impl TryFrom<EventV1> for Event {
             EventV1::CertificateRetired { key } => Self::CertificateRetired { key: key.into() },
             EventV1::Resealed { values } => {
                 Self::Resealed { values: values.into_iter().map(Into::into).collect() }
+            }
+            EventV1::ClusterRefounded { node, member } => {
+                Self::ClusterRefounded { node, member: member.into() }
             }
         })
     }

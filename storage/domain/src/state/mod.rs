@@ -329,6 +329,11 @@ impl State {
         self.join_tokens.get(digest)
     }
 
+    /// All join tokens that have not been used.
+    pub fn join_tokens(&self) -> impl Iterator<Item = (&Digest, &JoinToken)> {
+        self.join_tokens.iter()
+    }
+
     /// What an earlier try of a request was answered.
     pub fn answered(&self, request: &RequestId) -> Option<&Answered> {
         self.answered.get(request)
