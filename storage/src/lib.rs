@@ -15,11 +15,13 @@
 //! - [`state`]: the state machine; effects, history and applied mark in one atomic batch.
 //! - [`snapshot`]: checkpoints with checksums; export, resumable import, crash-safe install.
 //! - [`seal`]: plaintext to ciphertext and back.
+//! - [`backup`]: a snapshot as one encrypted file.
 //!
 //! Invariants: what [`log::LogStore::sync`] and [`log::LogStore::save_vote`] returned for survives
 //! any crash; the state on disk is at every moment the result of a whole number of entries; nothing
 //! that fails its checksum is ever used; after the first write error nothing more is written.
 
+pub mod backup;
 pub mod datadir;
 pub mod disk;
 pub mod engine;

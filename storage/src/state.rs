@@ -464,6 +464,28 @@ impl StateStore {
         points.hit("snapshot.install.after")
     }
 
+    /// Moves the mark on to a later place of another log, with its membership; no row changes. On the
+    /// disk after the next snapshot is built.
+    ///
+    /// # Errors
+    /// [`Fault::Order`] for a place that is not later; else as the disk gives.
+    pub fn move_mark(&self, mark: AppliedMark) -> Result<(), Fault> {
+        let mut batch = self.0.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.check_running()?;
+        let mut held = self.held_mut();
+        if held.mark.as_ref().is_none_or(|before| mark.index <= before.index) {
+            let text = format!("the mark was to move to {}, which is not later", mark.index);
+            return Err(Fault::Order(text));
+        }
+        batch.clear();
+        batch.put(&[Table::Mark as u8], &mark.encode());
+        let written = held.generation.engine().write(&batch, Durability::Buffered);
+        self.stop_on_error(written)?;
+        self.0.applied.store(mark.index, Ordering::Release);
+        held.mark = Some(mark);
+        Ok(())
+    }
+
     /// Digest of every row of every table, history and applied mark included, as of one moment.
     /// Reads the whole database.
     ///

@@ -89,6 +89,11 @@ impl MasterKey {
         hex(&self.id)
     }
 
+    /// The short name of the key that sealed something; none when it does not say.
+    pub fn id_of(sealed: &[u8]) -> Option<String> {
+        Some(hex(sealed.get(1..=KEY_ID_BYTES)?))
+    }
+
     /// Seals something that belongs to this node: `label` says what, and must be said again to open it.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! master key (a file of one node, mode 0600)
-//!   └─ wraps the root key at rest (`root.key`); seals the node's own blobs
+//!   └─ wraps the root key at rest (`root.key`); seals the node's own blobs, and the key of each backup
 //!        root key (one a cluster, in memory of unsealed nodes)
 //!          ├─ wraps the keyring, which lies in the replicated state
 //!          │    keyring: a data key for each generation
@@ -19,12 +19,14 @@ mod audit_key;
 mod keyring;
 mod master;
 mod secret;
+mod stream;
 mod vault;
 
 pub use audit_key::{AuditKey, is_signed};
 pub use keyring::{Keyring, RootKey};
 pub use master::MasterKey;
 pub use secret::Secret;
+pub(crate) use stream::{CHUNK_BYTES, Chunk, ChunkKey, TAG_BYTES};
 pub use vault::{NewerKeyring, RotationBytes, SEALS_PER_GENERATION_MAX, Vault};
 
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};

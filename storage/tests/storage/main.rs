@@ -8,6 +8,7 @@
     reason = "a test that cannot go on has failed, and hexadecimal text is short"
 )]
 
+mod backups;
 mod crash;
 mod damage;
 mod decoders;
