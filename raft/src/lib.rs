@@ -11,7 +11,7 @@
 //! - [`wire`]: the messages, by version.
 //! - `propose`: proposals, passed on and gathered into groups. `read`: shared read barriers.
 //! - `server`: who is answered what. `level`: how old the state is.
-//! - `standing`: what a node shows of its disk.
+//! - `standing`: what a node shows of its disk. `refound`: a disk becomes the beginning of another cluster.
 //! - `adapter`, `types`, `runtime`: the engine's traits over storage and transport.
 //! - `sim` (feature `simulation`): whole clusters in one thread, under simulated time and faults.
 //!   `watch`: watched values whose waiters are woken in order, so that a seed decides everything.
@@ -30,6 +30,7 @@ pub mod metrics;
 mod propose;
 mod quorum;
 mod read;
+mod refound;
 mod runtime;
 mod server;
 pub mod service;
@@ -48,6 +49,7 @@ pub use config::{Config, ConfigError, KnownMember};
 pub use error::{CallError, ChangeError, Fault, ProposeError, ReadError};
 pub use handle::{Committed, Handle, Parts, StartError};
 pub use members::{MemberList, Members};
+pub use refound::{LEAP, refound};
 pub use service::{SERVICE_JOIN, Service, ServiceError};
 pub use status::{MemberStatus, NodeState, Status};
 pub use transport::{

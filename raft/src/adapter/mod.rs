@@ -14,7 +14,7 @@ pub(crate) use flusher::{Flusher, FsyncDelay};
 pub(crate) use log::Log;
 pub(crate) use network::Network;
 pub(crate) use snapshot::receive_snapshot;
-pub(crate) use state_machine::{Applied, StateMachine};
+pub(crate) use state_machine::{Applied, StateMachine, storage_entry};
 
 use std::fmt::Display;
 use std::io;

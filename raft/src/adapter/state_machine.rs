@@ -73,7 +73,8 @@ fn entry_bytes(entry: &Entry) -> usize {
     }
 }
 
-fn storage_entry(entry: &EngineEntry) -> Entry {
+/// An entry as the state takes it.
+pub(crate) fn storage_entry(entry: &EngineEntry) -> Entry {
     let kind = match &entry.payload {
         EntryPayload::Blank => EntryKind::Blank,
         EntryPayload::Normal(command) => EntryKind::Command(command.0.clone()),

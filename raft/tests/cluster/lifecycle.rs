@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use conclave_raft::{ChangeError, NodeRole, NodeState};
+use conclave_raft::{ChangeError, LEAP, NodeRole, NodeState, refound};
+use conclave_storage::{Datadir, FailPoints, LogStore, StateStore};
 use tokio::time::Instant;
 
 use crate::support::{Cluster, tag};
@@ -211,5 +212,57 @@ async fn a_lone_voter_restarts_and_serves_again() {
     cluster.leader().await;
     assert!(cluster.holds(1, first));
     drop(cluster.write(1, tag()).await);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_survivor_founded_anew_is_alone_with_all_that_its_disk_had_and_grows_again() {
+    let mut cluster = Cluster::start(3).await;
+    let tags: Vec<u64> = (0..120).map(|_| tag()).collect();
+    for tag in &tags {
+        cluster.write(1, *tag).await;
+    }
+    cluster.converge().await;
+    for id in 1..=3 {
+        cluster.node_mut(id).stop().await;
+    }
+    let node = cluster.node(3);
+    let before = {
+        let datadir = Datadir::open(node.folder.path(), FailPoints::default()).unwrap();
+        let (log, state) =
+            (LogStore::open(&datadir).unwrap().0, StateStore::open(&datadir).unwrap());
+        let before = log.last().unwrap().0;
+        // Cut short by a crash it would be done again.
+        for leaps in 1..=2 {
+            assert_eq!(refound(&log, &state, Some(3), node.info()).unwrap(), 3);
+            assert_eq!(state.applied_index(), before + leaps * LEAP);
+            assert_eq!(log.last().unwrap().0, state.applied_index());
+        }
+        before
+    };
+    let tls = cluster.authority.tls();
+    cluster.node_mut(3).start(tls, &[]).await;
+    assert_eq!(cluster.leader().await, 3);
+    assert!(tags.iter().all(|tag| cluster.holds(3, *tag)));
+    let later = tag();
+    let committed = cluster.write(3, later).await;
+    assert!(committed.index > before + 2 * LEAP, "{committed:?}");
+    let members = cluster.node(3).handle().status().members;
+    assert_eq!(members.iter().map(|member| member.id).collect::<Vec<_>>(), [3]);
+
+    // The joiner gets a snapshot: the log has nothing of what was before.
+    let voter = cluster.add(NodeRole::Voter).await;
+    let follower = cluster.add(NodeRole::Follower).await;
+    cluster.converge().await;
+    for id in [voter, follower] {
+        assert!(tags.iter().chain([&later]).all(|tag| cluster.holds(id, *tag)));
+    }
+    cluster.node_mut(3).stop().await;
+    let tls = cluster.authority.tls();
+    cluster.node_mut(3).start(tls, &[]).await;
+    cluster.write(3, tag()).await;
+    cluster.converge().await;
+    let hashes: Vec<_> = cluster.running().map(|node| node.state().state_hash().unwrap()).collect();
+    assert!(hashes.windows(2).all(|pair| pair[0] == pair[1]), "{hashes:?}");
     cluster.stop().await;
 }
