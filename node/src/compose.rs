@@ -228,6 +228,7 @@ impl Node {
     ) -> Result<Self, Failure> {
         let folder = Folder::new(&config.node.data);
         let identity = folder.read_node()?;
+        folder.refuse_half_recovered()?;
         folder.forget_setup();
         if identity.name != config.node.name {
             return Err(Failure::new(

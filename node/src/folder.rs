@@ -4,6 +4,7 @@
 //! ```text
 //! node.json          who this node is, and the members it knew when it joined
 //! unfinished         only while the folder is being set up: what lies here was promised to nobody
+//! recovering         only while the node is made another cluster's first: that cluster's id
 //! node.key           Ed25519 key, sealed          root.key            the cluster's root key, sealed
 //! tls/root.pem       roots of the authority       tls/cluster.pem     what this node presents
 //! tls/cluster.key    what this node presents with its key, sealed: one file, so that both change as one
@@ -26,6 +27,8 @@ use crate::seed::SeedRole;
 const NODE_VERSION: u32 = 1;
 /// Lies in a folder that is being set up.
 const UNFINISHED: &str = "unfinished";
+/// Lies in a folder whose node is being made another cluster's first.
+const RECOVERING: &str = "recovering";
 /// What sealed files are sealed for.
 const NODE_KEY_LABEL: &str = "node key";
 const CLUSTER_KEY_LABEL: &str = "cluster certificate and key";
@@ -191,6 +194,65 @@ impl Folder {
         sync_folder(&self.root)?;
         self.forget_setup();
         Ok(())
+    }
+
+    /// Writes down that this node leaves its cluster to be the first of another, from which there is no
+    /// way back; answers that cluster's id: the one given, or that of an attempt that was cut short.
+    ///
+    /// # Errors
+    /// When it cannot be written, or what was written is no id.
+    pub fn begin_recovery(&self, cluster_id: &str) -> Result<String, Failure> {
+        if let Some(begun) = self.recovery_begun()? {
+            return Ok(begun);
+        }
+        replace(&self.root.join(RECOVERING), cluster_id.as_bytes())?;
+        sync_folder(&self.root)?;
+        Ok(cluster_id.to_owned())
+    }
+
+    /// The cluster that this node was being made the first of when that was cut short.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is no id.
+    pub fn recovery_begun(&self) -> Result<Option<String>, Failure> {
+        let path = self.root.join(RECOVERING);
+        match std::fs::read_to_string(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Ok(id) if unhex::<16>(&id).is_some() => Ok(Some(id)),
+            Ok(_) => {
+                Err(Failure::new(Exit::Fault, format!("{}: it names no cluster", path.display())))
+            }
+            Err(error) => Err(error).context(Exit::Fault, path.display()),
+        }
+    }
+
+    /// Refuses to run a node that is on its way to be the first of another cluster.
+    ///
+    /// # Errors
+    /// With what to do.
+    pub fn refuse_half_recovered(&self) -> Result<(), Failure> {
+        if self.recovery_begun()?.is_none() {
+            return Ok(());
+        }
+        let text = format!(
+            "{} is between two clusters: `conclave cluster recover` did not come to its end; run it \
+             again",
+            self.root.display()
+        );
+        Err(Failure::new(Exit::Configuration, text))
+    }
+
+    /// Makes this node the first of another cluster: the last step of a recovery.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn end_recovery(&self, node: &NodeFile) -> Result<(), Failure> {
+        let text = serde_json::to_vec_pretty(node).context(Exit::Failed, "node.json")?;
+        replace(&self.node_json(), &text)?;
+        sync_folder(&self.root)?;
+        let path = self.root.join(RECOVERING);
+        std::fs::remove_file(&path).context(Exit::Fault, path.display())?;
+        sync_folder(&self.root)
     }
 
     /// Takes an empty folder, or one whose set-up did not come to its end, for a new node.

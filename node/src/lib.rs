@@ -7,10 +7,12 @@
 //! | [`compose`] | builds every part of a node and joins them; nothing is built elsewhere |
 //! | [`bootstrap`], [`join`], [`seed`] | founding a cluster; joining one |
 //! | [`audit_trail`] | the audit chain outside the cluster: exports, and their proof |
+//! | [`restore`], [`recover`], [`refound`] | a cluster from a backup, or from one survivor |
 //! | [`peer_service`] | what nodes ask of each other beside consensus |
 //! | [`folder`] | what lies where in a data folder, and the keys in it |
 //! | [`certificates`] | the authority and the cluster certificate |
 //! | [`admin`] | the operator's socket |
+//! | [`backup`] | the whole cluster in a file |
 //! | [`jobs`] | what a node does by itself: members of the log into members of Raft, rotations |
 //! | [`lifecycle`] | run, drain, stop |
 //! | `local_socket` | tokens for programs of this machine, without credentials |
@@ -19,6 +21,7 @@
 
 pub mod admin;
 pub mod audit_trail;
+pub mod backup;
 pub mod bootstrap;
 pub mod certificates;
 pub mod cli;
@@ -35,6 +38,9 @@ pub mod lifecycle;
 mod local_socket;
 pub mod metrics;
 pub mod peer_service;
+pub mod recover;
+pub mod refound;
+pub mod restore;
 pub mod seed;
 pub mod telemetry;
 mod tls;

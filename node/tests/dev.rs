@@ -1,5 +1,6 @@
 //! `conclave dev --run`, end to end: a live cluster, used by PyPI `conjur-api` and by plain HTTPS,
-//! loses its leader to `kill -9`. The facts are in `dev/first_day.py`.
+//! loses its leader to `kill -9`. The facts are in `dev/first_day.py`. And clusters that are lost and
+//! come back, which are the tests' own: `backup/restore.py`, `backup/lost_quorum.py`.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail loudly")]
 
@@ -187,4 +188,24 @@ fn data_keys_rotate_without_a_failed_request() {
     let mut dev = conclave();
     dev.args(["dev", "--run", "python3"]).arg(script).arg(env!("CARGO_BIN_EXE_conclave"));
     run(&mut dev, "key_rotation.py");
+}
+
+/// Runs a script that has machines of its own.
+fn machines(name: &str) {
+    python::provide();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/backup").join(name);
+    let scratch = tempfile::tempdir().unwrap();
+    let mut python = Command::new("python3");
+    python.arg(script).arg(env!("CARGO_BIN_EXE_conclave")).arg(scratch.path());
+    run(&mut python, name);
+}
+
+#[test]
+fn a_backup_made_under_load_is_restored_grown_and_restarted_and_clients_reconnect() {
+    machines("restore.py");
+}
+
+#[test]
+fn a_survivor_of_a_lost_majority_goes_on_alone_and_grows_again() {
+    machines("lost_quorum.py");
 }

@@ -1,5 +1,5 @@
-//! I12: no secret in the clear. A thousand secrets with random values are set, read and
-//! snapshotted; then every file and every metric of every node is searched for them, raw, in hex
+//! I12: no secret in the clear. A thousand secrets with random values are set, read,
+//! snapshotted and backed up; then every file and every metric of every node is searched for them, raw, in hex
 //! and in base64.
 //!
 //! The search proves itself first: it must find a canary planted in a file of its own.
@@ -65,6 +65,9 @@ pub(super) async fn run(options: &Options, report: &mut Report) -> Result<(), Ha
         }
         let data = cluster.nodes[position].place.data();
         admin::ask(&data, &Request::Snapshot).await?;
+        // Beside the data, where it is searched like all else.
+        let backup = cluster.nodes[position].place.folder.join("canary.backup");
+        conclave::backup::create(&data, &backup, |_, _| {}).await?;
         let metrics = Asked::new(Method::GET, "/metrics", Bytes::new());
         let metrics = door.ask(cluster.login.signed(metrics)).await;
         let metrics = metrics.map_err(|error| HarnessError(format!("metrics: {error}")))?;

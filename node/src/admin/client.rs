@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
 use super::protocol::{Account, AuditPage, Request, Response, StateHash, Status};
@@ -24,13 +24,7 @@ pub async fn ask(data: &Path, request: &Request) -> Result<Response, Failure> {
             Err(Response::Refused { exit, message }.into_failure())
         }
         Ok(Ok(response)) => Ok(response),
-        Ok(Err(error)) => Err(Failure::new(
-            Exit::Unavailable,
-            format!(
-                "no node answers in {}: {error}; is `conclave server` running?",
-                data.display()
-            ),
-        )),
+        Ok(Err(error)) => Err(silent(data, &error)),
         Err(_) => Err(Failure::new(
             Exit::Unavailable,
             format!("the node in {} did not answer within {DEADLINE:?}", data.display()),
@@ -38,13 +32,32 @@ pub async fn ask(data: &Path, request: &Request) -> Result<Response, Failure> {
     }
 }
 
-async fn exchange(data: &Path, request: &Request) -> std::io::Result<Response> {
+/// Asks for something whose answer is longer than one line.
+///
+/// # Errors
+/// When no node answers there.
+pub async fn connect(data: &Path, request: &Request) -> Result<BufReader<UnixStream>, Failure> {
+    asked(data, request).await.map(BufReader::new).map_err(|error| silent(data, &error))
+}
+
+fn silent(data: &Path, error: &std::io::Error) -> Failure {
+    let data = data.display();
+    let text = format!("no node answers in {data}: {error}; is `conclave server` running?");
+    Failure::new(Exit::Unavailable, text)
+}
+
+async fn asked(data: &Path, request: &Request) -> std::io::Result<UnixStream> {
     let (folder, path) = socket_path(data)?;
     let mut stream = UnixStream::connect(path).await?;
     drop(folder);
     let mut line = zeroize::Zeroizing::new(serde_json::to_vec(request)?);
     line.push(b'\n');
     stream.write_all(&line).await?;
+    Ok(stream)
+}
+
+async fn exchange(data: &Path, request: &Request) -> std::io::Result<Response> {
+    let mut stream = asked(data, request).await?;
     let mut answer = zeroize::Zeroizing::new(Vec::new());
     stream.read_to_end(&mut answer).await?;
     Ok(serde_json::from_slice(&answer)?)

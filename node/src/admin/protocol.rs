@@ -8,6 +8,7 @@ use conclave_domain::records::Digest;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
+use crate::backup::Description;
 use crate::certificates::inventory::Row;
 use crate::exit::{Exit, Failure};
 use crate::jobs::{ResealingStatus, RotationStatus};
@@ -105,6 +106,8 @@ pub enum Request {
         /// Which generation; the newest without one.
         generation: Option<u32>,
     },
+    /// Makes a backup; its blocks follow the answer.
+    Backup,
 }
 
 /// A private key on its way over the socket.
@@ -188,6 +191,8 @@ pub enum Response {
         /// The subject of the root that it leads to.
         root: String,
     },
+    /// To [`Request::Backup`].
+    Backup(Box<Description>),
     /// To [`Request::TrustBundle`].
     TrustBundle {
         /// PEM.
@@ -236,6 +241,7 @@ impl Response {
             | Self::Renewed { .. }
             | Self::Imported { .. }
             | Self::Requested { .. }
+            | Self::Backup(_)
             | Self::TrustBundle { .. }
             | Self::Done => Failure::new(Exit::Failed, "the node answered something else"),
         }

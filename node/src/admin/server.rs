@@ -22,6 +22,7 @@ use zeroize::Zeroizing;
 
 use super::protocol::{self, PrivatePem, Request, Response};
 use super::socket_path;
+use crate::backup;
 use crate::bootstrap::create_account;
 use crate::certificates::store::{self, Made, Maker};
 use crate::certificates::{CertificateError, Issued, import, inventory, plan};
@@ -99,6 +100,10 @@ async fn converse(node: &Node, stream: UnixStream) -> std::io::Result<()> {
         Ok(Ok(())) => match serde_json::from_slice::<Request>(&line) {
             Err(error) => {
                 Response::refused(&Failure::new(Exit::Usage, format!("not a question: {error}")))
+            }
+            Ok(Request::Backup) => {
+                backup::send(node, &mut write).await?;
+                return write.shutdown().await;
             }
             Ok(request) => {
                 answer(node, request).await.unwrap_or_else(|failure| Response::refused(&failure))
@@ -199,6 +204,7 @@ async fn answer(node: &Node, request: Request) -> Result<Response, Failure> {
         Request::RemoveCertificate { name, generation } => {
             remove_certificate(node, name, generation).await
         }
+        Request::Backup => Err(Failure::new(Exit::Usage, "a backup is no short answer")),
     }
 }
 

@@ -427,7 +427,8 @@ fn hex_sha256(bytes: &[u8]) -> String {
     hex(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref())
 }
 
-fn date(at: Timestamp) -> String {
+/// A moment as people and programs read it.
+pub(crate) fn date(at: Timestamp) -> String {
     let instant = OffsetDateTime::from_unix_timestamp(at.seconds());
     instant.ok().and_then(|instant| instant.format(&Rfc3339).ok()).unwrap_or_default()
 }

@@ -1,5 +1,6 @@
 //! `conclave cluster …` and `conclave account …`: what the operator does on a node's own machine.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,12 +8,14 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::ConfigArg;
-use super::output::{Output, table};
+use super::output::{Output, note, table};
 use crate::admin::client;
 use crate::admin::protocol::{Request, Response, Status};
 use crate::bootstrap;
+use crate::client::input;
 use crate::exit::{Exit, Failure};
 use crate::join;
+use crate::recover;
 use crate::seed::{Seed, SeedRole};
 
 /// What the operator does with a cluster.
@@ -32,6 +35,21 @@ pub enum ClusterCommand {
     TransferLeader(TransferArgs),
     /// Remove a member: it is shut out at once.
     Remove(RemoveArgs),
+    /// After the majority of the voters is lost for good: make this one stopped node a new cluster.
+    #[command(after_help = "\
+For a voter or a follower, stopped, with its data folder and its master key. What the lost voters had
+committed and this node does not have is lost; the command says how far this node is, looks whether the
+others are really gone, and refuses where a majority could still come together. Choose the survivor with
+the highest index: `conclave cluster recover` without --confirm shows it and changes nothing.
+
+  conclave cluster recover --config n3.toml                       says what there is, and asks
+  conclave cluster recover --config n3.toml --confirm 4f1c…       with the id of the old cluster
+  conclave server --config n3.toml
+  conclave cluster seed --config n3.toml --name n4 --role voter --out n4.seed
+
+Clients go on with their keys and the root that they trust. All other members of the old cluster have
+to be wiped and to join anew, with new seeds.")]
+    Recover(RecoverArgs),
     /// Digest of everything applied; equal on all members at equal index.
     StateHash(ConfigArg),
     /// Make a snapshot now, so that the log can be purged.
@@ -100,6 +118,16 @@ pub struct RemoveArgs {
     config: ConfigArg,
     /// Name or id of the member.
     member: String,
+}
+
+/// Arguments of `cluster recover`.
+#[derive(Debug, Args)]
+pub struct RecoverArgs {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// The id of the old cluster, instead of being asked for it.
+    #[arg(long, value_name = "CLUSTER_ID")]
+    confirm: Option<String>,
 }
 
 /// What the operator does with accounts.
@@ -205,6 +233,7 @@ pub async fn cluster(command: ClusterCommand, output: Output) -> Result<(), Fail
             done(client::ask(&data, &request).await?)?;
             output.show(&json!({ "removed": args.member }), || format!("Removed {}", args.member))
         }
+        ClusterCommand::Recover(args) => recover(&args, output).await,
         ClusterCommand::StateHash(config) => {
             let hash = client::state_hash(&config.load()?.node.data).await?;
             output.show(&hash, || format!("{} at index {}", hash.state_hash, hash.applied))
@@ -245,6 +274,38 @@ pub async fn account(command: AccountCommand, output: Output) -> Result<(), Fail
         format!(
             "Account {}: log in as {} with this API key, which is shown only now:\n{}",
             account.account, account.login, account.api_key
+        )
+    })
+}
+
+async fn recover(args: &RecoverArgs, output: Output) -> Result<(), Failure> {
+    let survivor = recover::look(&args.config.load()?)?;
+    let account = &survivor.account;
+    note(account.to_text());
+    let cluster_id = account.cluster_id.clone();
+    let confirmed = match &args.confirm {
+        Some(id) => id.clone(),
+        None if std::io::stdin().is_terminal() => {
+            input::line("To go on, type the id of the old cluster: ")?
+        }
+        None => {
+            let text = format!("nothing was changed; to go on, pass --confirm {cluster_id}");
+            return Err(Failure::new(Exit::Usage, text));
+        }
+    };
+    if confirmed != cluster_id {
+        let text = format!("{confirmed} was confirmed, the cluster is {cluster_id}");
+        return Err(Failure::new(Exit::Usage, format!("nothing was changed: {text}")));
+    }
+    let recovered = recover::recover(survivor).await?;
+    output.show(&recovered, || {
+        format!(
+            "{} is the only node of the new cluster {}.\nStart it: conclave server\n\
+             Wipe the data folders of all others, issue seeds, and let them join.\n\
+             Clients go on as they are; they trust {}.",
+            recovered.name,
+            recovered.cluster_id,
+            recovered.root_certificate.display()
         )
     })
 }

@@ -1,10 +1,12 @@
 //! The command line: what can be typed, and where it goes. The texts here are what `--help` teaches.
 
 pub mod audit;
+pub mod backup;
 pub mod cert;
 pub mod cluster;
 pub mod keys;
 pub mod output;
+pub(crate) mod progress;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -16,6 +18,7 @@ use crate::dev;
 use crate::exit::{EXIT_CODES, Exit, Failure};
 use crate::lifecycle;
 use audit::AuditCommand;
+use backup::{BackupCommand, RestoreArgs};
 use cert::CertCommand;
 use cluster::{AccountCommand, ClusterCommand};
 use keys::KeysCommand;
@@ -81,6 +84,22 @@ enum Command {
     /// Change and show the keys that values are sealed under.
     #[command(subcommand)]
     Keys(KeysCommand),
+    /// Put the whole cluster into a file, and check such a file.
+    #[command(subcommand)]
+    Backup(BackupCommand),
+    /// Make an empty data folder the first node of a new cluster, with all that a backup holds.
+    #[command(after_help = "\
+The new cluster has its own id: nodes, seeds and joins of the old one count for nothing in it. Clients go
+on as they are, with their API keys and the root that they trust; what was changed or revoked after the
+backup is as it was at the backup. The configuration is written as for `cluster init`.
+
+  conclave restore --config n1.toml conclave-2026-11-22.backup
+  conclave server --config n1.toml
+  conclave cluster seed --config n1.toml --name n2 --role voter --out n2.seed      and so on
+
+The backup opens with the master key of the node that made it: put that file where node.master_key_file
+says, or name it with --backup-key-file; then this node gets a master key of its own.")]
+    Restore(RestoreArgs),
     /// Prove, show and export the audit trail.
     #[command(
         subcommand,
@@ -240,6 +259,8 @@ pub async fn run(cli: Cli) -> Result<std::process::ExitCode, Failure> {
         Command::Cert(command) => return cert::cert(command, output).await,
         Command::Account(command) => cluster::account(command, output).await?,
         Command::Keys(command) => keys::keys(command, output).await?,
+        Command::Backup(command) => backup::backup(command, output).await?,
+        Command::Restore(args) => backup::restore(args, output).await?,
         Command::Audit(command) => audit::audit(command, output).await?,
         Command::Dev(args) => {
             let options = dev::CommandOptions {

@@ -40,7 +40,7 @@ pub(super) fn bytes(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
 ///
 /// # Errors
 /// When there is none.
-pub(super) fn line(prompt: &str) -> Result<String, Failure> {
+pub(crate) fn line(prompt: &str) -> Result<String, Failure> {
     if std::io::stdin().is_terminal() {
         let mut out = std::io::stderr().lock();
         out.write_all(prompt.as_bytes())

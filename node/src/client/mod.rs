@@ -8,7 +8,7 @@ mod credentials;
 mod host_factories;
 mod ids;
 mod import;
-mod input;
+pub(crate) mod input;
 mod login;
 pub mod netrc;
 mod policies;

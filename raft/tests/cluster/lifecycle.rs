@@ -218,7 +218,7 @@ async fn a_lone_voter_restarts_and_serves_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_survivor_founded_anew_is_alone_with_all_that_its_disk_had_and_grows_again() {
     let mut cluster = Cluster::start(3).await;
-    let tags: Vec<u64> = (0..120).map(|_| tag()).collect();
+    let tags: Vec<u64> = (0..60).map(|_| tag()).collect();
     for tag in &tags {
         cluster.write(1, *tag).await;
     }

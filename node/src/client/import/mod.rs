@@ -4,7 +4,6 @@
 
 mod journal;
 mod layout;
-mod progress;
 mod values;
 mod yaml;
 
@@ -25,11 +24,11 @@ use super::api::{Api, Token};
 use super::input;
 use super::session::Session;
 use crate::cli::output::{self, Output};
+use crate::cli::progress::Progress;
 use crate::exit::{Context, Exit, Failure};
 use crate::folder::hex;
 use journal::{Header, Journal, Stamp};
 use layout::{Mode, Step};
-use progress::Progress;
 use values::Entry;
 
 /// Values in work at once.

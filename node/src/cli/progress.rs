@@ -12,7 +12,7 @@ const ON_TERMINAL: Duration = Duration::from_millis(100);
 const ELSEWHERE: Duration = Duration::from_secs(10);
 
 /// Counts towards a total.
-pub(super) struct Progress {
+pub(crate) struct Progress {
     what: &'static str,
     total: usize,
     done: usize,
@@ -22,13 +22,13 @@ pub(super) struct Progress {
 
 impl Progress {
     /// Starts at nothing.
-    pub(super) fn new(what: &'static str, total: usize) -> Self {
+    pub(crate) fn new(what: &'static str, total: usize) -> Self {
         let on_terminal = std::io::stderr().is_terminal();
         Self { what, total, done: 0, on_terminal, shown: monotonic() }
     }
 
     /// Counts some more.
-    pub(super) fn advance(&mut self, by: usize) {
+    pub(crate) fn advance(&mut self, by: usize) {
         self.done += by;
         let every = if self.on_terminal { ON_TERMINAL } else { ELSEWHERE };
         if monotonic() - self.shown >= every {
@@ -38,7 +38,7 @@ impl Progress {
     }
 
     /// Ends the line, so that what follows starts a new one.
-    pub(super) fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         if self.on_terminal && self.done > 0 {
             self.show();
             drop(std::io::stderr().lock().write_all(b"\n"));
