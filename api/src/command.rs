@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use conclave_domain::command::{self, Actor, Command, Envelope};
 use conclave_domain::id::RoleId;
+use conclave_domain::level;
 use conclave_domain::outcome::{self, Reply};
 use conclave_domain::records::RequestId;
 use tokio::time::Instant;
@@ -105,6 +106,13 @@ impl Call {
             client_ip: self.client_ip.to_string(),
             body,
         };
+        let needed = level::needed(&envelope);
+        if needed > self.door.state.read(|view| view.state.level()) {
+            let text = format!(
+                "this takes feature level {needed}, which not all members of the cluster know yet"
+            );
+            return Err(Refusal::unavailable(text));
+        }
         let bytes = command::codec::encode(&envelope);
         let mut pause = PAUSE_FIRST;
         loop {

@@ -8,7 +8,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -30,7 +30,7 @@ use crate::credentials::{CredentialError, PasswordOffice, hex, random};
 use crate::error::Refusal;
 use crate::limits::{Failures, URI_BYTES_MAX, discard};
 use crate::metrics::Meters;
-use crate::ports::{Clock, Health, Part, Proposer, StateStore, Vault, VaultSource};
+use crate::ports::{Clock, Health, Part, Proposer, Seeds, StateStore, Vault, VaultSource};
 use crate::read::patiently;
 use crate::router::{Access, Auth, PathClass, ROUTES, Route, RouteTable, loggable};
 use crate::routes::policies::turns::Turns;
@@ -100,6 +100,7 @@ pub struct Door {
     pub(crate) meters: Meters,
     /// Set by the node while it leaves service: `/health` then says not ready.
     pub(crate) draining: ArcSwapOption<&'static str>,
+    seeds: OnceLock<Arc<dyn Seeds>>,
     routes: RouteTable,
     places: Arc<Semaphore>,
 }
@@ -134,6 +135,7 @@ impl Door {
             meters: Meters::new(ROUTES),
             places: Arc::new(Semaphore::new(settings.requests_in_flight_max)),
             draining: ArcSwapOption::empty(),
+            seeds: OnceLock::new(),
             state,
             proposer,
             vaults,
@@ -148,6 +150,32 @@ impl Door {
     /// Makes `/health` say that this node is about to stop, so that load balancers turn away first.
     pub fn drain(&self) {
         self.draining.store(Some(Arc::new("draining")));
+    }
+
+    /// Makes `/health` forget what [`Self::drain`] said.
+    pub fn undrain(&self) {
+        self.draining.store(None);
+    }
+
+    /// Whether load balancers are told to turn away.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load().is_some()
+    }
+
+    /// Why this node may not serve now; nothing when it may.
+    pub fn obstacle(&self) -> Option<&'static str> {
+        crate::routes::status::health::obstacle(self)
+    }
+
+    /// From now on seeds come from there. The first to be named stays.
+    pub fn issue_seeds_with(&self, seeds: Arc<dyn Seeds>) {
+        if self.seeds.set(seeds).is_err() {
+            tracing::error!("the door has somebody who issues seeds already");
+        }
+    }
+
+    pub(crate) fn seeds(&self) -> Option<Arc<dyn Seeds>> {
+        self.seeds.get().cloned()
     }
 
     /// How this node is, for other members that ask.

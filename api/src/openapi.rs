@@ -404,6 +404,15 @@ fn operations() -> Vec<Operation> {
             .takes(Json("Parameters"), "The same, and annotations as an object")
             .gives(201, Json("Resource"), "The host, with its api_key")
             .refuses([401, 403, 422]),
+        row("seeds.follower", "Issues a seed, good once, with which a follower joins")
+            .query("follower_hostname", Words, "Its group's load balancer, or its own name")
+            .query("name", Words, "What the node is called; the first label of that without")
+            .query("names", Texts, "More names under which clients reach it")
+            .query("minutes", Number, "How long the seed is good; an hour without")
+            .takes(Form("Parameters"), "The same parameters")
+            .takes(Json("Parameters"), "The same parameters")
+            .gives(200, Json("Seed"), "The seed file: secret, and to be deleted after use")
+            .refuses([403, 404, 409, 422]),
         // The v2 API.
         v2("v2.authenticators.list", "Authenticators with what they are configured with")
             .query("type", Words, "Only of this type")
@@ -811,6 +820,10 @@ fn more_schemas() -> Value {
             "required": ["status"],
             "properties": {"status": text, "error": text},
         },
+        "Seed": object(&json!({
+            "version": number, "cluster_id": text, "name": text, "role": text, "token": text,
+            "peers": texts, "root_pem": text, "certificate_pem": text, "key_pem": text,
+        })),
         "HostFactoryToken": object(&json!({"expiration": text, "cidr": texts, "token": text})),
     })
 }

@@ -9,12 +9,17 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use futures::future::BoxFuture;
+use zeroize::Zeroizing;
 
+use conclave_domain::id::RoleId;
+use conclave_domain::outcome::Rejection;
 pub use conclave_domain::time::Clock;
 use conclave_raft::{Handle, NodeState};
 pub use conclave_storage::seal::{Secret, Vault};
 pub use conclave_storage::{StateStore, View};
 
+/// A member that a leader has not heard from for longer than this counts as silent.
+const SILENCE: Duration = Duration::from_secs(3);
 /// How long a member may take to say how it is.
 const HEALTH_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -120,6 +125,8 @@ pub struct ClusterStatus {
     pub voters: usize,
     /// How many members follow.
     pub followers: usize,
+    /// How many members a leader has not heard from for some seconds; others do not know.
+    pub silent: Option<usize>,
     /// Time since this node was known to be level with a leader that had its quorum.
     pub age: Option<Duration>,
 }
@@ -157,6 +164,46 @@ pub trait Proposer: Send + Sync + 'static {
     /// # Errors
     /// [`HealthError`].
     fn health_of<'a>(&'a self, member: &'a str) -> BoxFuture<'a, Result<Health, HealthError>>;
+}
+
+/// A seed that a role asks for, so that a follower can join.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeedOrder {
+    /// Who asks; the log looks again whether it may.
+    pub role: RoleId,
+    /// From where.
+    pub client_ip: String,
+    /// The name that the follower must take.
+    pub name: String,
+    /// The name of the load balancer that its group stands behind; its own name without one.
+    pub group: Option<String>,
+    /// More names under which clients reach it.
+    pub names: Vec<String>,
+    /// How long the seed is good.
+    pub life: Duration,
+}
+
+/// Why no seed was issued.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SeedRefusal {
+    /// The log refused it.
+    #[error("{0}")]
+    Rejected(Rejection),
+    /// What was asked for cannot be.
+    #[error("{0}")]
+    Invalid(String),
+    /// It cannot be issued now; it may have been issued all the same, and is then good for nobody.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// Issues seeds. The node that serves the door does.
+pub trait Seeds: Send + Sync + 'static {
+    /// The bytes of a seed file, good once.
+    ///
+    /// # Errors
+    /// [`SeedRefusal`].
+    fn issue(&self, order: SeedOrder) -> BoxFuture<'_, Result<Zeroizing<Vec<u8>>, SeedRefusal>>;
 }
 
 /// The kind of call between nodes that asks for [`Health`].
@@ -292,6 +339,10 @@ impl Proposer for Agreement {
             applied: status.applied.unwrap_or(0),
             voters: status.members.iter().filter(|member| member.voter).count(),
             followers: status.members.iter().filter(|member| !member.voter).count(),
+            silent: (status.state == NodeState::Leader).then(|| {
+                let silent = status.members.iter().filter_map(|member| member.silent_for);
+                silent.filter(|silent| *silent > SILENCE).count()
+            }),
             age: status.age,
         }
     }

@@ -40,14 +40,17 @@ pub enum Feature {
     HostFactories,
     /// Issuers of dynamic secrets.
     DynamicSecrets,
+    /// Seeds for followers.
+    Seeds,
 }
 
 impl Feature {
     /// Whether the settings have it on.
-    pub const fn is_enabled(self, settings: &Settings) -> bool {
+    pub fn is_enabled(self, settings: &Settings) -> bool {
         match self {
             Self::HostFactories => settings.host_factories_enabled,
             Self::DynamicSecrets => settings.dynamic_secrets_enabled,
+            Self::Seeds => !settings.seed_accounts.is_empty(),
         }
     }
 }
@@ -164,6 +167,8 @@ pub static ROUTES: &[Route] = &[
         => routes::audit::list::show),
     route!(GET "/audit/entities/*id", Token Read, "audit" "list", "audit.entities"
         => routes::audit::list::show),
+    route!(POST "/configuration/:account/seed/follower", Token Write, "seed" "issue", "seeds.follower"
+        => routes::seeds::follower::create, Seeds),
     route!(GET "/public_keys/:account/:kind/*id" [&[Kind::User, Kind::PublicKey]], Optional Read,
         "public-keys" "fetch", "public_keys.show" => routes::public_keys::show::show),
     route!(GET "/:authn/:account/login", Optional Read, "authn" "login", "authn.login"

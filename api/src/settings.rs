@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use conclave_domain::id::{Kind, RoleId};
+use conclave_domain::id::{AccountName, Kind, RoleId};
 use conclave_domain::policy::Rules;
 use conclave_domain::policy::effective::Bounds;
 use ipnet::IpNet;
@@ -38,6 +38,9 @@ pub struct Settings {
     pub staleness_max: Duration,
     /// A follower older than this calls itself degraded.
     pub staleness_degraded: Duration,
+    /// A follower older than this answers 502 to `/health`, so that load balancers pass it by, though it
+    /// would still serve; none: not for its age, before `staleness_max`.
+    pub staleness_unwanted: Option<Duration>,
     /// Longest a request may take, from its header to its answer.
     pub request_time_max: Duration,
     /// Longest wait for the body of a request.
@@ -77,6 +80,9 @@ pub struct Settings {
     pub host_factories_enabled: bool,
     /// Whether there are issuers of dynamic secrets; without, their routes are not there.
     pub dynamic_secrets_enabled: bool,
+    /// Accounts whose roles may be allowed to get seeds for followers, by their policy. A follower holds
+    /// the data of all accounts; so when this is empty, the route is not there.
+    pub seed_accounts: Vec<AccountName>,
     /// Whether `/metrics` answers.
     pub metrics: bool,
     /// The parts on which `/health` is good when all is well; on others it is 502, so that a load
@@ -201,7 +207,8 @@ impl Default for Settings {
             host_token_seconds: 480,
             resource_list_limit_max: 1000,
             staleness_max: Duration::from_mins(5),
-            staleness_degraded: Duration::from_secs(10),
+            staleness_degraded: Duration::from_secs(3),
+            staleness_unwanted: None,
             request_time_max: Duration::from_secs(30),
             body_time_max: Duration::from_secs(10),
             index_wait_max: Duration::from_secs(5),
@@ -220,6 +227,7 @@ impl Default for Settings {
             ldap: LdapFallback::default(),
             host_factories_enabled: true,
             dynamic_secrets_enabled: false,
+            seed_accounts: Vec::new(),
             metrics: true,
             health_ok_for: Wanted::ALL,
             forward_writes: false,

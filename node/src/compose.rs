@@ -17,7 +17,8 @@ use conclave_api::ports::Agreement;
 use conclave_api::server::{ServerTls, key_holders};
 use conclave_api::settings::{LdapFallback, Settings, UserPasswords};
 use conclave_domain::command::{Actor, Command, Envelope, codec};
-use conclave_domain::outcome::{self, Outcome};
+use conclave_domain::level;
+use conclave_domain::outcome::{self, Outcome, Rejection};
 use conclave_domain::records::RequestId;
 use conclave_domain::time::Clock;
 use conclave_raft::transport::{Quic, QuicSettings, Tls};
@@ -33,7 +34,7 @@ use crate::clock::SystemClock;
 use crate::config::{AuditDurability, Config, environment};
 use crate::exit::{Context, Exit, Failure};
 use crate::folder::{Folder, KnownMemberFile, NodeFile, master_key};
-use crate::jobs::{Resealing, Rotations};
+use crate::jobs::{Resealing, Rotations, Watch};
 use crate::peer_service::PeerService;
 use crate::tls::{peer_material, server_certificates};
 
@@ -129,6 +130,7 @@ impl Core {
                 fault_told.send_replace(Some(text.to_owned()));
             }),
         };
+        check_level(&state)?;
         let raft = Handle::start(parts).await.context(Exit::Fault, "raft")?;
         let reports = Arc::new(Reports::default());
         let peers =
@@ -170,6 +172,21 @@ impl Core {
     }
 }
 
+/// A version that does not know what the cluster may use by now must not take part in it.
+fn check_level(state: &StateStore) -> Result<(), Failure> {
+    let level = state.read(|view| view.state.level());
+    if level > level::NEWEST {
+        let text = format!(
+            "this cluster is at feature level {level}, and conclave {} knows no more than level {}: \
+             start the node with the version that its peers run",
+            env!("CARGO_PKG_VERSION"),
+            level::NEWEST
+        );
+        return Err(Failure::new(Exit::Configuration, text));
+    }
+    Ok(())
+}
+
 /// How often a keyring is looked for while commands are being applied.
 const KEYRING_LOOKS: usize = 1000;
 
@@ -207,6 +224,8 @@ pub struct Node {
     pub rotations: Rotations,
     /// How far values are sealed anew while this node leads.
     pub resealing: Resealing,
+    /// What the other members say of themselves while this node leads.
+    pub watch: Watch,
     /// TLS towards clients.
     pub tls: Arc<ServerTls>,
     /// What it has loaded of the certificates in the state.
@@ -285,10 +304,12 @@ impl Node {
                 authenticators: config.api.authenticators.clone(),
                 host_factories_enabled: config.api.host_factories_enabled,
                 dynamic_secrets_enabled: config.api.dynamic_secrets_enabled,
+                seed_accounts: config.api.seed_accounts.clone(),
                 outbound_networks: config.api.outbound_networks.clone(),
                 jwt_missing_issuer_ignored: config.api.jwt_missing_issuer_ignored,
                 ldap: ldap_fallback(config.api.ldap_plain_allowed),
                 staleness_max: config.reads.max_staleness,
+                staleness_unwanted: config.reads.unhealthy_after,
                 staleness_degraded: Settings::default()
                     .staleness_degraded
                     .min(config.reads.max_staleness),
@@ -308,7 +329,7 @@ impl Node {
             },
         };
         let door = Door::new(parts).context(Exit::Configuration, "api")?;
-        core.peers.tell_health_of(&door);
+        core.peers.tell_health_of(&door, config.cluster.level_max);
         let config = config.clone();
         let listener = Mutex::new(Some(listener));
         let health_listener = Mutex::new(health_listener);
@@ -326,6 +347,7 @@ impl Node {
             audit_folder,
             rotations,
             resealing,
+            watch: Watch::default(),
             tls,
             loaded,
             listener,
@@ -381,28 +403,82 @@ pub fn known_members(raft: &Handle) -> Vec<KnownMemberFile> {
 }
 
 /// Commits a command of the node's own, or of the operator on its machine. Tried again, under the
-/// same request id, while no leader is known or its fate is open.
+/// same request id, while no leader is known or its fate is open. Whoever proposes what belongs to a
+/// feature level ([`level::needed`]) has looked that the cluster is there.
 ///
 /// # Errors
 /// The log's rejection, or that no leader could be reached in time.
 pub async fn propose(raft: &Handle, body: Command) -> Result<Outcome, Failure> {
+    let envelope = envelope(Actor::Node, String::new(), body)?;
+    match carry_out(raft, &envelope).await {
+        Ok(outcome) => Ok(outcome),
+        Err(ProposalFailure::Failed(failure)) => Err(failure),
+        Err(ProposalFailure::Rejected(rejection)) => Err(Failure::new(Exit::Refused, rejection)),
+    }
+}
+
+/// Commits a command of somebody else, as [`propose`] does, where the cluster's feature level allows it.
+///
+/// # Errors
+/// [`ProposalFailure`].
+pub async fn propose_as(
+    core: &Core,
+    actor: Actor,
+    client_ip: String,
+    body: Command,
+) -> Result<Outcome, ProposalFailure> {
+    let envelope = envelope(actor, client_ip, body)?;
+    let (needed, present) = (level::needed(&envelope), core.state.read(|view| view.state.level()));
+    if needed > present {
+        let text = format!(
+            "this takes feature level {needed}, and the cluster is at {present} until all its members \
+             run a version that knows it: see `conclave cluster status`"
+        );
+        return Err(Failure::new(Exit::Unavailable, text).into());
+    }
+    carry_out(&core.raft, &envelope).await
+}
+
+/// Why a proposal came to nothing.
+#[derive(Debug)]
+pub enum ProposalFailure {
+    /// The log refused it.
+    Rejected(Rejection),
+    /// It was not carried out, or nobody knows.
+    Failed(Failure),
+}
+
+impl From<Failure> for ProposalFailure {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl From<ProposalFailure> for Failure {
+    fn from(failure: ProposalFailure) -> Self {
+        match failure {
+            ProposalFailure::Rejected(rejection) => Self::new(Exit::Refused, rejection),
+            ProposalFailure::Failed(failure) => failure,
+        }
+    }
+}
+
+fn envelope(actor: Actor, client_ip: String, body: Command) -> Result<Envelope, Failure> {
     let mut id = [0; 16];
     aws_lc_rs::rand::fill(&mut id).context(Exit::Fault, "randomness")?;
-    let envelope = Envelope {
-        request_id: RequestId(id),
-        actor: Actor::Node,
-        at: SystemClock.now(),
-        client_ip: String::new(),
-        body,
-    };
-    let bytes = codec::encode(&envelope);
+    let (request_id, at) = (RequestId(id), SystemClock.now());
+    Ok(Envelope { request_id, actor, at, client_ip, body })
+}
+
+async fn carry_out(raft: &Handle, envelope: &Envelope) -> Result<Outcome, ProposalFailure> {
+    let bytes = codec::encode(envelope);
     let deadline = Instant::now() + PROPOSE_DEADLINE;
     loop {
         let error = match raft.propose(bytes.clone()).await {
             Ok(committed) => {
                 let reply = outcome::codec::decode(&committed.reply)
                     .context(Exit::Fault, "reply of the log")?;
-                return reply.map_err(|rejection| Failure::new(Exit::Refused, rejection));
+                return reply.map_err(ProposalFailure::Rejected);
             }
             Err(error) => error,
         };
@@ -411,7 +487,7 @@ pub async fn propose(raft: &Handle, body: Command) -> Result<Outcome, Failure> {
             ProposeError::NoLeader { .. } | ProposeError::Unknown | ProposeError::Overloaded { .. }
         );
         if !again || Instant::now() >= deadline {
-            return Err(Failure::new(Exit::Unavailable, error));
+            return Err(Failure::new(Exit::Unavailable, error).into());
         }
         sleep(PROPOSE_PAUSE).await;
     }

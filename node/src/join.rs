@@ -3,11 +3,13 @@
 //! side is [`JoinDesk`], open on every voter: it commits the admission, which consumes the token
 //! in the same entry. The leader then makes the new member a replica ([`crate::jobs`]).
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use conclave_api::audit::Spool;
 use conclave_domain::command::Command;
 use conclave_domain::outcome::{Outcome, Rejection};
 use conclave_domain::records::{Digest, Member};
@@ -24,6 +26,7 @@ use crate::certificates::{Issued, check};
 use crate::clock::SystemClock;
 use crate::compose::{known_members, propose};
 use crate::config::Config;
+use crate::deeds::{self, Deed};
 use crate::exit::{Context, Exit, Failure};
 use crate::folder::{Folder, KnownMemberFile, NodeFile, hex, master_key, unhex};
 use crate::seed::{Seed, SeedRole};
@@ -47,6 +50,9 @@ struct JoinRequest {
     role: SeedRole,
     peer_address: String,
     api_url: String,
+    /// The newest feature level that it knows; older versions do not say.
+    #[serde(default)]
+    level: u32,
 }
 
 /// What it is answered.
@@ -121,6 +127,7 @@ pub async fn join(config: &Config, seed: &Seed) -> Result<Joined, Failure> {
         role: seed.role,
         peer_address: config.peer.advertise.clone(),
         api_url: config.api.url.clone(),
+        level: config.cluster.level_max,
     };
     let body = serde_json::to_vec(&request).context(Exit::Failed, "join request")?;
     let answer = join_call(&tls, identity, &seed.peers, body, DEADLINE)
@@ -183,20 +190,58 @@ pub struct JoinDesk {
     raft: Handle,
     state: StateStore,
     root_key: Arc<RootKey>,
+    spool: Option<Arc<Spool>>,
     answered: Semaphore,
 }
 
 impl JoinDesk {
-    /// A desk that hands out this root key.
-    pub fn new(raft: Handle, state: StateStore, root_key: Arc<RootKey>) -> Self {
-        Self { raft, state, root_key, answered: Semaphore::new(ANSWERED_MAX) }
+    /// A desk that hands out this root key, and records in the spool who came.
+    pub fn new(
+        raft: Handle,
+        state: StateStore,
+        root_key: Arc<RootKey>,
+        spool: Option<Arc<Spool>>,
+    ) -> Self {
+        Self { raft, state, root_key, spool, answered: Semaphore::new(ANSWERED_MAX) }
     }
 
     /// Answers one joining node, whose node key the connection has proven.
     ///
     /// # Errors
     /// Why it may not join, in words.
-    pub async fn admit(&self, node_key: [u8; 32], body: Vec<u8>) -> Result<Vec<u8>, ServiceError> {
+    pub async fn admit(
+        &self,
+        node_key: [u8; 32],
+        from: Option<SocketAddr>,
+        body: Vec<u8>,
+    ) -> Result<Vec<u8>, ServiceError> {
+        // Also those who are turned away wait their turn, so that there are few records at a time.
+        let turn = self.answered.acquire().await;
+        let _turn = turn.map_err(|error| ServiceError(error.to_string()))?;
+        let mut subject = Vec::new();
+        let answer = self.admitted(node_key, body, &mut subject).await;
+        if let Some(spool) = &self.spool {
+            let told = |name| subject.iter().find(|(known, _)| *known == name);
+            let name = told("name").map_or("a node", |(_, name)| name.as_str());
+            let from = from.map(|from| from.ip().to_string()).unwrap_or_default();
+            let text = match &answer {
+                Ok(_) => format!("{name} joined from {from}"),
+                Err(_) => format!("{name} tried to join from {from}"),
+            };
+            let refused = answer.as_ref().err().map(ToString::to_string);
+            let deed = Deed { operation: "join", subject: subject.clone(), from, text, refused };
+            deeds::record(spool, deed).await;
+        }
+        answer
+    }
+
+    /// What `subject` has in the end tells who it was, as far as that was understood.
+    async fn admitted(
+        &self,
+        node_key: [u8; 32],
+        body: Vec<u8>,
+        subject: &mut Vec<(&'static str, String)>,
+    ) -> Result<Vec<u8>, ServiceError> {
         let refuse = |text: String| ServiceError(text);
         let body = Zeroizing::new(body);
         let mut request: JoinRequest = serde_json::from_slice(&body)
@@ -209,6 +254,14 @@ impl JoinDesk {
         }
         let digest = token_digest(&request.token);
         request.token.zeroize();
+        let level = self.state.read(|view| view.state.level());
+        if request.level < level {
+            return Err(refuse(format!(
+                "the cluster is at feature level {level}, and the joining node knows {}: install the \
+                 version that the cluster runs",
+                request.level
+            )));
+        }
         let fields = [
             ("name", &request.name),
             ("peer_address", &request.peer_address),
@@ -222,7 +275,8 @@ impl JoinDesk {
                 )));
             }
         }
-        let _turn = self.answered.acquire().await.map_err(|error| refuse(error.to_string()))?;
+        subject.push(("name", request.name.clone()));
+        subject.push(("role", request.role.as_str().to_owned()));
         let may_come = || {
             self.state.read(|view| {
                 view.state.join_token(&digest).is_some()
@@ -250,6 +304,7 @@ impl JoinDesk {
         let Outcome::MemberAdmitted { node: node_id } = outcome else {
             return Err(refuse("the log answered something else".to_owned()));
         };
+        subject.push(("node", node_id.to_string()));
         tracing::info!(node_id, name = request.name, role = request.role.as_str(), "node.admitted");
         let root_key = self.root_key.to_secret();
         let answer = JoinAnswer {

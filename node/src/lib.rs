@@ -5,10 +5,11 @@
 //! | [`cli`], [`client`] | what can be typed; the client verbs over the public API |
 //! | [`config`] | one TOML file, checked once; the only reader of the environment |
 //! | [`compose`] | builds every part of a node and joins them; nothing is built elsewhere |
-//! | [`bootstrap`], [`join`], [`seed`] | founding a cluster; joining one |
+//! | [`bootstrap`], [`join`], [`seed`], [`seeding`] | founding a cluster; joining one |
 //! | [`audit_trail`] | the audit chain outside the cluster: exports, and their proof |
 //! | [`restore`], [`recover`], [`refound`] | a cluster from a backup, or from one survivor |
 //! | [`peer_service`] | what nodes ask of each other beside consensus |
+//! | [`deeds`], [`refusals`] | what is done to the cluster, and who was refused, as audit records |
 //! | [`folder`] | what lies where in a data folder, and the keys in it |
 //! | [`certificates`] | the authority and the cluster certificate |
 //! | [`admin`] | the operator's socket |
@@ -29,6 +30,7 @@ pub mod client;
 pub mod clock;
 pub mod compose;
 pub mod config;
+pub mod deeds;
 pub mod dev;
 pub mod exit;
 pub mod folder;
@@ -40,8 +42,10 @@ pub mod metrics;
 pub mod peer_service;
 pub mod recover;
 pub mod refound;
+pub mod refusals;
 pub mod restore;
 pub mod seed;
+pub mod seeding;
 pub mod telemetry;
 mod tls;
 

@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::exit::{Context, Exit, Failure};
 use crate::jobs;
 use crate::local_socket;
+use crate::seeding::SeedDesk;
 use crate::telemetry;
 use conclave_raft::status::NodeState;
 
@@ -76,7 +77,9 @@ pub async fn serve(config: &Config, end_with_stdin: bool) -> Result<(), Failure>
         let listener = local_socket::bind(&path)?;
         tokio::spawn(local_socket::serve(listener, node.door.clone(), path, stopped));
     }
+    node.door.issue_seeds_with(SeedDesk::new(&node));
     let membership = tokio::spawn(jobs::membership(node.clone()));
+    let autopilot = tokio::spawn(jobs::autopilot(node.clone()));
     let sweep = tokio::spawn(jobs::sweep(node.clone()));
     let rotation = tokio::spawn(jobs::rotation(node.clone()));
     let reseal = tokio::spawn(jobs::reseal(node.clone()));
@@ -107,6 +110,7 @@ pub async fn serve(config: &Config, end_with_stdin: bool) -> Result<(), Failure>
     tracing::info!(?end, "node.stopping");
     node.door.drain();
     membership.abort();
+    autopilot.abort();
     sweep.abort();
     rotation.abort();
     reseal.abort();

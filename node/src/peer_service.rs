@@ -6,14 +6,16 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use conclave_api::Door;
-use conclave_api::audit::{self, Record, Severity, Spool};
+use conclave_api::audit::Spool;
 use conclave_api::ports::SERVICE_HEALTH;
 use conclave_domain::command::{Actor, Command, Envelope, codec};
 use conclave_domain::outcome::Outcome;
 use conclave_domain::records::RequestId;
 use conclave_domain::time::Clock;
 use conclave_raft::status::NodeState;
-use conclave_raft::{Handle, PeerIdentity, SERVICE_JOIN, Service, ServiceError, Who};
+use conclave_raft::{
+    CallError, Handle, PeerIdentity, Refused, SERVICE_JOIN, Service, ServiceError, Who,
+};
 use conclave_storage::StateStore;
 use conclave_storage::seal::RootKey;
 use futures::future::BoxFuture;
@@ -25,26 +27,43 @@ use crate::compose::{Node, propose};
 use crate::exit::{Context, Exit, Failure};
 use crate::jobs::REPORT_LIFE;
 use crate::join::JoinDesk;
+use crate::refusals::{Refusal, Refusals};
 
 /// Asks the leader to hand over: body is the id of the heir (u64, big-endian; 0 for any), the answer
 /// that of the new leader.
 const SERVICE_TRANSFER: u8 = 2;
 
 /// Brings audit records of the caller to the leader: body is an encoded command
-/// [`Command::ChainAudit`] of no more than one batch, the answer the number of the last record that
+/// [`Command::ChainAudit`], or [`Command::AppendAudit`], of no more than one batch, the answer the number of the last record that
 /// the chain has of the caller (u64, big-endian).
 pub const SERVICE_AUDIT: u8 = 3;
 /// Tells the leader what the caller has loaded of the cluster's certificates: body is a [`Report`], the
 /// answer what all members have told ([`Heard`]), both JSON.
 const SERVICE_CERTIFICATES: u8 = 5;
 
+/// Asks a member what it is: body is empty, the answer an [`About`], JSON. Versions before feature levels do
+/// not know the call.
+const SERVICE_ABOUT: u8 = 6;
+
+/// What a member says of itself to whoever leads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct About {
+    /// Version of its program.
+    pub version: String,
+    /// The newest feature level that it is ready for.
+    pub level: u32,
+    /// Why it may not serve now; nothing when it may.
+    pub obstacle: Option<String>,
+}
+
 /// Answers other nodes.
 pub struct PeerService {
     raft: Handle,
     desk: JoinDesk,
-    spool: Option<Arc<Spool>>,
-    /// Known once the node serves. The door holds Raft, which holds this: it is not kept alive here.
-    door: OnceLock<Weak<Door>>,
+    refusals: Option<Refusals>,
+    /// Known once the node serves, with the feature level that it offers. The door holds Raft, which holds
+    /// this: it is not kept alive here.
+    door: OnceLock<(Weak<Door>, u32)>,
     reports: Arc<Reports>,
 }
 
@@ -58,22 +77,28 @@ impl PeerService {
         spool: Option<Arc<Spool>>,
         reports: Arc<Reports>,
     ) -> Arc<Self> {
-        let desk = JoinDesk::new(raft.clone(), state, root_key);
-        Arc::new(Self { desk, raft, spool, door: OnceLock::new(), reports })
+        let refusals = spool.clone().map(|spool| Refusals::new(raft.clone(), spool));
+        let desk = JoinDesk::new(raft.clone(), state, root_key, spool);
+        Arc::new(Self { desk, raft, refusals, door: OnceLock::new(), reports })
     }
 
     /// Takes the caller's own records, and nobody else's: a member that could write in another's name
     /// could make that one's true records pass for repeats.
-    async fn audit(&self, caller: u64, body: &[u8]) -> Result<Vec<u8>, ServiceError> {
+    async fn audit(
+        &self,
+        from: PeerIdentity,
+        caller: u64,
+        body: &[u8],
+    ) -> Result<Vec<u8>, ServiceError> {
         let envelope = codec::decode(body).map_err(|error| ServiceError(error.to_string()))?;
         let command = envelope.body;
-        let Command::ChainAudit { node, .. } = &command else {
+        let (Command::ChainAudit { node, .. } | Command::AppendAudit { node, .. }) = &command
+        else {
             return Err(ServiceError("not a batch of audit records".to_owned()));
         };
         if *node != caller {
             let text = format!("node {caller} sent audit records in the name of node {node}");
-            self.record_refusal(caller, &text).await;
-            return Err(ServiceError(text));
+            return Err(self.refuse(from, "append-audit", text));
         }
         if self.raft.status().state != NodeState::Leader {
             return Err(ServiceError("this node does not lead".to_owned()));
@@ -83,39 +108,47 @@ impl PeerService {
         Ok(last.to_be_bytes().to_vec())
     }
 
-    async fn record_refusal(&self, caller: u64, text: &str) {
-        tracing::warn!(caller, text, "peer.refused");
-        let Some(spool) = &self.spool else { return };
-        let record = Record {
-            at: SystemClock.now(),
-            request_id: std::process::id().to_string(),
-            message_id: "cluster",
-            operation: "append-audit".into(),
-            outcome: audit::Outcome::Failure,
-            severity: Severity::Warning,
-            user: None,
-            authenticator: None,
-            service: None,
-            subject: vec![("node".into(), caller.to_string())],
-            client_ip: String::new(),
-            policy: None,
-            message: text.to_owned(),
+    /// Refuses a peer what it may not ask, and has that recorded.
+    fn refuse(&self, from: PeerIdentity, operation: &'static str, reason: String) -> ServiceError {
+        let member = match from.who {
+            Who::Member(id) => Some(id),
+            Who::Joiner(_) => None,
         };
-        if let Err(error) = spool.append(&[record]).await {
-            tracing::error!(%error, "audit.spool");
+        let (address, in_doubt) = (from.address, false);
+        self.tell(Refusal { member, address, operation, reason: reason.clone(), in_doubt });
+        ServiceError(reason)
+    }
+
+    fn tell(&self, refusal: Refusal) {
+        tracing::warn!(?refusal, "peer.refused");
+        if let Some(refusals) = &self.refusals {
+            refusals.tell(refusal);
         }
     }
 
     /// From now on other members are told how this node is.
-    pub fn tell_health_of(&self, door: &Arc<Door>) {
+    pub fn tell_health_of(&self, door: &Arc<Door>, level: u32) {
         // A node has one door: a second call changes nothing.
-        drop(self.door.set(Arc::downgrade(door)));
+        drop(self.door.set((Arc::downgrade(door), level)));
+    }
+
+    fn door(&self) -> Result<(Arc<Door>, u32), ServiceError> {
+        let known = self.door.get().and_then(|(door, level)| Some((door.upgrade()?, *level)));
+        known.ok_or_else(|| ServiceError("this node does not serve yet".to_owned()))
     }
 
     fn health(&self) -> Result<Vec<u8>, ServiceError> {
-        let door = self.door.get().and_then(Weak::upgrade);
-        let door = door.ok_or_else(|| ServiceError("this node does not serve yet".to_owned()))?;
-        Ok(door.health().encode())
+        Ok(self.door()?.0.health().encode())
+    }
+
+    fn about(&self) -> Result<Vec<u8>, ServiceError> {
+        let (door, level) = self.door()?;
+        let about = About {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            level,
+            obstacle: door.obstacle().map(str::to_owned),
+        };
+        serde_json::to_vec(&about).map_err(|error| ServiceError(error.to_string()))
     }
 
     async fn transfer(&self, body: &[u8]) -> Result<Vec<u8>, ServiceError> {
@@ -155,17 +188,25 @@ impl Service for PeerService {
     ) -> BoxFuture<'_, Result<Vec<u8>, ServiceError>> {
         Box::pin(async move {
             match (kind, from.who) {
-                (SERVICE_JOIN, Who::Joiner(node_key)) => self.desk.admit(node_key, body).await,
+                (SERVICE_JOIN, Who::Joiner(node_key)) => {
+                    self.desk.admit(node_key, from.address, body).await
+                }
                 (SERVICE_TRANSFER, Who::Member(_)) if from.follower_certificate => {
-                    Err(ServiceError("a follower may not move leadership: ask a voter".to_owned()))
+                    let why = "a follower may not move leadership: ask a voter";
+                    Err(self.refuse(from, "transfer-leader", why.to_owned()))
                 }
                 (SERVICE_TRANSFER, Who::Member(_)) => self.transfer(&body).await,
                 (SERVICE_HEALTH, Who::Member(_)) => self.health(),
-                (SERVICE_AUDIT, Who::Member(caller)) => self.audit(caller, &body).await,
+                (SERVICE_ABOUT, Who::Member(_)) => self.about(),
+                (SERVICE_AUDIT, Who::Member(caller)) => self.audit(from, caller, &body).await,
                 (SERVICE_CERTIFICATES, Who::Member(id)) => self.certificates(id, &body),
                 (kind, _) => Err(ServiceError(format!("no service {kind} for this caller"))),
             }
         })
+    }
+
+    fn refused(&self, refused: Refused) {
+        self.tell(refused.into());
     }
 }
 
@@ -211,6 +252,18 @@ pub async fn send_audit(
         .await
         .context(Exit::Unavailable, "audit records")?;
     id(&answer).ok_or_else(|| Failure::new(Exit::Failed, "the leader answered no number"))
+}
+
+/// Asks a member what it is.
+///
+/// # Errors
+/// What kept it from answering.
+pub async fn ask_about(raft: &Handle, member: u64, within: Duration) -> Result<About, CallError> {
+    let answer = raft.call(member, SERVICE_ABOUT, Vec::new(), within).await?;
+    serde_json::from_slice(&answer).map_err(|error| CallError::Malformed {
+        peer: format!("node {member}"),
+        reason: error.to_string(),
+    })
 }
 
 /// Takes a batch into the chain, on the leader; answers as [`send_audit`].

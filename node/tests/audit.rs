@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail loudly")]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,10 @@ use conclave::clock::SystemClock;
 use conclave::compose::Node;
 use conclave::config::Config;
 use conclave::jobs;
+use conclave::join::join;
 use conclave::peer_service::{PeerService, SERVICE_AUDIT};
+use conclave::seed::SeedRole;
+use conclave::seeding::{self, Wanted};
 use conclave_api::audit::{Outcome, Record, Severity, SpoolError, SpoolReader};
 use conclave_domain::audit::{AuditTexts, ChainVerifier};
 use conclave_domain::command::{self, Actor, Envelope, codec};
@@ -41,18 +44,24 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     panic!("{what} did not come true");
 }
 
+/// Writes the configuration of a node. Nobody else is given its port meanwhile: it is of the ephemeral ones.
+fn configured(folder: &Path, name: &str, audit: &str) -> PathBuf {
+    let path = folder.join("conclave.toml");
+    let peer = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let text = format!(
+        "[node]\nname = \"{name}\"\ndata = \"data\"\nmaster_key_file = \"master.key\"\n\
+         [api]\nlisten = \"127.0.0.1:0\"\nurl = \"https://localhost:1\"\n\
+         [peer]\nlisten = \"{peer}\"\n[audit]\n{audit}\n"
+    );
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
 /// A cluster of one node, whose jobs do not run. `audit` is that section of its configuration;
 /// `prepare` sees its spool's folder before it starts.
 async fn alone(audit: &str, prepare: impl FnOnce(&Path)) -> (tempfile::TempDir, Arc<Node>) {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("conclave.toml");
-    let text = format!(
-        "[node]\nname = \"n1\"\ndata = \"data\"\nmaster_key_file = \"master.key\"\n\
-         [api]\nlisten = \"127.0.0.1:0\"\nurl = \"https://localhost:1\"\n\
-         [peer]\nlisten = \"127.0.0.1:0\"\nadvertise = \"127.0.0.1:{}\"\n[audit]\n{audit}\n",
-        std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-    );
-    std::fs::write(&path, text).unwrap();
+    let path = configured(folder.path(), "n1", audit);
     let mut init = Command::new(env!("CARGO_BIN_EXE_conclave"));
     init.args(["cluster", "init", "--config"]).arg(&path);
     assert!(init.output().unwrap().status.success());
@@ -155,7 +164,8 @@ async fn a_batch_in_anothers_name_is_refused_and_recorded() {
         Some(node.spool.clone()),
         core.reports.clone(),
     );
-    let member = |id| PeerIdentity { who: Who::Member(id), follower_certificate: id != 1 };
+    let address = Some("10.0.0.7:7443".parse().unwrap());
+    let member = |id| PeerIdentity { who: Who::Member(id), follower_certificate: id != 1, address };
 
     // Member 7 writes in the name of node 1, sends what is no batch, and is no member of the log.
     let forged = service.call(member(7), SERVICE_AUDIT, batch(1, 1, &["{}"])).await;
@@ -167,13 +177,15 @@ async fn a_batch_in_anothers_name_is_refused_and_recorded() {
     assert!(service.call(member(1), SERVICE_AUDIT, other).await.is_err());
     assert!(service.call(member(1), SERVICE_AUDIT, b"noise".to_vec()).await.is_err());
     assert!(service.call(member(7), SERVICE_AUDIT, batch(7, 1, &["{}"])).await.is_err());
-    let joiner = PeerIdentity { who: Who::Joiner([7; 32]), follower_certificate: true };
+    let joiner = PeerIdentity { who: Who::Joiner([7; 32]), follower_certificate: true, address };
     assert!(service.call(joiner, SERVICE_AUDIT, batch(7, 1, &["{}"])).await.is_err());
     assert_eq!(core.state.read(|view| view.state.audit_head().last), 0);
 
-    // The forgery is a record of the leader's own.
+    // The forgery is a record of the leader's own, with where it came from.
+    until("a record", || node.spool.status().last == 1).await;
     let record = SpoolReader::new(node.audit_folder.clone()).read(1, 1).unwrap();
     assert!(record.records[0].contains("node 7 sent audit records in the name of node 1"));
+    assert!(record.records[0].contains("\"client_ip\":\"10.0.0.7\""), "{}", record.records[0]);
 
     // The leader's own records come by themselves, once, and are vouched for.
     let ship = tokio::spawn(jobs::ship(node.clone()));
@@ -189,5 +201,46 @@ async fn a_batch_in_anothers_name_is_refused_and_recorded() {
     assert_eq!((verifier.checkpoints(), verifier.gaps()), (1, 0));
     ship.abort();
     tend.abort();
+    node.core.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_forged_batch_over_the_wire_is_refused_and_in_the_chain_with_its_source() {
+    let (_folder, node) = alone("", |_| {}).await;
+    let ship = tokio::spawn(jobs::ship(node.clone()));
+    let membership = tokio::spawn(jobs::membership(node.clone()));
+    let wanted = Wanted {
+        name: "f1".to_owned(),
+        role: SeedRole::Follower,
+        life: Duration::from_mins(1),
+        group: None,
+        names: Vec::new(),
+    };
+    let seed = seeding::issue(&node, Actor::Node, String::new(), wanted).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let config = Config::load(&configured(folder.path(), "f1", "")).unwrap();
+    let joined = join(&config, &seed).await.unwrap();
+    let follower = Node::build(&config, None).await.unwrap();
+    until("the follower to follow", || follower.core.raft.leader() == Some(1)).await;
+
+    // It is a member, with its own key and certificate, and speaks for the leader.
+    let patience = Duration::from_secs(5);
+    let forged = batch(1, 1, &["{\"forged\":true}"]);
+    let answer = follower.core.raft.call(1, SERVICE_AUDIT, forged, patience).await;
+    assert!(answer.unwrap_err().to_string().contains("in the name of node 1"));
+    let chain = || node.core.state.audit_records(1, 100, 1 << 20).unwrap();
+    let marks = [
+        format!("f1 (node {}) from 127.0.0.1 was refused: append-audit", joined.node_id),
+        "\"client_ip\":\"127.0.0.1\"".to_owned(),
+    ];
+    let is_it = |text: &str| marks.iter().all(|mark| text.contains(mark));
+    let start = tokio::time::Instant::now();
+    until("the record", || chain().iter().any(|(_, record)| is_it(&record.text))).await;
+    assert!(start.elapsed() < patience, "{:?}", start.elapsed());
+    assert!(!chain().iter().any(|(_, record)| record.text.contains("forged")));
+    drop(verified(&node));
+    ship.abort();
+    membership.abort();
+    follower.core.stop().await;
     node.core.stop().await;
 }

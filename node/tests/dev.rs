@@ -209,3 +209,50 @@ fn a_backup_made_under_load_is_restored_grown_and_restarted_and_clients_reconnec
 fn a_survivor_of_a_lost_majority_goes_on_alone_and_grows_again() {
     machines("lost_quorum.py");
 }
+
+/// Runs a script of `tests/dev` in a development cluster of that size.
+fn script(size: [&str; 2], name: &str, arguments: &[&str]) {
+    python::provide();
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut dev = conclave();
+    dev.env("CONCLAVE", env!("CARGO_BIN_EXE_conclave"));
+    dev.args(["dev", "--voters", size[0], "--followers", size[1], "--run", "python3"]);
+    dev.arg(here.join("tests/dev").join(name)).args(arguments);
+    run(&mut dev, name);
+}
+
+#[test]
+fn who_may_not_come_in_is_refused_and_recorded() {
+    script(["3", "0"], "refusals.py", &[]);
+}
+
+#[test]
+fn automation_joins_a_follower_through_the_load_balancer() {
+    let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/haproxy");
+    script(["3", "0"], "seed_service.py", &[&files.to_string_lossy()]);
+}
+
+#[test]
+fn the_leader_removes_the_dead_and_gives_votes_to_the_fit_only() {
+    script(["3", "1"], "autopilot.py", &[]);
+}
+
+#[test]
+fn a_failed_leader_rejoins_with_no_command_and_leadership_goes_back_to_a_chosen_node() {
+    script(["3", "0"], "members.py", &["failed_leader", "failback"]);
+}
+
+#[test]
+fn two_of_five_are_lost_and_added_again_in_either_order() {
+    script(["5", "0"], "members.py", &["two_of_five"]);
+}
+
+#[test]
+fn a_follower_without_replication_is_not_healthy_within_five_seconds() {
+    script(["3", "1"], "members.py", &["stale_follower"]);
+}
+
+#[test]
+fn no_two_leaders_ever_answer_the_leader_check() {
+    script(["3", "0"], "members.py", &["one_leader"]);
+}

@@ -33,7 +33,7 @@ use crate::server::Server;
 use crate::service::{Service, ServiceError};
 use crate::standing;
 use crate::status::{MemberStatus, NodeState, Status};
-use crate::transport::{Peer, PeerIdentity, Transport, Urgency};
+use crate::transport::{Peer, PeerIdentity, Refused, Transport, Urgency};
 use crate::types::{Engine, EngineLogId, NodeInfo, NodeRole, TypeConfig, place};
 use crate::wire::latest::{Request, Response};
 
@@ -132,6 +132,10 @@ impl Registered {
         body: Vec<u8>,
     ) -> BoxFuture<'_, Result<Vec<u8>, ServiceError>> {
         self.0.call(from, kind, body)
+    }
+
+    pub(crate) fn refused(&self, refused: Refused) {
+        self.0.refused(refused);
     }
 }
 
@@ -335,6 +339,11 @@ impl Handle {
     /// This node's account of itself.
     pub fn status(&self) -> Status {
         self.0.status()
+    }
+
+    /// The version of the peer protocol that is spoken with each member that there is a connection with.
+    pub fn protocols(&self) -> BTreeMap<u64, u8> {
+        self.0.transport.versions()
     }
 
     /// Who belongs to the cluster, as far as this node knows.

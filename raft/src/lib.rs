@@ -53,7 +53,8 @@ pub use refound::{LEAP, refound};
 pub use service::{SERVICE_JOIN, Service, ServiceError};
 pub use status::{MemberStatus, NodeState, Status};
 pub use transport::{
-    Identity, Lane, NodeKey, Peer, PeerIdentity, PeerServer, Pipe, Quic, QuicError, QuicSettings,
-    Tls, TlsError, TlsMaterial, Transport, Unfit, Urgency, Who, join_call,
+    Attempt, Identity, Lane, NodeKey, Peer, PeerIdentity, PeerServer, Pipe, Quic, QuicError,
+    QuicSettings, Refused, Tls, TlsError, TlsMaterial, Transport, Unfit, Urgency, Who, join_call,
 };
 pub use types::{NodeInfo, NodeRole};
+pub use wire::Versions;

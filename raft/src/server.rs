@@ -22,11 +22,14 @@ use crate::handle::Node;
 use crate::runtime::blocking;
 use crate::service::SERVICE_JOIN;
 use crate::standing;
-use crate::transport::{Lane, PeerIdentity, PeerServer, Pipe, Unfit, Who};
+use crate::transport::{Attempt, Lane, PeerIdentity, PeerServer, Pipe, Refused, Unfit, Who};
 use crate::types::{Engine, EngineVote, place};
 use crate::wire::latest::{
     Append, AppendReply, Ballot, MemberRow, Refusal, Request, Response, SnapshotFrame, Vote,
 };
+
+/// What is said to those whom the list does not have.
+const NO_MEMBER: &str = "not a member of this cluster";
 
 /// Answers peers on behalf of a node, for as long as the node lives.
 pub(crate) struct Server(Weak<Node>);
@@ -63,6 +66,12 @@ impl PeerServer for Server {
         }
     }
 
+    fn refused(&self, refused: Refused) {
+        if let Some(node) = self.0.upgrade() {
+            node.tell_refused(refused);
+        }
+    }
+
     fn call(&self, from: PeerIdentity, request: Bytes) -> BoxFuture<'_, Bytes> {
         let node = self.0.upgrade();
         Box::pin(async move {
@@ -95,19 +104,19 @@ impl Node {
         };
         let is_join = matches!(request, Request::Service { kind: SERVICE_JOIN, .. });
         if !is_join && !self.is_member(from) {
-            return refused(Refusal::Forbidden, "not a member of this cluster");
+            return self.forbid(from, Attempt::Ask, NO_MEMBER, true);
         }
         let Some(raft) = self.raft() else {
             return refused(Refusal::Stopped, "the node is not running");
         };
         match request {
-            Request::Vote(ballot) => match self.check_voter(from, &ballot.vote) {
+            Request::Vote(ballot) => match self.check_voter(from, &ballot.vote, Attempt::Vote) {
                 Ok(()) => vote(raft.vote(convert::engine_ballot(ballot)).await),
                 Err(refusal) => refusal,
             },
             Request::PreVote(ballot) => self.pre_vote(from, raft, ballot).await,
             Request::Transfer { from: leader, to, last } => {
-                if let Err(refusal) = self.check_voter(from, &leader) {
+                if let Err(refusal) = self.check_voter(from, &leader, Attempt::TakeOver) {
                     return refusal;
                 }
                 let request = openraft::raft::TransferLeaderRequest::new(
@@ -135,7 +144,7 @@ impl Node {
 
     /// A pre-vote promises a term of its own, so only the sender's name can be checked.
     async fn pre_vote(&self, from: PeerIdentity, raft: &Engine, ballot: Ballot) -> Response {
-        match self.check_voter(from, &ballot.vote) {
+        match self.check_voter(from, &ballot.vote, Attempt::Vote) {
             Ok(()) => vote(raft.pre_vote(convert::engine_ballot(ballot)).await),
             Err(refusal) => refusal,
         }
@@ -157,29 +166,59 @@ impl Node {
         if is_voter || self.config.followers_may_propose {
             Ok(())
         } else {
-            Err(refused(Refusal::Forbidden, "followers may not propose"))
+            Err(self.forbid(from, Attempt::Propose, "followers may not propose", false))
         }
     }
 
     /// Whether the peer may act as a voter, and does so in its own name.
-    fn check_voter(&self, from: PeerIdentity, vote: &Vote) -> Result<(), Response> {
+    fn check_voter(
+        &self,
+        from: PeerIdentity,
+        vote: &Vote,
+        attempt: Attempt,
+    ) -> Result<(), Response> {
         let Who::Member(id) = from.who else {
-            return Err(refused(Refusal::Forbidden, "not a member of this cluster"));
+            return Err(self.forbid(from, attempt, NO_MEMBER, false));
         };
         if from.follower_certificate {
-            return Err(refused(Refusal::Forbidden, "a follower's certificate has no vote"));
+            let text = "a follower's certificate has no vote";
+            return Err(self.forbid(from, attempt, text, false));
         }
         if vote.node != id {
             let text = format!("node {id} spoke in the name of node {}", vote.node);
-            tracing::warn!("{text}");
-            return Err(refused(Refusal::Forbidden, &text));
+            return Err(self.forbid(from, attempt, &text, false));
         }
         if !self.members.list().may_vote(id) {
             // Perhaps it was promoted while we were away.
             self.members.note_doubt();
-            return Err(refused(Refusal::Forbidden, &format!("node {id} is no voter here")));
+            let text = format!("node {id} is no voter here");
+            return Err(self.forbid(from, attempt, &text, true));
         }
         Ok(())
+    }
+
+    /// The answer to what the peer may not ask, which is told to whoever records such things.
+    fn forbid(
+        &self,
+        from: PeerIdentity,
+        attempt: Attempt,
+        reason: &str,
+        in_doubt: bool,
+    ) -> Response {
+        let member = match from.who {
+            Who::Member(id) => Some(id),
+            Who::Joiner(_) => None,
+        };
+        let (address, reason) = (from.address, reason.to_owned());
+        let answer = refused(Refusal::Forbidden, &reason);
+        self.tell_refused(Refused { member, address, attempt, reason, in_doubt });
+        answer
+    }
+
+    fn tell_refused(&self, refused: Refused) {
+        if let Some(service) = self.service.load_full() {
+            service.refused(refused);
+        }
     }
 
     fn member_rows(&self) -> Response {
@@ -223,7 +262,7 @@ impl Node {
                         return None;
                     }
                 };
-                if node.check_voter(from, &append.vote).is_err() {
+                if node.check_voter(from, &append.vote, Attempt::Append).is_err() {
                     return None;
                 }
                 let heard = Received::of(&append);
@@ -257,7 +296,9 @@ impl Node {
         let Some(raft) = self.raft() else { return };
         // Two imports at once would take each other's files.
         let _turn = self.importing.lock().await;
-        let may_send = |leader: &EngineVote| self.check_voter(from, &convert::vote(leader)).is_ok();
+        let may_send = |leader: &EngineVote| {
+            self.check_voter(from, &convert::vote(leader), Attempt::Snapshot).is_ok()
+        };
         let stall = self.config.snapshot_stall;
         let last = match receive_snapshot(&self.state, &mut pipe, stall, may_send).await {
             Ok((vote, snapshot)) => match raft.install_full_snapshot(vote, snapshot).await {

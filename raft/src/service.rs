@@ -4,7 +4,7 @@
 
 use futures::future::BoxFuture;
 
-use crate::transport::PeerIdentity;
+use crate::transport::{PeerIdentity, Refused};
 
 /// The one kind of call that a node which is no member yet may make.
 pub const SERVICE_JOIN: u8 = 1;
@@ -24,4 +24,11 @@ pub trait Service: Send + Sync + 'static {
         kind: u8,
         body: Vec<u8>,
     ) -> BoxFuture<'_, Result<Vec<u8>, ServiceError>>;
+
+    /// Hears whom this node has refused, and what: once for each attempt, of which there may be very
+    /// many. Must not wait.
+    fn refused(&self, refused: Refused) {
+        let Refused { member, address, attempt, reason, .. } = refused;
+        tracing::debug!(?member, ?address, attempt = attempt.as_str(), reason, "peer refused");
+    }
 }

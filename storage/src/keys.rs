@@ -47,6 +47,7 @@ use crate::error::Fault;
 /// | 22 | audit head | | `AuditHeadV1` |
 /// | 23 | audit source | node id (u64) | `AuditSourceV1` |
 /// | 30 | certificate | name NUL generation (u32) | `CertificateV1` |
+/// | 40 | feature level | | `LevelV1` |
 ///
 /// Integers are big-endian, so that rows sort by them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,11 +77,12 @@ pub enum Table {
     AuditHead = 0x22,
     AuditSource = 0x23,
     Certificate = 0x30,
+    Level = 0x40,
 }
 
 impl Table {
     /// Tables that hold rows of the domain, in order.
-    pub const ROWS: [Self; 21] = [
+    pub const ROWS: [Self; 22] = [
         Self::Account,
         Self::Role,
         Self::Resource,
@@ -102,6 +104,7 @@ impl Table {
         Self::AuditHead,
         Self::AuditSource,
         Self::Certificate,
+        Self::Level,
     ];
 
     /// Whether memory holds the table's rows, too.
@@ -144,6 +147,7 @@ pub fn put_row_key(out: &mut Vec<u8>, row: &Row) {
         Row::AuditHead(_) => out.push(Table::AuditHead as u8),
         Row::AuditSource(node, _) => u64_key(out, Table::AuditSource, *node),
         Row::Certificate(key, _) => certificate_key(out, key),
+        Row::Level(_) => out.push(Table::Level as u8),
     }
 }
 
@@ -171,6 +175,7 @@ pub fn put_key(out: &mut Vec<u8>, key: &RowKey) {
         RowKey::AuditHead => out.push(Table::AuditHead as u8),
         RowKey::AuditSource(node) => u64_key(out, Table::AuditSource, *node),
         RowKey::Certificate(key) => certificate_key(out, key),
+        RowKey::Level => out.push(Table::Level as u8),
     }
 }
 

@@ -11,5 +11,6 @@ pub(crate) mod public_keys;
 pub(crate) mod resources;
 pub(crate) mod roles;
 pub(crate) mod secrets;
+pub(crate) mod seeds;
 pub(crate) mod status;
 pub(crate) mod v2;

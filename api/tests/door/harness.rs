@@ -15,13 +15,13 @@ use conclave_api::credentials::new_account;
 use conclave_api::openapi;
 use conclave_api::ports::{
     Clock, ClusterStatus, Committed, Health, HealthError, Part, ProposeError, Proposer, ReadError,
-    StateStore, Vault,
+    SeedOrder, SeedRefusal, Seeds, StateStore, Vault,
 };
 use conclave_api::{Door, Durability, Parts, Peer, Settings, Spool, health_router, router};
 use conclave_domain::audit::AuditTexts;
 use conclave_domain::command::{self, Actor, Command, Envelope};
 use conclave_domain::id::AccountName;
-use conclave_domain::records::{Member, MemberRole, RequestId};
+use conclave_domain::records::{JoinToken, Member, MemberRole, RequestId};
 use conclave_domain::time::Timestamp;
 use conclave_storage::Datadir;
 use conclave_storage::memory::SimDisk;
@@ -34,6 +34,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rustls::pki_types::CertificateDer;
 use serde_json::Value;
 use tower::ServiceExt;
+use zeroize::Zeroizing;
 
 /// A clock that stands still until it is moved.
 pub(crate) struct TestClock(AtomicI64);
@@ -159,8 +160,41 @@ impl Proposer for Single {
             applied,
             voters: 1,
             followers: 0,
+            silent: Some(0),
             age: self.age(),
         }
+    }
+}
+
+/// Puts the token of a seed into the log as the role that asks, as a node does; the seed is left out.
+struct Desk(Arc<Single>, Arc<TestClock>);
+
+impl Seeds for Desk {
+    fn issue(&self, order: SeedOrder) -> BoxFuture<'_, Result<Zeroizing<Vec<u8>>, SeedRefusal>> {
+        Box::pin(async move {
+            let at = self.1.now();
+            let life = i64::try_from(order.life.as_millis()).unwrap();
+            let token = JoinToken {
+                name: order.name.clone(),
+                role: MemberRole::Follower,
+                expires_at: Timestamp(at.0 + life),
+            };
+            let id = conclave_api::credentials::api_key_digest(order.name.as_bytes());
+            let envelope = command::codec::encode(&Envelope {
+                request_id: RequestId(id.0[..16].try_into().unwrap()),
+                actor: Actor::Role(order.role),
+                at,
+                client_ip: order.client_ip,
+                body: Command::IssueJoinToken { digest: id, token },
+            });
+            let reply = self.0.commit(envelope).reply;
+            let reply = conclave_domain::outcome::codec::decode(&reply).unwrap();
+            reply.map_err(SeedRefusal::Rejected)?;
+            let seed = serde_json::json!({
+                "name": order.name, "group": order.group, "names": order.names, "life_ms": life,
+            });
+            Ok(Zeroizing::new(seed.to_string().into_bytes()))
+        })
     }
 }
 
@@ -262,6 +296,7 @@ impl House {
             settings,
         })
         .unwrap();
+        door.issue_seeds_with(Arc::new(Desk(proposer.clone(), clock.clone())));
         let house = Self {
             plain_health: health_router(&door),
             router: router(door),

@@ -22,6 +22,7 @@ mod package;
 mod policies;
 mod properties;
 mod scenario;
+mod seeds;
 mod server;
 mod tokens;
 mod values;

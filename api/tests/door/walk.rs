@@ -4,7 +4,8 @@
 use conclave_api::credentials::seal_api_key;
 use conclave_api::router::{Access, Auth, ROUTES};
 use conclave_domain::command::{Actor, Command};
-use conclave_domain::id::Id;
+use conclave_domain::id::{AccountName, Id};
+use conclave_domain::level;
 use conclave_domain::time::Timestamp;
 use http::{Method, StatusCode};
 
@@ -31,6 +32,7 @@ const REQUESTS: &[(&str, &str)] = &[
     ("audit.resources", "/audit/resources/demo:variable:x"),
     ("audit.roles", "/audit/roles/demo:user:bob"),
     ("audit.entities", "/audit/entities/demo:user:bob"),
+    ("seeds.follower", "/configuration/demo/seed/follower?follower_hostname=f.example.com"),
     ("public_keys.show", "/public_keys/demo/user/bob"),
     ("authn.login", "/authn/demo/login"),
     ("authn.login_service", "/authn-ldap/svc/demo/login"),
@@ -108,7 +110,7 @@ const PUBLIC: &[&str] = &["public_keys.show"];
 /// Routes that the owner of one account has no right to.
 const ABOVE: &[&str] = &["accounts.list", "accounts.create", "accounts.delete"];
 
-const POLICY: &str = "- !variable x\n- !group g\n- !user bob\n- !user eve\n- !layer l\n- !policy conjur/authn-jwt\n- !host-factory {id: hf, layers: !layer l}\n- !webservice conjur/audit\n";
+const POLICY: &str = "- !variable x\n- !group g\n- !user bob\n- !user eve\n- !layer l\n- !policy conjur/authn-jwt\n- !host-factory {id: hf, layers: !layer l}\n- !webservice conjur/audit\n- !webservice conjur/seed-generation\n";
 
 fn path_of(name: &str) -> &'static str {
     REQUESTS
@@ -142,7 +144,11 @@ fn body_of(name: &str, other: &'static str) -> &'static str {
 }
 
 async fn house() -> House {
-    let house = House::with(|settings| settings.dynamic_secrets_enabled = true);
+    let house = House::with(|settings| {
+        settings.dynamic_secrets_enabled = true;
+        settings.seed_accounts = vec![AccountName::new("demo").unwrap()];
+    });
+    house.propose(Actor::Node, Command::RaiseLevel { level: level::NEWEST });
     house.load("demo", POLICY).await;
     house.send_as("demo/admin", &Method::POST, "/secrets/demo/variable/x", "canary-4711").await;
     let factory: Id = "demo:host_factory:hf".parse().unwrap();

@@ -196,7 +196,7 @@ struct Line {
 
 impl Line {
     fn identity(&self) -> PeerIdentity {
-        PeerIdentity { who: Who::Member(self.node), follower_certificate: false }
+        PeerIdentity { who: Who::Member(self.node), follower_certificate: false, address: None }
     }
 }
 

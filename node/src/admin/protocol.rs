@@ -45,6 +45,11 @@ pub enum Request {
         /// To whom.
         to: Option<String>,
     },
+    /// Takes this node out of service, or back into it: load balancers and leadership turn away.
+    Drain {
+        /// Back into it.
+        undo: bool,
+    },
     /// Creates an account.
     CreateAccount {
         /// Its name.
@@ -290,6 +295,18 @@ pub struct Status {
     /// How rotations stand; only the leader knows.
     #[serde(default)]
     pub rotations: Vec<RotationStatus>,
+    /// Whether the operator has taken this node out of service.
+    #[serde(default)]
+    pub draining: bool,
+    /// The feature level that the cluster has reached.
+    #[serde(default)]
+    pub level: u32,
+    /// The newest that this node is ready for.
+    #[serde(default)]
+    pub level_max: u32,
+    /// After so many seconds of silence this node, while it leads, removes a member.
+    #[serde(default)]
+    pub remove_dead_after_s: Option<u64>,
 }
 
 /// One member of the cluster.
@@ -309,6 +326,25 @@ pub struct MemberStatus {
     pub peer_address: String,
     /// URL of its API.
     pub api_url: String,
+    /// The version of the peer protocol that this node speaks with it.
+    #[serde(default)]
+    pub protocol: Option<u8>,
+    /// What it says of itself; only the leader has asked.
+    #[serde(default)]
+    pub seen: Option<SeenMember>,
+}
+
+/// What a member says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeenMember {
+    /// Version of its program; empty while it has said nothing.
+    pub version: String,
+    /// The newest feature level that it is ready for.
+    pub level: u32,
+    /// Why it may not serve now; nothing when it may.
+    pub obstacle: Option<String>,
+    /// Milliseconds since it last said something.
+    pub silent_ms: u64,
 }
 
 /// A digest of the state at an index.

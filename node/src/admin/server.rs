@@ -5,11 +5,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use conclave_domain::certificates::{CLUSTER, CLUSTER_CA, CertificateKey, Condition, Origin, ROOT};
-use conclave_domain::command::Command;
+use conclave_domain::certificates::{CLUSTER_CA, CertificateKey, Condition, Origin, ROOT};
+use conclave_domain::command::{Actor, Command};
 use conclave_domain::id::AccountName;
-use conclave_domain::records::JoinToken;
-use conclave_domain::time::{Clock, Timestamp};
+use conclave_domain::time::Clock;
 use conclave_raft::status::NodeState;
 use conclave_raft::{ChangeError, NodeRole};
 use conclave_storage::seal::{AuditKey, Keyring};
@@ -24,18 +23,19 @@ use super::protocol::{self, PrivatePem, Request, Response};
 use super::socket_path;
 use crate::backup;
 use crate::bootstrap::create_account;
-use crate::certificates::store::{self, Made, Maker};
-use crate::certificates::{CertificateError, Issued, import, inventory, plan};
+use crate::certificates::store::{Made, Maker};
+use crate::certificates::{import, inventory, plan};
 use crate::clock::SystemClock;
 use crate::compose::{Node, propose};
+use crate::deeds::{self, Deed};
 use crate::exit::{Context, Exit, Failure};
 use crate::folder::hex;
 use crate::jobs;
 use crate::jobs::rotate_keyring;
-use crate::join::{new_token, token_digest};
 use crate::lifecycle::told_to_stop;
 use crate::peer_service;
-use crate::seed::{Seed, SeedRole};
+use crate::seed::SeedRole;
+use crate::seeding::{self, Wanted};
 
 /// Longest question.
 const QUESTION_BYTES_MAX: usize = 64 * 1024;
@@ -126,11 +126,35 @@ async fn answer(node: &Node, request: Request) -> Result<Response, Failure> {
     match request {
         Request::Status => Ok(Response::Status(Box::new(status(node)))),
         Request::Seed { name, role, life_s, group, names } => {
-            let presented = presented(node, role, &name, group, &names).await?;
-            seed(node, name, role, life_s, presented).await
+            let subject = vec![("name", name.clone()), ("role", role.as_str().to_owned())];
+            let text = format!("the operator issued a seed for the {} {name}", role.as_str());
+            let life = Duration::from_secs(u64::from(life_s));
+            let wanted = Wanted { name, role, life, group, names };
+            let done = seeding::issue(node, Actor::Node, String::new(), wanted).await;
+            let done = done.map(|seed| Response::Seed(Box::new(seed))).map_err(Failure::from);
+            recorded(node, "issue-seed", subject, text, done).await
         }
-        Request::Remove { member } => remove(node, &member).await,
-        Request::TransferLeader { to } => transfer(node, to.as_deref()).await,
+        Request::Remove { member } => {
+            let subject = vec![("name", member.clone())];
+            let text = format!("the operator removed {member}");
+            recorded(node, "remove-member", subject, text, remove(node, &member).await).await
+        }
+        Request::TransferLeader { to } => {
+            let heir = to.as_deref().unwrap_or("whoever has most of the log");
+            let subject = vec![("heir", heir.to_owned())];
+            let text = format!("the operator handed leadership to {heir}");
+            let done = transfer(node, to.as_deref()).await;
+            recorded(node, "transfer-leader", subject, text, done).await
+        }
+        Request::Drain { undo } => {
+            let subject = vec![("name", node.identity.name.clone())];
+            let (operation, text) = if undo {
+                ("undrain", format!("the operator took {} back into service", node.identity.name))
+            } else {
+                ("drain", format!("the operator took {} out of service", node.identity.name))
+            };
+            recorded(node, operation, subject, text, drain(node, undo).await).await
+        }
         Request::CreateAccount { name } => {
             let name = AccountName::new(&name).context(Exit::Usage, "account")?;
             let vault = node.core.vault.load_full().ok_or_else(sealed)?;
@@ -208,6 +232,20 @@ async fn answer(node: &Node, request: Request) -> Result<Response, Failure> {
     }
 }
 
+/// Records what the operator did to the cluster, or was refused.
+async fn recorded(
+    node: &Node,
+    operation: &'static str,
+    subject: Vec<(&'static str, String)>,
+    text: String,
+    done: Result<Response, Failure>,
+) -> Result<Response, Failure> {
+    let refused = done.as_ref().err().map(|failure| failure.message.clone());
+    let deed = Deed { operation, subject, from: String::new(), text, refused };
+    deeds::record(&node.spool, deed).await;
+    done
+}
+
 fn keys_status(node: &Node) -> Result<protocol::KeysStatus, Failure> {
     let wrapped = node.core.state.read(|view| view.state.keyring().cloned()).ok_or_else(|| {
         Failure::new(Exit::Unavailable, "this node is sealed: it has no keyring yet")
@@ -242,6 +280,7 @@ async fn audit_page(node: &Node, from: u64) -> Result<protocol::AuditPage, Failu
 
 fn status(node: &Node) -> protocol::Status {
     let status = node.core.raft.status();
+    let protocols = node.core.raft.protocols();
     let counters = node.core.log.counters();
     let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     protocol::Status {
@@ -263,10 +302,16 @@ fn status(node: &Node) -> protocol::Status {
         api_url: node.config.api.url.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         rotations: node.rotations.status(),
+        draining: node.door.is_draining(),
+        level: node.core.state.read(|view| view.state.level()),
+        level_max: node.config.cluster.level_max,
+        remove_dead_after_s: node.config.cluster.remove_dead_after.map(|after| after.as_secs()),
         members: status
             .members
             .into_iter()
             .map(|member| protocol::MemberStatus {
+                seen: seen(node, member.id),
+                protocol: protocols.get(&member.id).copied(),
                 id: member.id,
                 name: member.info.name,
                 role: match member.info.role {
@@ -280,6 +325,27 @@ fn status(node: &Node) -> protocol::Status {
             })
             .collect(),
     }
+}
+
+/// What this node knows of a member: of itself always, of others while it leads.
+fn seen(node: &Node, member: u64) -> Option<protocol::SeenMember> {
+    if member == node.identity.node_id {
+        return Some(protocol::SeenMember {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            level: node.config.cluster.level_max,
+            obstacle: node.door.obstacle().map(str::to_owned),
+            silent_ms: 0,
+        });
+    }
+    let seen = node.watch.of(member)?;
+    let silent_ms = u64::try_from(seen.silent_for().as_millis()).unwrap_or(u64::MAX);
+    let about = seen.about;
+    Some(protocol::SeenMember {
+        version: about.as_ref().map(|about| about.version.clone()).unwrap_or_default(),
+        level: about.as_ref().map_or(0, |about| about.level),
+        obstacle: about.and_then(|about| about.obstacle),
+        silent_ms,
+    })
 }
 
 async fn certificates(node: &Node) -> Result<Response, Failure> {
@@ -417,80 +483,6 @@ fn sealed() -> Failure {
     Failure::new(Exit::Unavailable, "this node is sealed: it has no keyring yet")
 }
 
-/// What a node that is to join will present until it has the state: the cluster certificate, or that
-/// of its group of followers, which is made where there is none that promises it to the node.
-async fn presented(
-    node: &Node,
-    role: SeedRole,
-    name: &str,
-    group: Option<String>,
-    names: &[String],
-) -> Result<(String, Issued), Failure> {
-    let vault = node.core.vault.load_full().ok_or_else(sealed)?;
-    if role == SeedRole::Voter && (group.is_some() || !names.is_empty()) {
-        return Err(Failure::new(
-            Exit::Usage,
-            "a voter takes its names from the cluster's certificate",
-        ));
-    }
-    if role == SeedRole::Follower {
-        let group = group.unwrap_or_else(|| name.to_owned());
-        let made = node.core.state.read(|view| {
-            let cluster_id = &node.identity.cluster_id;
-            let now = SystemClock.now();
-            let maker = Maker { cluster_id, state: view.state, vault: &vault, now };
-            maker.for_follower(name, &group, names)
-        });
-        if let Some(made) = made.context(Exit::Failed, "certificate of the follower")? {
-            jobs::install_certificates(node, &vault, std::slice::from_ref(&made)).await?;
-            let roots_pem = node.core.state.read(|view| plan::roots_pem(view.state));
-            return Ok((roots_pem, made.issued().clone()));
-        }
-    }
-    let found: Result<_, CertificateError> = node.core.state.read(|view| {
-        let presented = plan::presented_as(view.state, role.into(), name);
-        let (key, record) = presented.ok_or_else(|| {
-            CertificateError::Refused(format!("the cluster has no certificate {CLUSTER}"))
-        })?;
-        let issued = store::open(&vault, key, &record.certificate)?;
-        Ok((plan::roots_pem(view.state), issued))
-    });
-    found.context(Exit::Fault, "certificates in the state")
-}
-
-async fn seed(
-    node: &Node,
-    name: String,
-    role: SeedRole,
-    life_s: u32,
-    (root_pem, issued): (String, Issued),
-) -> Result<Response, Failure> {
-    let token = new_token()?;
-    let now = SystemClock.now();
-    let expires_at = Timestamp(now.0.saturating_add(i64::from(life_s) * 1000));
-    let grant = JoinToken { name: name.clone(), role: role.into(), expires_at };
-    propose(
-        &node.core.raft,
-        Command::IssueJoinToken { digest: token_digest(&token), token: grant },
-    )
-    .await?;
-    let status = node.core.raft.status();
-    // The leader first: it answers without a forward.
-    let mut voters: Vec<_> = status.members.iter().filter(|member| member.voter).collect();
-    voters.sort_by_key(|member| status.leader != Some(member.id));
-    Ok(Response::Seed(Box::new(Seed {
-        version: Seed::VERSION,
-        cluster_id: node.identity.cluster_id.clone(),
-        name,
-        role,
-        token: token.to_string(),
-        peers: voters.iter().map(|member| member.info.peer_address.clone()).collect(),
-        root_pem,
-        certificate_pem: issued.certificate_pem,
-        key_pem: issued.key_pem.to_string(),
-    })))
-}
-
 /// Finds a member by name or id.
 fn find(node: &Node, member: &str) -> Result<u64, Failure> {
     let found = node.core.state.read(|view| {
@@ -519,6 +511,30 @@ async fn remove(node: &Node, member: &str) -> Result<Response, Failure> {
                 Exit::Unavailable,
                 format!("{member} is struck off; the leader has yet to cut it off"),
             ));
+        }
+        sleep(CHANGE_POLL).await;
+    }
+    Ok(Response::Done)
+}
+
+/// Has load balancers turn away from this node, and gives its leadership to another.
+async fn drain(node: &Node, undo: bool) -> Result<Response, Failure> {
+    if undo {
+        node.door.undrain();
+        return Ok(Response::Done);
+    }
+    node.door.drain();
+    let deadline = Instant::now() + CHANGE_DEADLINE;
+    // The autopilot hands over; also later, should nobody else come to lead.
+    while node.core.raft.leads() {
+        let status = node.core.raft.status();
+        if !status.members.iter().any(|member| member.voter && member.id != status.node_id) {
+            let text = "load balancers are told to turn away; it leads on, as the only voter";
+            return Err(Failure::new(Exit::Refused, text));
+        }
+        if Instant::now() >= deadline {
+            let text = "load balancers are told to turn away; nobody else has come to lead yet";
+            return Err(Failure::new(Exit::Unavailable, text));
         }
         sleep(CHANGE_POLL).await;
     }

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::ConfigArg;
 use super::output::{Output, note, table};
 use crate::admin::client;
-use crate::admin::protocol::{Request, Response, Status};
+use crate::admin::protocol::{MemberStatus, Request, Response, Status};
 use crate::bootstrap;
 use crate::client::input;
 use crate::exit::{Exit, Failure};
@@ -31,9 +31,18 @@ pub enum ClusterCommand {
     Status(ConfigArg),
     /// The members, with what they lag behind.
     Members(ConfigArg),
-    /// Hand leadership to another voter without losing a request.
+    /// Hand leadership to another voter, a chosen one if you like, without losing a request.
     TransferLeader(TransferArgs),
+    /// Take this node out of service before it is stopped: load balancers and leadership turn away.
+    ///
+    /// For a restart or an upgrade of one node after the other: `cluster drain`, wait for as long as the
+    /// load balancer takes to notice, restart the node, go on with the next. Requests that come all
+    /// the same are served. A restart, or --undo, takes it back into service.
+    Drain(DrainArgs),
     /// Remove a member: it is shut out at once.
+    ///
+    /// It cannot come back with the data that it has: empty its data folder and let it join anew. The
+    /// leader hands over first (`cluster transfer-leader`).
     Remove(RemoveArgs),
     /// After the majority of the voters is lost for good: make this one stopped node a new cluster.
     #[command(after_help = "\
@@ -86,6 +95,9 @@ pub struct SeedArgs {
     /// For a follower: more names under which clients reach it or its group.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     names: Vec<String>,
+    /// Remove this member first, by name or id: the new node takes its place, and its name if you like.
+    #[arg(long, value_name = "MEMBER")]
+    replace: Option<String>,
     /// After so many minutes the seed is void.
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=10_080))]
     minutes: u32,
@@ -107,8 +119,21 @@ pub struct TransferArgs {
     #[command(flatten)]
     config: ConfigArg,
     /// Name or id of the voter to lead; without it the most caught-up one.
-    #[arg(long)]
+    #[arg(value_name = "VOTER", conflicts_with = "to")]
+    voter: Option<String>,
+    /// The same.
+    #[arg(long, value_name = "VOTER")]
     to: Option<String>,
+}
+
+/// Arguments of `cluster drain`.
+#[derive(Debug, Args)]
+pub struct DrainArgs {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// Take it back into service.
+    #[arg(long)]
+    undo: bool,
 }
 
 /// Arguments of `cluster remove`.
@@ -191,6 +216,9 @@ pub async fn cluster(command: ClusterCommand, output: Output) -> Result<(), Fail
         ClusterCommand::Seed(args) => {
             let data = args.config.load()?.node.data;
             let life = Duration::from_secs(u64::from(args.minutes) * 60);
+            if let Some(member) = args.replace {
+                done(client::ask(&data, &Request::Remove { member }).await?)?;
+            }
             client::seed(&data, &args.name, args.role, life, args.group, args.names)
                 .await?
                 .write(&args.out)?;
@@ -216,7 +244,8 @@ pub async fn cluster(command: ClusterCommand, output: Output) -> Result<(), Fail
         }
         ClusterCommand::TransferLeader(args) => {
             let data = args.config.load()?.node.data;
-            let response = client::ask(&data, &Request::TransferLeader { to: args.to }).await?;
+            let response =
+                client::ask(&data, &Request::TransferLeader { to: args.voter.or(args.to) }).await?;
             if let Response::Leader { leader } = response {
                 return output.show(&json!({ "leader": leader }), || {
                     leader.map_or_else(
@@ -226,6 +255,18 @@ pub async fn cluster(command: ClusterCommand, output: Output) -> Result<(), Fail
                 });
             }
             Err(response.into_failure())
+        }
+        ClusterCommand::Drain(DrainArgs { config, undo }) => {
+            done(client::ask(&config.load()?.node.data, &Request::Drain { undo }).await?)?;
+            output.show(&json!({ "draining": !undo }), || {
+                let text = if undo {
+                    "Back in service: /health is good again"
+                } else {
+                    "Out of service: /health says so, and another leads. Stop it once the load balancer \
+                     has noticed"
+                };
+                text.to_owned()
+            })
         }
         ClusterCommand::Remove(args) => {
             let data = args.config.load()?.node.data;
@@ -329,15 +370,50 @@ fn status_text(status: &Status) -> String {
         status.name,
         status.node_id,
         status.part,
-        if status.sealed { " (sealed: waits for the keyring)" } else { "" },
+        if status.sealed {
+            " (sealed: waits for the keyring)"
+        } else if status.draining {
+            " (out of service: conclave cluster drain --undo)"
+        } else {
+            ""
+        },
         status.term,
         status.last_log,
         status.committed,
         status.applied,
         status.snapshot,
-        rotations_text(status),
+        level_text(status) + &rotations_text(status),
         members_text(status)
     )
+}
+
+/// What the cluster may use, and who keeps it from more; what the leader does about the dead.
+fn level_text(status: &Status) -> String {
+    let mut text = format!("features   level {}", status.level);
+    if status.level < status.level_max {
+        let behind = status.members.iter().filter_map(|member| {
+            let seen = member.seen.as_ref()?;
+            (seen.level < status.level_max).then(|| format!("{} ({})", member.name, seen.level))
+        });
+        let behind: Vec<String> = behind.collect();
+        text.extend([format!(" of {}, waits for {}", status.level_max, behind.join(", "))]);
+    }
+    let after = status.remove_dead_after_s.filter(|_| status.part == "leader");
+    if let Some(after) = after {
+        text.extend([format!("\nautopilot  removes members not heard from for {after} s")]);
+    }
+    text + "\n"
+}
+
+/// How a member is, as far as whoever leads has heard.
+fn condition(member: &MemberStatus) -> String {
+    const SILENT_MS: u64 = 5_000;
+    match &member.seen {
+        None => "-".to_owned(),
+        Some(seen) if seen.silent_ms >= SILENT_MS => format!("silent {} s", seen.silent_ms / 1000),
+        Some(seen) if seen.version.is_empty() => "not heard yet".to_owned(),
+        Some(seen) => seen.obstacle.clone().unwrap_or_else(|| "ok".to_owned()),
+    }
 }
 
 /// One line on rotations, where there are any, and one for each that fails.
@@ -357,7 +433,9 @@ fn rotations_text(status: &Status) -> String {
 
 fn members_text(status: &Status) -> String {
     let mut rows = vec![
-        ["ID", "NAME", "ROLE", "VOTES", "LAG", "PEER ADDRESS", "API"].map(str::to_owned).to_vec(),
+        ["ID", "NAME", "ROLE", "VOTES", "LAG", "STATE", "VERSION", "PEER ADDRESS", "API"]
+            .map(str::to_owned)
+            .to_vec(),
     ];
     for member in &status.members {
         let lag = member.lag.map_or_else(|| "-".to_owned(), |lag| lag.to_string());
@@ -368,6 +446,8 @@ fn members_text(status: &Status) -> String {
             member.role.as_str().to_owned(),
             if member.votes { "yes" } else { "no" }.to_owned(),
             lag,
+            condition(member),
+            member.seen.as_ref().map_or_else(|| "-".to_owned(), |seen| seen.version.clone()),
             member.peer_address.clone(),
             member.api_url.clone(),
         ]);

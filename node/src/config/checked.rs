@@ -6,12 +6,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use conclave_domain::id::AccountName;
+use conclave_domain::level;
 use conclave_domain::policy::Rules;
 use conclave_domain::policy::effective::Bounds;
 use ipnet::IpNet;
 
 use super::environment::{DYNAMIC_SECRETS, HOST_FACTORIES, JWT_ISSUER, ServerEnvironment};
-use super::raw::{RawConfig, RawOutput, RawPolicy, RawRaft};
+use super::raw::{RawCluster, RawConfig, RawOutput, RawPolicy, RawRaft};
 use conclave_api::settings::Wanted;
 
 /// The defaults, in one place; those of Raft are in its own crate. `node/deploy/conclave.toml`
@@ -20,6 +22,7 @@ mod defaults {
     use std::time::Duration;
 
     pub(super) const MAX_STALENESS: Duration = Duration::from_mins(5);
+    pub(super) const VOTERS_MIN: usize = 3;
     pub(super) const LOG_LEVEL: &str = "info";
     pub(super) const POLICY_LOAD_WAIT: Duration = Duration::from_secs(5);
 }
@@ -30,6 +33,8 @@ const NODE_NAME_BYTES_MAX: usize = 63;
 const SNAPSHOT_EVERY_MAX: u64 = 10_000_000;
 /// A load that waits longer than this would run into the end of its request.
 const POLICY_LOAD_WAIT_MAX: Duration = Duration::from_secs(25);
+/// A member that is away for less than this may just be starting anew.
+const REMOVE_DEAD_AFTER_MIN: Duration = Duration::from_secs(5);
 /// An election that takes longer than this is a mistake of units.
 const ELECTION_MAX: Duration = Duration::from_mins(1);
 
@@ -79,6 +84,8 @@ pub struct Config {
     pub api: ApiConfig,
     /// Names in certificates.
     pub tls: TlsConfig,
+    /// What the leader does about members by itself.
+    pub cluster: ClusterConfig,
     /// Elections and snapshots.
     pub raft: RaftConfig,
     /// What followers promise.
@@ -133,6 +140,8 @@ pub struct ApiConfig {
     pub host_factories_enabled: bool,
     /// Whether issuers of dynamic secrets are there.
     pub dynamic_secrets_enabled: bool,
+    /// Accounts whose roles may be allowed to get seeds for followers.
+    pub seed_accounts: Vec<AccountName>,
     /// The only networks in which authenticators call servers that policy names; when empty, all but
     /// what is local.
     pub outbound_networks: Vec<IpNet>,
@@ -147,6 +156,18 @@ pub struct ApiConfig {
 pub struct TlsConfig {
     /// DNS names and addresses; the first is the common name.
     pub names: Vec<String>,
+}
+
+/// What the leader does about members by itself; its own settings count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterConfig {
+    /// A member not heard from for this long is removed; none: never.
+    pub remove_dead_after: Option<Duration>,
+    /// So many voters stay, whoever is dead.
+    pub voters_min: usize,
+    /// The newest feature level that this node is ready for. The cluster's never falls again: to keep the
+    /// way back to an older version open after an upgrade, hold it down for a while.
+    pub level_max: u32,
 }
 
 /// Timing of elections, and how often a snapshot is made.
@@ -184,6 +205,8 @@ impl RaftConfig {
 pub struct ReadsConfig {
     /// Older than this a follower refuses to authenticate.
     pub max_staleness: Duration,
+    /// Older than this a follower answers 502 to `/health`; none: not for its age alone.
+    pub unhealthy_after: Option<Duration>,
     /// Whether a follower forwards writes to the leader instead of answering 405.
     pub forward_writes: bool,
 }
@@ -373,6 +396,12 @@ impl Config {
             None | Some("") => None,
             Some(text) => Some(address("api.health_listen", text)?),
         };
+        let seed_accounts = raw.api.seed_accounts.iter().map(|name| {
+            AccountName::new(name).map_err(|error| {
+                invalid("api.seed_accounts", name, format!("write names of accounts ({error})"))
+            })
+        });
+        let seed_accounts = seed_accounts.collect::<Result<_, _>>()?;
         let health_ok_for = match raw.api.health_ok_for.as_deref() {
             None => Wanted::ALL,
             Some(parts) => wanted(parts)?,
@@ -447,6 +476,7 @@ impl Config {
                 authenticators: raw.api.authenticators,
                 host_factories_enabled: raw.api.host_factories_enabled.unwrap_or(true),
                 dynamic_secrets_enabled: raw.api.dynamic_secrets_enabled.unwrap_or(false),
+                seed_accounts,
                 outbound_networks,
                 ldap_plain_allowed: raw.api.ldap_plain_allowed.unwrap_or(false),
                 jwt_missing_issuer_ignored: raw
@@ -455,12 +485,18 @@ impl Config {
                     .unwrap_or(false),
             },
             tls: TlsConfig { names },
+            cluster: checked_cluster(&raw.cluster)?,
             raft: checked_raft(&raw.raft)?,
             reads: ReadsConfig {
                 max_staleness: raw
                     .reads
                     .max_staleness_s
                     .map_or(defaults::MAX_STALENESS, Duration::from_secs),
+                unhealthy_after: raw
+                    .reads
+                    .unhealthy_after_s
+                    .filter(|seconds| *seconds > 0)
+                    .map(Duration::from_secs),
                 forward_writes: raw.reads.forward_writes.unwrap_or(false),
             },
             audit,
@@ -493,6 +529,32 @@ fn audit_output(folder: &Path, raw: RawOutput) -> Result<AuditOutput, ConfigErro
              certificate_file and key_file",
         )),
     }
+}
+
+fn checked_cluster(raw: &RawCluster) -> Result<ClusterConfig, ConfigError> {
+    let remove_dead_after =
+        raw.remove_dead_after_s.filter(|seconds| *seconds > 0).map(Duration::from_secs);
+    if let Some(after) = remove_dead_after.filter(|after| *after < REMOVE_DEAD_AFTER_MIN) {
+        let least = REMOVE_DEAD_AFTER_MIN.as_secs();
+        return Err(invalid(
+            "cluster.remove_dead_after_s",
+            after.as_secs(),
+            format!("use at least {least}, or 0 for never: a restart is no death"),
+        ));
+    }
+    let voters_min = raw.voters_min.unwrap_or(defaults::VOTERS_MIN);
+    if voters_min == 0 {
+        return Err(invalid("cluster.voters_min", 0, "a cluster needs at least 1 voter"));
+    }
+    let level_max = raw.feature_level_max.unwrap_or(level::NEWEST);
+    if level_max > level::NEWEST {
+        return Err(invalid(
+            "cluster.feature_level_max",
+            level_max,
+            format!("this version knows no more than {}", level::NEWEST),
+        ));
+    }
+    Ok(ClusterConfig { remove_dead_after, voters_min, level_max })
 }
 
 fn checked_policy(raw: &RawPolicy) -> Result<PolicyConfig, ConfigError> {
@@ -528,7 +590,11 @@ fn checked_policy(raw: &RawPolicy) -> Result<PolicyConfig, ConfigError> {
     })
 }
 
-fn checked_name(name: String) -> Result<String, ConfigError> {
+/// A node's name, if it may be one.
+///
+/// # Errors
+/// What would be right.
+pub fn checked_name(name: String) -> Result<String, ConfigError> {
     let fits = !name.is_empty()
         && name.len() <= NODE_NAME_BYTES_MAX
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')

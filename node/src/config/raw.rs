@@ -13,6 +13,8 @@ pub(super) struct RawConfig {
     #[serde(default)]
     pub(super) tls: RawTls,
     #[serde(default)]
+    pub(super) cluster: RawCluster,
+    #[serde(default)]
     pub(super) raft: RawRaft,
     #[serde(default)]
     pub(super) reads: RawReads,
@@ -54,6 +56,8 @@ pub(super) struct RawApi {
     pub(super) host_factories_enabled: Option<bool>,
     pub(super) dynamic_secrets_enabled: Option<bool>,
     #[serde(default)]
+    pub(super) seed_accounts: Vec<String>,
+    #[serde(default)]
     pub(super) outbound_networks: Vec<String>,
     pub(super) ldap_plain_allowed: Option<bool>,
     pub(super) authn_jwt_ignore_missing_issuer_claim: Option<bool>,
@@ -64,6 +68,14 @@ pub(super) struct RawApi {
 pub(super) struct RawTls {
     #[serde(default)]
     pub(super) names: Vec<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawCluster {
+    pub(super) remove_dead_after_s: Option<u64>,
+    pub(super) voters_min: Option<usize>,
+    pub(super) feature_level_max: Option<u32>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -79,6 +91,7 @@ pub(super) struct RawRaft {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawReads {
     pub(super) max_staleness_s: Option<u64>,
+    pub(super) unhealthy_after_s: Option<u64>,
     pub(super) forward_writes: Option<bool>,
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use conclave_api::audit::{SpoolBatch, SpoolReader};
 use conclave_domain::audit::{AuditRecord, AuditTexts, BATCH_RECORDS_MAX};
 use conclave_domain::command::Command;
+use conclave_domain::level;
 use conclave_domain::time::{Clock, Timestamp};
 use conclave_raft::status::NodeState;
 use conclave_storage::seal::AuditKey;
@@ -96,8 +97,13 @@ async fn ship_once(
     *reader = Some(taken);
     let SpoolBatch { first, lost, records } = batch.context(Exit::Failed, "audit spool")?;
     let count = records.len();
-    let texts = AuditTexts::packed(&records);
-    let batch = Command::ChainAudit { node: node.identity.node_id, first, lost, texts };
+    let id = node.identity.node_id;
+    let batch = if node.core.state.read(|view| view.state.level()) >= level::PACKED_AUDIT {
+        Command::ChainAudit { node: id, first, lost, texts: AuditTexts::packed(&records) }
+    } else {
+        // There may be members of an earlier version.
+        Command::AppendAudit { node: id, first, lost, records }
+    };
     let raft = &node.core.raft;
     let status = raft.status();
     let last = match status.leader {

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! admitted, unknown to Raft   → add as follower      (entries flow)
-//! admitted as voter, no vote  → promote once caught up
+//! admitted as voter, no vote  → promote once caught up, and fit to serve for a while
 //! known to Raft, struck off   → remove               (connections are refused from then on)
 //! ```
 
@@ -82,7 +82,8 @@ fn next_step(node: &Node, status: &conclave_raft::status::Status) -> Option<Step
                 Some(known)
                     if member.role == MemberRole::Voter
                         && !known.voter
-                        && known.lag.is_some_and(|lag| lag <= LAG_MAX) =>
+                        && known.lag.is_some_and(|lag| lag <= LAG_MAX)
+                        && node.watch.is_steady(*id) =>
                 {
                     return Some(Step::Promote(*id));
                 }

@@ -1,11 +1,12 @@
 //! What a node does by itself, in the background: opens the vault when the keyring arrives
-//! ([`unseal`]), keeps certificates in force (`certificates`), ships its audit records to the cluster's
+//! ([`unseal`]), watches the members ([`autopilot`]), keeps certificates in force (`certificates`), ships its audit records to the cluster's
 //! chain ([`ship`]) and copies them from there to collectors ([`outputs`]); and as leader makes Raft's
 //! members those of the log ([`membership`]), forgets what has expired ([`sweep`]), rotates values that
 //! are due (`rotation`), vouches for the audit chain ([`tend`]) and seals anew what lies under older
 //! data keys ([`reseal`]).
 
 mod audit;
+mod autopilot;
 mod certificates;
 mod keys;
 mod membership;
@@ -15,6 +16,7 @@ mod sweep;
 mod unseal;
 
 pub use audit::{ship, tend};
+pub use autopilot::{Seen, Watch, autopilot};
 pub use certificates::{
     REPORT_LIFE, install as install_certificates, load as load_certificates,
     renew as renew_certificates,

@@ -2,6 +2,7 @@
 and programs of Debian's packages."""
 
 import base64
+import contextlib
 import json
 import os
 import pathlib
@@ -10,6 +11,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import urllib.parse
 import urllib.request
 
 ACCOUNT = os.environ["CONJUR_ACCOUNT"]
@@ -60,3 +62,28 @@ def provide(program, package=None):
         subprocess.run(["flock", "/tmp/conclave-tests-apt.lock", "sh", "-c", install], check=True,
                        env=dict(os.environ, DEBIAN_FRONTEND="noninteractive"), stdout=subprocess.DEVNULL)
     return shutil.which(program, path=path)
+
+
+def address(node):
+    url = urllib.parse.urlparse(node["url"])
+    return f"127.0.0.1:{url.port}"
+
+
+@contextlib.contextmanager
+def balancer(file, scratch, **variables):
+    """HAProxy with one of the files of `node/deploy/haproxy`; the port where it listens."""
+    port = free_port()
+    environment = dict(os.environ, BIND=f"127.0.0.1:{port}", CLUSTER_CA=os.environ["CONJUR_CERT_FILE"],
+                       CLUSTER_NAME="localhost", **variables)
+    said = scratch / f"{file.name}.log"
+    log = said.open("wb")
+    process = subprocess.Popen([provide("haproxy"), "-f", str(file)], env=environment, stdout=log,
+                               stderr=subprocess.STDOUT)
+    try:
+        yield port
+    finally:
+        process.terminate()
+        process.wait(10)
+        log.close()
+        if sys.exc_info()[0] is not None:
+            print(said.read_text(errors="replace")[-4000:], file=sys.stderr)

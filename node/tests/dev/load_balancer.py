@@ -2,7 +2,6 @@
 followers behind a balancer that ends TLS. Run by `node/tests/dev.rs`; every fact is an assertion."""
 
 import base64
-import contextlib
 import json
 import os
 import pathlib
@@ -12,38 +11,13 @@ import subprocess
 import sys
 import time
 import urllib.error
-import urllib.parse
 import urllib.request
 
-from around import ACCOUNT, KEY, SECRET, free_port, nodes, provide
+from around import ACCOUNT, KEY, SECRET, address, balancer, nodes, provide
 
 CERT = os.environ["CONJUR_CERT_FILE"]
 DEPLOY = pathlib.Path(sys.argv[1])
 SCRATCH = pathlib.Path(sys.argv[2])
-
-
-def address(node):
-    url = urllib.parse.urlparse(node["url"])
-    return f"127.0.0.1:{url.port}"
-
-
-@contextlib.contextmanager
-def balancer(file, **variables):
-    """HAProxy with one of the files; the port where it listens."""
-    port = free_port()
-    environment = dict(os.environ, BIND=f"127.0.0.1:{port}", CLUSTER_CA=CERT,
-                       CLUSTER_NAME="localhost", **variables)
-    log = (SCRATCH / f"{file}.log").open("wb")
-    process = subprocess.Popen([provide("haproxy"), "-f", str(DEPLOY / file)], env=environment, stdout=log,
-                               stderr=subprocess.STDOUT)
-    try:
-        yield port
-    finally:
-        process.terminate()
-        process.wait(10)
-        log.close()
-        if sys.exc_info()[0] is not None:
-            print((SCRATCH / f"{file}.log").read_text(errors="replace")[-4000:], file=sys.stderr)
 
 
 def request(method, port, path, body=None, token=None, headers=(), tls=None):
@@ -84,7 +58,7 @@ LOGIN = f"/authn/{ACCOUNT}/admin/authenticate"
 
 def voters():
     by_name = {node["name"].upper(): node for node in nodes() if node["part"] != "follower"}
-    with balancer("voters.cfg", **{name: address(node) for name, node in by_name.items()}) as port:
+    with balancer(DEPLOY / "voters.cfg", SCRATCH, **{name: address(node) for name, node in by_name.items()}) as port:
         token = until("no login through the balancer", wanted(200, "POST", port, LOGIN, KEY.encode()))
         for number in range(20):
             status, body = request("POST", port, SECRET, f"value {number}".encode(), token)
@@ -121,7 +95,7 @@ def followers():
     site.write_bytes((SCRATCH / "site.crt").read_bytes() + (SCRATCH / "site.key").read_bytes())
     tls = ssl.create_default_context(cafile=str(SCRATCH / "site.crt"))
     follower = next(node for node in nodes() if node["part"] == "follower")
-    with balancer("followers.cfg", F1=address(follower), SITE_PEM=str(site)) as port:
+    with balancer(DEPLOY / "followers.cfg", SCRATCH, F1=address(follower), SITE_PEM=str(site)) as port:
         login = ("POST", port, LOGIN, KEY.encode())
         until("no login through the balancer", wanted(200, *login, tls=tls))
         for node in nodes():

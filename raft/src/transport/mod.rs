@@ -8,7 +8,9 @@ pub mod identity;
 pub mod quic;
 pub mod tls;
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -97,6 +99,8 @@ pub struct PeerIdentity {
     pub who: Who,
     /// The certificate says "follower": such a peer never acts as a voter, whatever its id.
     pub follower_certificate: bool,
+    /// Where the connection comes from; none in simulations.
+    pub address: Option<SocketAddr>,
 }
 
 /// See [`PeerIdentity`].
@@ -106,6 +110,56 @@ pub enum Who {
     Member(u64),
     /// Holds the cluster's certificate and this node key, and wants to join.
     Joiner([u8; 32]),
+}
+
+/// What somebody wanted of this node and was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Attempt {
+    /// A connection.
+    Connect,
+    /// A vote, or the promise of one.
+    Vote,
+    /// Leadership handed over.
+    TakeOver,
+    /// Entries taken into the log.
+    Append,
+    /// A snapshot installed.
+    Snapshot,
+    /// A command proposed.
+    Propose,
+    /// Anything else that members may ask.
+    Ask,
+}
+
+impl Attempt {
+    /// The word for records and logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Vote => "vote",
+            Self::TakeOver => "take-over",
+            Self::Append => "append",
+            Self::Snapshot => "snapshot",
+            Self::Propose => "propose",
+            Self::Ask => "ask",
+        }
+    }
+}
+
+/// Somebody was refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// The member that it is, or says that it is; none where it did not come so far.
+    pub member: Option<u64>,
+    /// Where it came from; none in simulations.
+    pub address: Option<SocketAddr>,
+    /// What it wanted.
+    pub attempt: Attempt,
+    /// Why it was refused.
+    pub reason: String,
+    /// This node does not know the peer, or not as a voter: perhaps the node is behind, and the peer
+    /// in the right.
+    pub in_doubt: bool,
 }
 
 /// An ordered two-way stream of frames. Dropping a half ends it.
@@ -141,6 +195,9 @@ pub trait PeerServer: Send + Sync + 'static {
     /// Hears that a proven peer has shut this node out for its disk.
     fn condemned(&self, by: PeerIdentity, reason: &str);
 
+    /// Hears that the transport has refused somebody.
+    fn refused(&self, refused: Refused);
+
     /// Answers one request.
     fn call(&self, from: PeerIdentity, request: Bytes) -> BoxFuture<'_, Bytes>;
 
@@ -169,6 +226,11 @@ pub trait Transport: Send + Sync + 'static {
     /// Says that the peer let a deadline pass on that lane; after some in a row the connection is
     /// taken for dead and made anew.
     fn note_timeout(&self, to: &Peer, lane: Lane);
+
+    /// The version of the protocol that is spoken with each member that there is a connection with.
+    fn versions(&self) -> BTreeMap<u64, u8> {
+        BTreeMap::new()
+    }
 
     /// Ends all connections and stops to answer.
     fn close(&self) -> BoxFuture<'static, ()>;

@@ -9,7 +9,7 @@
 //! A dial belongs to the connection's slot, not to the caller who wanted it: callers with short
 //! deadlines come and go while it proceeds.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
@@ -26,12 +26,14 @@ use super::identity::{
     EXPORTER_LABEL, Identity, IdentityError, PROOF_BYTES_MAX, check_hello, check_proof, hello,
     proof,
 };
-use super::tls::{SNI, Tls, TlsError, is_follower_certificate};
-use super::{Lane, Peer, PeerIdentity, PeerServer, Pipe, Transport, Unfit, Urgency, Who};
+use super::tls::{SNI, Tls, TlsError, agreed, is_follower_certificate};
+use super::{
+    Attempt, Lane, Peer, PeerIdentity, PeerServer, Pipe, Refused, Transport, Unfit, Urgency, Who,
+};
 use crate::error::CallError;
 use crate::members::Members;
-use crate::wire::FRAME_BYTES_MAX;
 use crate::wire::latest::{Refusal, Request, Response};
+use crate::wire::{FRAME_BYTES_MAX, Versions};
 
 /// Application close codes; the reason goes with them in words.
 mod code {
@@ -68,6 +70,9 @@ pub struct QuicSettings {
     pub idle_timeout: Duration,
     /// Round trip assumed before one is measured. A lost first packet costs three times as much.
     pub initial_rtt: Duration,
+    /// Versions of the protocol to offer. All that this program knows, but where a test or a careful
+    /// operator wants fewer.
+    pub versions: Versions,
 }
 
 impl QuicSettings {
@@ -79,6 +84,7 @@ impl QuicSettings {
             dial_timeout: Duration::from_millis(500),
             idle_timeout: Duration::from_secs(3),
             initial_rtt: Duration::from_millis(10),
+            versions: Versions::OURS,
         }
     }
 }
@@ -117,6 +123,54 @@ struct Inner {
 struct Node {
     server: Arc<dyn PeerServer>,
     members: Arc<Members>,
+}
+
+/// Why somebody who dialled us was not let in.
+struct Turned {
+    reason: String,
+    member: Option<u64>,
+    in_doubt: bool,
+    /// Whether it was our judgement, and not the line that failed or this node that was not ready.
+    is_told: bool,
+}
+
+impl Turned {
+    /// For what went wrong before the peer could say who it is.
+    fn away(error: &ConnectionError, speaks: Versions) -> Self {
+        let is_told = matches!(error, ConnectionError::TransportError(_));
+        Self { reason: explained(error, speaks), member: None, in_doubt: false, is_told }
+    }
+}
+
+impl From<IdentityError> for Turned {
+    fn from(error: IdentityError) -> Self {
+        let (member, in_doubt) = match error {
+            IdentityError::Unknown(id) => (Some(id), true),
+            IdentityError::WrongKey(id) => (Some(id), false),
+            // Addresses move from node to node; nobody meant any harm.
+            IdentityError::WrongNode { .. } => (None, true),
+            IdentityError::Key
+            | IdentityError::Malformed(_)
+            | IdentityError::WrongCluster
+            | IdentityError::Lane(_)
+            | IdentityError::Standing(_) => (None, false),
+        };
+        let is_told = !matches!(error, IdentityError::WrongNode { .. });
+        Self { reason: error.to_string(), member, in_doubt, is_told }
+    }
+}
+
+/// What the line said.
+impl From<String> for Turned {
+    fn from(reason: String) -> Self {
+        Self { reason, member: None, in_doubt: false, is_told: false }
+    }
+}
+
+impl From<&str> for Turned {
+    fn from(reason: &str) -> Self {
+        Self::from(reason.to_owned())
+    }
 }
 
 /// The connection to one peer in one lane.
@@ -260,6 +314,20 @@ impl Transport for Quic {
         Box::pin(Arc::clone(&self.0).open(to.clone(), lane))
     }
 
+    fn versions(&self) -> BTreeMap<u64, u8> {
+        let dialled = self.0.dialled();
+        let ready = dialled.iter().filter_map(|((peer, _), slot)| match &*slot.state.borrow() {
+            SlotState::Ready(connection) => Some((peer.id, agreed(connection)?)),
+            SlotState::Idle | SlotState::Dialling | SlotState::Failed(_) => None,
+        });
+        let mut versions: BTreeMap<u64, u8> = ready.collect();
+        drop(dialled);
+        for (id, connection) in self.0.accepted().values() {
+            versions.extend(agreed(connection).map(|version| (*id, version)));
+        }
+        versions
+    }
+
     fn note_timeout(&self, to: &Peer, lane: Lane) {
         let slot = self.0.dialled().get(&(to.clone(), lane)).map(Arc::clone);
         if let Some(slot) = slot
@@ -290,10 +358,10 @@ impl Inner {
         identity: Identity,
     ) -> Result<(Arc<Self>, SocketAddr), QuicError> {
         let transport = Arc::new(transport_config(&settings));
-        let mut server = tls.server_config()?;
+        let mut server = tls.server_config(settings.versions)?;
         server.transport_config(Arc::clone(&transport));
         server.max_incoming(HANDSHAKES_MAX * 4);
-        let mut client = tls.client_config()?;
+        let mut client = tls.client_config(settings.versions)?;
         client.transport_config(transport);
 
         let address = settings.listen;
@@ -442,7 +510,7 @@ impl Inner {
             .connect_with(self.client.clone(), address, SNI)
             .map_err(|error| error.to_string())?
             .await
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| explained(&error, self.settings.versions))?;
         match self.introduce(&connection, peer, lane).await {
             Ok(()) => Ok(connection),
             Err(reason) => {
@@ -526,7 +594,9 @@ impl Inner {
             drop(tokio::spawn(async move {
                 let from = incoming.remote_address();
                 let introduction = async {
-                    let connection = incoming.await.map_err(|error| error.to_string())?;
+                    let connection = incoming
+                        .await
+                        .map_err(|error| Turned::away(&error, inner.settings.versions))?;
                     inner.welcome(&connection).await.map(|identity| (identity, connection))
                 };
                 let result = tokio::time::timeout(ACCEPT_TIMEOUT, introduction).await;
@@ -535,25 +605,34 @@ impl Inner {
                     Ok(Ok(((identity, lane), connection))) => {
                         inner.serve_connection(connection, identity, lane).await;
                     }
-                    Ok(Err(reason)) => tracing::warn!(%from, %reason, "peer refused"),
+                    Ok(Err(turned)) => inner.tell_refused(from, turned),
                     Err(_) => tracing::debug!(%from, "peer did not introduce itself in time"),
                 }
             }));
         }
     }
 
+    fn tell_refused(&self, from: SocketAddr, turned: Turned) {
+        let Turned { reason, member, in_doubt, is_told } = turned;
+        tracing::warn!(%from, %reason, "peer refused");
+        if let Some(node) = self.node.get().filter(|_| is_told) {
+            let (address, attempt) = (Some(from), Attempt::Connect);
+            node.server.refused(Refused { member, address, attempt, reason, in_doubt });
+        }
+    }
+
     /// Checks who dialled us, and proves who we are.
-    async fn welcome(&self, connection: &Connection) -> Result<(PeerIdentity, Lane), String> {
+    async fn welcome(&self, connection: &Connection) -> Result<(PeerIdentity, Lane), Turned> {
         match self.believe(connection).await {
             Ok(believed) => Ok(believed),
-            Err(text) => {
-                connection.close(VarInt::from_u32(code::REFUSED), text.as_bytes());
-                Err(text)
+            Err(turned) => {
+                connection.close(VarInt::from_u32(code::REFUSED), turned.reason.as_bytes());
+                Err(turned)
             }
         }
     }
 
-    async fn believe(&self, connection: &Connection) -> Result<(PeerIdentity, Lane), String> {
+    async fn believe(&self, connection: &Connection) -> Result<(PeerIdentity, Lane), Turned> {
         let node = self.node.get().ok_or("not serving yet")?;
         let exporter = exporter(connection)?;
         let (mut send, recv) = connection.accept_bi().await.map_err(|error| error.to_string())?;
@@ -569,14 +648,19 @@ impl Inner {
                 if matches!(error, IdentityError::Unknown(_)) {
                     node.members.note_doubt();
                 }
-                return Err(error.to_string());
+                return Err(Turned::from(error));
             }
         };
         let who = if proven.lane == Lane::Join {
             Who::Joiner(proven.node_key)
         } else {
             let admitted = node.server.admit(proven.from, proven.standing.clone()).await;
-            admitted.map_err(|unfit| unfit.to_string())?;
+            admitted.map_err(|unfit| Turned {
+                reason: unfit.to_string(),
+                member: Some(proven.from),
+                in_doubt: false,
+                is_told: matches!(unfit, Unfit::Disk(_)),
+            })?;
             Who::Member(proven.from)
         };
         let answer = proof(&identity, &proven, &exporter);
@@ -588,7 +672,8 @@ impl Inner {
             .and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok())
             .and_then(|chain| chain.first().map(is_follower_certificate))
             .unwrap_or(true);
-        Ok((PeerIdentity { who, follower_certificate }, proven.lane))
+        let address = Some(connection.remote_address());
+        Ok((PeerIdentity { who, follower_certificate, address }, proven.lane))
     }
 
     async fn serve_connection(
@@ -632,6 +717,9 @@ impl Inner {
             if is_stranger(*id) {
                 let reason = IdentityError::Unknown(*id).to_string();
                 connection.close(VarInt::from_u32(code::REMOVED), reason.as_bytes());
+                let (member, address) = (Some(*id), Some(connection.remote_address()));
+                let (attempt, in_doubt) = (Attempt::Connect, false);
+                node.server.refused(Refused { member, address, attempt, reason, in_doubt });
             }
         }
         self.dialled().retain(|(peer, _), slot| {
@@ -799,6 +887,29 @@ impl Frames {
             }
         }
     }
+}
+
+/// What went wrong in a handshake, in words for those who see to it.
+fn explained(error: &ConnectionError, speaks: Versions) -> String {
+    /// TLS alert `no_application_protocol` (RFC 7301 section 3.2).
+    const NOTHING_IN_COMMON: u8 = 120;
+    let code = match error {
+        ConnectionError::TransportError(error) => Some(error.code),
+        ConnectionError::ConnectionClosed(close) => Some(close.error_code),
+        ConnectionError::VersionMismatch
+        | ConnectionError::ApplicationClosed(_)
+        | ConnectionError::Reset
+        | ConnectionError::TimedOut
+        | ConnectionError::LocallyClosed
+        | ConnectionError::CidsExhausted => None,
+    };
+    if code == Some(quinn::TransportErrorCode::crypto(NOTHING_IN_COMMON)) {
+        return format!(
+            "no version of the peer protocol in common: this node speaks {speaks}; upgrade the \
+             older of the two"
+        );
+    }
+    error.to_string()
 }
 
 fn frame_header(frame: &Bytes) -> [u8; 4] {

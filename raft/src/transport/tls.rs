@@ -28,8 +28,10 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-/// What peers must both speak.
-const ALPN: &[u8] = b"conclave/1";
+use crate::wire::Versions;
+
+/// What peers must both speak: this and the version of the protocol.
+const ALPN: &str = "conclave/";
 /// The name put in the ClientHello. Which certificate answers does not depend on it.
 pub(crate) const SNI: &str = "conclave.internal";
 
@@ -99,13 +101,13 @@ impl Tls {
         Ok(())
     }
 
-    pub(crate) fn server_config(&self) -> Result<quinn::ServerConfig, TlsError> {
+    pub(crate) fn server_config(&self, speaks: Versions) -> Result<quinn::ServerConfig, TlsError> {
         let mut config = ServerConfig::builder_with_provider(Arc::clone(&self.0.provider))
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|error| TlsError::Configuration(error.to_string()))?
             .with_client_cert_verifier(Arc::new(PeerVerifier(Arc::clone(&self.0))))
             .with_cert_resolver(Arc::new(Presenter(Arc::clone(&self.0))));
-        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.alpn_protocols = offered(speaks);
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         config.max_early_data_size = 0;
@@ -114,14 +116,14 @@ impl Tls {
         Ok(quinn::ServerConfig::with_crypto(Arc::new(crypto)))
     }
 
-    pub(crate) fn client_config(&self) -> Result<quinn::ClientConfig, TlsError> {
+    pub(crate) fn client_config(&self, speaks: Versions) -> Result<quinn::ClientConfig, TlsError> {
         let mut config = ClientConfig::builder_with_provider(Arc::clone(&self.0.provider))
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|error| TlsError::Configuration(error.to_string()))?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(PeerVerifier(Arc::clone(&self.0))))
             .with_client_cert_resolver(Arc::new(Presenter(Arc::clone(&self.0))));
-        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.alpn_protocols = offered(speaks);
         config.resumption = Resumption::disabled();
         let crypto = QuicClientConfig::try_from(config)
             .map_err(|error| TlsError::Configuration(error.to_string()))?;
@@ -304,6 +306,19 @@ impl ResolvesClientCert for Presenter {
     fn has_certs(&self) -> bool {
         true
     }
+}
+
+/// The names under which versions are offered in a handshake, the preferred one first.
+fn offered(speaks: Versions) -> Vec<Vec<u8>> {
+    speaks.offered().map(|version| format!("{ALPN}{version}").into_bytes()).collect()
+}
+
+/// The version of the protocol that a handshake has agreed on.
+pub(crate) fn agreed(connection: &quinn::Connection) -> Option<u8> {
+    let data =
+        connection.handshake_data()?.downcast::<quinn::crypto::rustls::HandshakeData>().ok()?;
+    let name = String::from_utf8(data.protocol?).ok()?;
+    name.strip_prefix(ALPN)?.parse().ok()
 }
 
 /// Whether a verified certificate is a follower's: its SPIFFE id has a path segment `follower`.

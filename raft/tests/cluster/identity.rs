@@ -14,7 +14,7 @@ use futures::future::BoxFuture;
 use crate::support::{Authority, CLUSTER, Cluster, NAME, Node, tag};
 
 /// A node that thinks it is member `id`, with a member list that tells it where the real ones are.
-async fn intruder(cluster: &Cluster, id: u64, tls: Tls) -> Node {
+pub(crate) async fn intruder(cluster: &Cluster, id: u64, tls: Tls) -> Node {
     let mut node = Node::new(id, NodeRole::Voter);
     let mut known: Vec<KnownMember> =
         cluster.node(1).handle().members().members.values().cloned().collect();

@@ -8,4 +8,6 @@
 
 mod identity;
 mod lifecycle;
+mod refusals;
 mod support;
+mod versions;

@@ -11,7 +11,7 @@ use conclave_domain::records::{Digest, JoinToken, MemberRole, RequestId};
 use conclave_domain::time::Timestamp;
 use conclave_raft::{
     Committed, Config, Handle, Identity, KnownMember, NodeInfo, NodeKey, NodeRole, Parts,
-    ProposeError, Quic, QuicError, QuicSettings, Tls, TlsMaterial,
+    ProposeError, Quic, QuicError, QuicSettings, Tls, TlsMaterial, Versions,
 };
 use conclave_storage::{Datadir, FailPoints, LogStore, StateStore};
 use rcgen::{
@@ -66,6 +66,8 @@ pub(crate) struct Node {
     pub(crate) folder: tempfile::TempDir,
     pub(crate) key: NodeKey,
     pub(crate) address: SocketAddr,
+    /// What it offers its peers to speak.
+    pub(crate) versions: Versions,
     pub(crate) running: Option<Running>,
 }
 
@@ -73,6 +75,8 @@ pub(crate) struct Running {
     pub(crate) handle: Handle,
     pub(crate) state: StateStore,
     pub(crate) tls: Tls,
+    /// Its endpoint, for saying what a member never would.
+    pub(crate) quic: Quic,
     pub(crate) failed: Arc<AtomicBool>,
 }
 
@@ -96,7 +100,7 @@ impl Node {
         let address = socket.local_addr().unwrap();
         let folder = tempfile::tempdir().unwrap();
         let (key, _) = NodeKey::generate().unwrap();
-        Self { id, role, folder, key, address, running: None }
+        Self { id, role, folder, key, address, versions: Versions::OURS, running: None }
     }
 
     pub(crate) fn info(&self) -> NodeInfo {
@@ -129,20 +133,23 @@ impl Node {
             config: Config { known_members: known.to_vec(), ..config(self.id) },
             log,
             state: state.clone(),
-            transport: Arc::new(quic),
+            transport: Arc::new(quic.clone()),
             on_fault: Arc::new(move |text| {
                 eprintln!("fault: {text}");
                 told.store(true, Ordering::SeqCst);
             }),
         };
         let handle = Handle::start(parts).await.unwrap();
-        self.running = Some(Running { handle, state, tls, failed });
+        self.running = Some(Running { handle, state, tls, quic, failed });
     }
 
     /// The endpoint of an earlier life is closed by a task of its own, a little after that life.
     async fn bind(&self, tls: &Tls) -> Quic {
         for _ in 0..500 {
-            let settings = QuicSettings::new(self.address, [self.id as u8; 32]);
+            let settings = QuicSettings {
+                versions: self.versions,
+                ..QuicSettings::new(self.address, [self.id as u8; 32])
+            };
             match Quic::bind(settings, tls, self.identity()) {
                 Err(QuicError::Bind { source, .. })
                     if source.kind() == std::io::ErrorKind::AddrInUse =>
@@ -204,7 +211,12 @@ impl Cluster {
     /// Adds a node, with a vote if that is its role, and waits until it has caught up.
     pub(crate) async fn add(&mut self, role: NodeRole) -> u64 {
         let id = self.nodes.len() as u64 + 1;
-        let mut node = Node::new(id, role);
+        self.add_node(Node::new(id, role)).await
+    }
+
+    /// Adds that node, as [`Self::add`] does; its id must be the next.
+    pub(crate) async fn add_node(&mut self, mut node: Node) -> u64 {
+        let (id, role) = (node.id, node.role);
         let leader = self.leader().await;
         let leader = self.node(leader).handle().clone();
         leader.add_follower(id, node.info()).await.unwrap();

@@ -19,9 +19,11 @@ use crate::command::{Actor, Command, Envelope, LoadMode, Need, Proof};
 use crate::event::Event;
 use crate::host_factory::{self, Enrolment};
 use crate::id::{AccountName, Kind, ResourceId, RoleId};
+use crate::level;
 use crate::outcome::{Outcome, Rejection};
 use crate::rbac::{
     Denial, accounts_resource, admin_role, authorize, governing_policy, is_allowed, is_visible,
+    seed_service,
 };
 use crate::records::{
     Credential, Digest, FOUNDER, Fingerprint, JoinToken, Member, MemberRole, MembershipKey,
@@ -98,6 +100,7 @@ pub fn decide(
         Command::RetireCertificate { key } => asked.retire_certificate(key),
         Command::Reseal { values } => asked.reseal(values),
         Command::RefoundCluster { node, member } => asked.refound_cluster(*node, member),
+        Command::RaiseLevel { level } => asked.raise_level(*level),
     }
 }
 
@@ -630,8 +633,30 @@ impl Asked<'_> {
 
 /// Members of the cluster.
 impl Asked<'_> {
+    fn raise_level(&self, level: u32) -> Decision {
+        self.node_only("raise the feature level")?;
+        let present = self.state.level();
+        if level <= present {
+            let why = format!("the feature level is {present} already: it never falls to {level}");
+            return Err(Rejection::Invalid(why));
+        }
+        done(Event::LevelRaised { level })
+    }
+
+    /// The operator lets anybody join; a role, where it may execute its account's seed service, only
+    /// followers.
     fn issue_join_token(&self, digest: Digest, token: &JoinToken) -> Decision {
-        self.node_only("issue a join token")?;
+        match self.actor {
+            Actor::Role(role) if self.state.level() >= level::SEED_SERVICE => {
+                self.authorize("execute", &seed_service(role.account()))?;
+                if token.role != MemberRole::Follower {
+                    return Err(Rejection::Invalid(
+                        "the seed service issues seeds for followers only".to_owned(),
+                    ));
+                }
+            }
+            Actor::Role(_) | Actor::Node => self.node_only("issue a join token")?,
+        }
         if self.state.join_token(&digest).is_some() {
             return Err(exists("join token", "with the same digest"));
         }
@@ -802,6 +827,7 @@ impl Asked<'_> {
         done(Event::AuditTrimmed { first, base })
     }
 }
+
 /// Certificates of the cluster.
 impl Asked<'_> {
     fn install_certificates(&self, new: &[(CertificateKey, Certificate)]) -> Decision {
@@ -918,7 +944,8 @@ fn check_change(
         | Event::CertificateMarked { .. }
         | Event::CertificateRetired { .. }
         | Event::Resealed { .. }
-        | Event::ClusterRefounded { .. } => {
+        | Event::ClusterRefounded { .. }
+        | Event::LevelRaised { .. } => {
             return Err("not a change that a load makes".to_owned());
         }
     };
@@ -980,7 +1007,8 @@ fn check_api_change(account: &AccountName, change: &Event) -> Result<(), String>
         | Event::CertificateMarked { .. }
         | Event::CertificateRetired { .. }
         | Event::Resealed { .. }
-        | Event::ClusterRefounded { .. } => {
+        | Event::ClusterRefounded { .. }
+        | Event::LevelRaised { .. } => {
             return Err("not a change that the API makes".to_owned());
         }
     };

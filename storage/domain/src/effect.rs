@@ -39,6 +39,8 @@ pub enum Row {
     /// How far the chain has a node's records.
     AuditSource(u64, u64),
     Certificate(CertificateKey, CertificateRecord),
+    /// The cluster's feature level.
+    Level(u32),
 }
 
 /// Names one row.
@@ -67,6 +69,7 @@ pub enum RowKey {
     AuditHead,
     AuditSource(u64),
     Certificate(CertificateKey),
+    Level,
 }
 
 impl Row {
@@ -102,6 +105,7 @@ impl Row {
             Self::AuditHead(_) => RowKey::AuditHead,
             Self::AuditSource(node, _) => RowKey::AuditSource(*node),
             Self::Certificate(key, _) => RowKey::Certificate(key.clone()),
+            Self::Level(_) => RowKey::Level,
         }
     }
 }

@@ -306,6 +306,7 @@ impl Writes<'_> {
             }
             Event::CertificateRetired { key } => self.delete(RowKey::Certificate(key.clone())),
             Event::Resealed { values } => values.iter().for_each(|value| self.resealed(value)),
+            Event::LevelRaised { level } => self.put(Row::Level(*level)),
         }
     }
 
@@ -578,7 +579,8 @@ fn accounts_of_row(row: &Row) -> [Option<&AccountName>; 2] {
         | Row::AuditBlock(..)
         | Row::AuditHead(_)
         | Row::AuditSource(..)
-        | Row::Certificate(..) => [None, None],
+        | Row::Certificate(..)
+        | Row::Level(_) => [None, None],
     }
 }
 
@@ -605,7 +607,8 @@ fn accounts_of_key(key: &RowKey) -> [Option<&AccountName>; 2] {
         | RowKey::AuditBlock(_)
         | RowKey::AuditHead
         | RowKey::AuditSource(_)
-        | RowKey::Certificate(_) => [None, None],
+        | RowKey::Certificate(_)
+        | RowKey::Level => [None, None],
     }
 }
 

@@ -20,6 +20,7 @@ pub mod event;
 pub mod evolve;
 pub mod host_factory;
 pub mod id;
+pub mod level;
 pub mod outcome;
 pub mod policy;
 pub mod rbac;

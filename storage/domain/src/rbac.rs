@@ -183,6 +183,11 @@ pub fn accounts_resource() -> ResourceId {
     ResourceId::well_known(AccountName::internal(), Kind::Webservice, "accounts")
 }
 
+/// The service that issues seeds, with which followers join: whoever may `execute` it may have one.
+pub fn seed_service(account: &AccountName) -> ResourceId {
+    ResourceId::well_known(account.clone(), Kind::Webservice, "conjur/seed-generation")
+}
+
 /// One role looking at one resource, both of them present.
 struct Sight<'a> {
     held: Closure,

@@ -19,8 +19,9 @@ use conclave_domain::id::Id;
 use conclave_domain::outcome::{Outcome, Rejection};
 use conclave_domain::rbac;
 use conclave_domain::records::{
-    Annotation, Digest, Fingerprint, IssuerKey, MemberRole, MembershipKey, PermissionKey,
-    RequestId, Resealed, Revision, SECRET_VERSIONS_KEPT, Sealed, SealedAt, Version, WrappedKeyring,
+    Annotation, Digest, Fingerprint, IssuerKey, JoinToken, MemberRole, MembershipKey,
+    PermissionKey, RequestId, Resealed, Revision, SECRET_VERSIONS_KEPT, Sealed, SealedAt, Version,
+    WrappedKeyring,
 };
 use conclave_domain::state::State;
 use conclave_domain::time::{LogIndex, Timestamp};
@@ -278,7 +279,8 @@ fn check_references(state: &State) {
             | Row::AuditBlock(..)
             | Row::AuditHead(_)
             | Row::AuditSource(..)
-            | Row::Certificate(..) => {}
+            | Row::Certificate(..)
+            | Row::Level(_) => {}
             Row::HostFactoryToken(_, token) => assert!(state.resource(&token.factory).is_some()),
             Row::AuthenticatorConfig(id, _) => assert!(state.resource(&id).is_some()),
         }
@@ -789,6 +791,57 @@ fn data_keys_come_one_after_the_other() {
 }
 
 #[test]
+fn a_role_issues_seeds_for_followers_once_the_cluster_knows_of_it_and_levels_only_rise() {
+    let mut history = History::new();
+    let change = |at: u64, changes| Command::LoadPolicy {
+        policy: id("policy:root"),
+        mode: LoadMode::Append,
+        text: String::new(),
+        text_sha256: String::new(),
+        changes,
+        based_on: Revision(at),
+    };
+    let service = id("webservice:conjur/seed-generation");
+    let owner = id("user:admin");
+    let policy = Some(id("policy:root"));
+    let revision = history.state.account(&account("demo")).unwrap().revision.0;
+    let added = Event::ResourceAdded { resource: service, owner, policy };
+    history.carry_out(Actor::Role(id("user:admin")), change(revision, vec![added])).reply.unwrap();
+    let issue = |history: &mut History, number: u8, role| {
+        let expires_at = Timestamp(i64::MAX);
+        let token = JoinToken { name: format!("f{number}"), role, expires_at };
+        let command = Command::IssueJoinToken { digest: Digest([number; 32]), token };
+        history.carry_out(Actor::Role(id("user:admin")), command).reply
+    };
+    // Below the level a role is answered as it ever was.
+    let early = issue(&mut history, 1, MemberRole::Follower);
+    assert!(
+        matches!(&early, Err(Rejection::Invalid(why)) if why.contains("operator")),
+        "{early:?}"
+    );
+    let mut raise =
+        |to| history.carry_out(Actor::Node, Command::RaiseLevel { level: to }).reply.is_ok();
+    assert_eq!([1, 1, 0, 2].map(&mut raise), [true, false, false, true]);
+    assert_eq!(history.state.level(), 2);
+    assert_eq!(issue(&mut history, 2, MemberRole::Follower), Ok(Outcome::Done));
+    let voter = issue(&mut history, 3, MemberRole::Voter);
+    assert!(
+        matches!(&voter, Err(Rejection::Invalid(why)) if why.contains("followers")),
+        "{voter:?}"
+    );
+    let stranger = Command::IssueJoinToken {
+        digest: Digest([4; 32]),
+        token: JoinToken {
+            name: "f4".to_owned(),
+            role: MemberRole::Follower,
+            expires_at: Timestamp(i64::MAX),
+        },
+    };
+    let stranger = history.carry_out(Actor::Role(id("host:nobody")), stranger).reply;
+    assert!(matches!(stranger, Err(Rejection::NotFound { .. })), "{stranger:?}");
+}
+
+#[test]
 fn only_the_operator_touches_members_and_keys() {
     let history = History::new();
     for envelope in envelopes() {
@@ -809,6 +862,7 @@ fn only_the_operator_touches_members_and_keys() {
                 | Command::RetireCertificate { .. }
                 | Command::Reseal { .. }
                 | Command::RefoundCluster { .. }
+                | Command::RaiseLevel { .. }
         );
         let asked = Envelope { actor: Actor::Role(id("user:admin")), ..envelope };
         let decision = decide(&history.state, LogIndex(9), &asked);

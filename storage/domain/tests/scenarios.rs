@@ -463,7 +463,8 @@ fn row_text(row: &Row) -> Option<String> {
         | Row::AuditBlock(..)
         | Row::AuditHead(_)
         | Row::AuditSource(..)
-        | Row::Certificate(..) => return None,
+        | Row::Certificate(..)
+        | Row::Level(_) => return None,
     })
 }
 

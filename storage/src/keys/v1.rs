@@ -174,6 +174,11 @@ struct AuditSourceV1 {
 }
 
 #[derive(Serialize, Deserialize)]
+struct LevelV1 {
+    level: u32,
+}
+
+#[derive(Serialize, Deserialize)]
 struct CertificateV1<'a> {
     origin: OriginV1,
     #[serde(borrow)]
@@ -343,6 +348,7 @@ pub(super) fn put_body(out: &mut Vec<u8>, row: &Row) -> Result<(), Fault> {
             },
         ),
         Row::AuditSource(_, last) => put(out, &AuditSourceV1 { last: *last }),
+        Row::Level(level) => put(out, &LevelV1 { level: *level }),
         Row::Certificate(_, record) => {
             let one = &record.certificate;
             put(
@@ -600,6 +606,10 @@ pub(super) fn row(table: Table, key: &[u8], body: &[u8]) -> Result<Row, Fault> {
                 generation: u32::from_be_bytes(parser.array(generation)?),
             };
             Row::Certificate(key, certificate(parser.body(body)?))
+        }
+        Table::Level => {
+            let LevelV1 { level } = parser.body(body)?;
+            Row::Level(level)
         }
     })
 }

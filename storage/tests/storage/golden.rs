@@ -259,6 +259,7 @@ pub(crate) fn rows() -> Vec<(Row, RowKey)> {
             ),
             RowKey::Certificate(certificate),
         ),
+        (Row::Level(1), RowKey::Level),
     ]
 }
 

@@ -151,6 +151,7 @@ fn touch(change: &Event, touched: &mut BTreeSet<ResourceId>) {
         | Event::CertificateMarked { .. }
         | Event::CertificateRetired { .. }
         | Event::Resealed { .. }
-        | Event::ClusterRefounded { .. } => {}
+        | Event::ClusterRefounded { .. }
+        | Event::LevelRaised { .. } => {}
     }
 }

@@ -152,6 +152,7 @@ fn deed(user: &str, change: &Event) -> Option<Deed> {
         | Event::CertificateMarked { .. }
         | Event::CertificateRetired { .. }
         | Event::Resealed { .. }
-        | Event::ClusterRefounded { .. } => return None,
+        | Event::ClusterRefounded { .. }
+        | Event::LevelRaised { .. } => return None,
     })
 }

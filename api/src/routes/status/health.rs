@@ -6,6 +6,9 @@
 //! [`Settings::health_ok_for`](crate::settings::Settings::health_ok_for); `/health/live` is always 200,
 //! `/health/ready` and `/health/leader` are 200 or 503. `/remote_health/{member}` passes on what another
 //! member says of itself.
+//!
+//! Where a check is for the leader alone, whoever says yes has just confirmed with a majority that it leads: one
+//! that was paused or cut off, and has yet to hear that another was elected, does not answer beside that one.
 
 use std::time::Duration;
 
@@ -21,6 +24,8 @@ use crate::ports::{ClusterStatus, Health, HealthError, Part};
 /// For so long a voter may serve without a leader who has a majority: an election takes less, and requests wait
 /// for it. A leader that is cut off may not serve for longer, though it has yet to hear of its deposition.
 const LEADERLESS_MAX: Duration = Duration::from_secs(1);
+/// How long a leader may take to confirm that it leads; load balancers wait no longer.
+const CONFIRMATION: Duration = Duration::from_secs(1);
 
 /// What each part of the node says of itself.
 #[expect(clippy::struct_excessive_bools, reason = "each is a finding of its own")]
@@ -34,6 +39,7 @@ struct Report {
     /// Whether a leader has a majority now, or had one a moment ago.
     led: bool,
     too_old: bool,
+    unwanted_for_age: bool,
     degraded: bool,
     /// Whether `/health` is to be good on a node of this part.
     wanted: bool,
@@ -60,6 +66,7 @@ impl Report {
             draining: door.draining.load().is_some(),
             has_leader: status.leader.is_some(),
             too_old: older_than(door.settings.staleness_max),
+            unwanted_for_age: door.settings.staleness_unwanted.is_some_and(older_than),
             degraded: older_than(door.settings.staleness_degraded),
             wanted: door.settings.health_ok_for.contains(status.part),
             status,
@@ -88,7 +95,8 @@ impl Report {
     /// Why load balancers are to pass this node by; nothing when they are not.
     fn unwanted(&self) -> Option<&'static str> {
         let not_here = || (!self.wanted).then_some("not for a node of this part, by its settings");
-        self.obstacle().or_else(not_here)
+        let aged = || self.unwanted_for_age.then_some("out of touch");
+        self.obstacle().or_else(aged).or_else(not_here)
     }
 
     fn document(&self) -> Value {
@@ -126,12 +134,18 @@ impl Report {
                 "last_contact_ms": age_ms,
                 "voters": self.status.voters,
                 "learners": self.status.followers,
+                "silent_members": self.status.silent,
             },
             "lag_entries": self.status.lag_entries(),
             "lag_ms": age_ms,
             "audit_queue": {"depth": self.audit_waiting},
         })
     }
+}
+
+/// Why a node may not serve now; nothing when it may.
+pub(crate) fn obstacle(door: &Door) -> Option<&'static str> {
+    Report::of(door).obstacle()
 }
 
 /// How this node is, for those who ask it as a member.
@@ -152,7 +166,11 @@ const fn verdict(ok: bool) -> (StatusCode, HeaderValue) {
 const CONJUR_HEALTH: HeaderName = HeaderName::from_static("conjur-health");
 
 pub(crate) async fn show(call: &mut Call) -> Result<Answer, Refusal> {
-    let report = Report::of(&call.door);
+    let mut report = Report::of(&call.door);
+    let wanted = call.door.settings.health_ok_for;
+    if report.status.part == Part::Leader && !wanted.contains(Part::Standby) {
+        report.wanted &= leads(&call.door).await;
+    }
     let (status, word) = verdict(report.unwanted().is_none());
     Ok(Answer::json(&report.document()).status(status).header(CONJUR_HEALTH, word))
 }
@@ -193,9 +211,20 @@ pub(crate) async fn ready(call: &mut Call) -> Result<Answer, Refusal> {
 }
 
 pub(crate) async fn leader(call: &mut Call) -> Result<Answer, Refusal> {
-    let report = Report::of(&call.door);
-    let leads = report.status.part == Part::Leader && report.obstacle().is_none();
-    Ok(Answer::json(&json!({"leader": leads})).status(yes_or_no(leads)))
+    let may_serve = Report::of(&call.door).obstacle().is_none();
+    let leads = may_serve && leads(&call.door).await;
+    let term = call.door.proposer.status().term;
+    Ok(Answer::json(&json!({"leader": leads, "term": term})).status(yes_or_no(leads)))
+}
+
+/// Whether this node leads, as a majority has confirmed after it was asked.
+async fn leads(door: &Door) -> bool {
+    if door.proposer.part() != Part::Leader {
+        return false;
+    }
+    let confirmed = tokio::time::timeout(CONFIRMATION, door.proposer.read_barrier()).await;
+    // Deposed meanwhile, it was another leader that confirmed.
+    matches!(confirmed, Ok(Ok(_))) && door.proposer.part() == Part::Leader
 }
 
 const fn yes_or_no(yes: bool) -> StatusCode {

@@ -306,4 +306,9 @@ pub enum Command {
         /// The node; a voter.
         member: Member,
     },
+    /// Raises the cluster's feature level: all its members know what belongs to it.
+    RaiseLevel {
+        /// The new level; see [`crate::level`].
+        level: u32,
+    },
 }

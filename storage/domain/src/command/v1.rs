@@ -164,6 +164,9 @@ enum CommandV1 {
         node: u64,
         member: MemberV1,
     },
+    RaiseLevel {
+        level: u32,
+    },
 }
 
 impl From<&Envelope> for EnvelopeV1 {
@@ -316,6 +319,7 @@ impl From<&Command> for CommandV1 {
             Command::RefoundCluster { node, member } => {
                 Self::RefoundCluster { node: *node, member: member.into() }
             }
+            Command::RaiseLevel { level } => Self::RaiseLevel { level: *level },
         }
     }
 }
@@ -432,6 +436,7 @@ impl TryFrom<CommandV1> for Command {
             CommandV1::RefoundCluster { node, member } => {
                 Self::RefoundCluster { node, member: member.into() }
             }
+            CommandV1::RaiseLevel { level } => Self::RaiseLevel { level },
         })
     }
 }

@@ -128,6 +128,8 @@ pub enum Event {
     Resealed { values: Vec<Resealed> },
     /// A node became all there is of the cluster.
     ClusterRefounded { node: u64, member: Member },
+    /// All members know what belongs to this feature level; it may be used from now on.
+    LevelRaised { level: u32 },
 }
 
 impl Event {

@@ -199,6 +199,9 @@ pub(crate) enum EventV1 {
         node: u64,
         member: MemberV1,
     },
+    LevelRaised {
+        level: u32,
+    },
 }
 
 impl EventV1 {
@@ -360,6 +363,7 @@ impl EventV1 {
             Event::ClusterRefounded { node, member } => {
                 Self::ClusterRefounded { node: *node, member: member.into() }
             }
+            Event::LevelRaised { level } => Self::LevelRaised { level: *level },
         }
     }
 }
@@ -487,6 +491,7 @@ impl TryFrom<EventV1> for Event {
             EventV1::ClusterRefounded { node, member } => {
                 Self::ClusterRefounded { node, member: member.into() }
             }
+            EventV1::LevelRaised { level } => Self::LevelRaised { level },
         })
     }
 }

@@ -65,6 +65,7 @@ pub struct State {
     /// How far the audit chain has each node's records.
     audit_sources: BTreeMap<u64, u64>,
     certificates: BTreeMap<CertificateKey, CertificateRecord>,
+    level: Option<u32>,
 }
 
 /// The rows that loads into one policy declared, each list sorted.
@@ -416,6 +417,12 @@ impl State {
     pub fn audit_sources(&self) -> &BTreeMap<u64, u64> {
         &self.audit_sources
     }
+
+    /// The cluster's feature level: what all its members know; see [`crate::level`].
+    pub fn level(&self) -> u32 {
+        self.level.unwrap_or_default()
+    }
+
     /// All certificates of the cluster, by name and generation.
     pub fn certificates(&self) -> impl Iterator<Item = (&CertificateKey, &CertificateRecord)> {
         self.certificates.iter()
@@ -456,6 +463,7 @@ impl State {
         rows.extend(sources.map(|(node, last)| Row::AuditSource(*node, *last)));
         let certificates = self.certificates.iter();
         rows.extend(certificates.map(|(key, one)| Row::Certificate(key.clone(), one.clone())));
+        rows.extend(self.level.map(Row::Level));
         rows.sort_by_cached_key(Row::key);
         rows
     }
@@ -601,6 +609,7 @@ impl State {
             Row::Certificate(key, record) => {
                 self.certificates.insert(key.clone(), record.clone());
             }
+            Row::Level(level) => self.level = Some(*level),
         }
     }
 
@@ -642,6 +651,7 @@ impl State {
             RowKey::Certificate(key) => {
                 self.certificates.remove(key);
             }
+            RowKey::Level => self.level = None,
         }
     }
 

@@ -36,7 +36,7 @@ variants!(COMMANDS, command_name, Command:
     CreateHostFactoryTokens, RevokeHostFactoryToken, EnrolHost, SweepHostFactoryTokens,
     ToggleAuthenticator, ChangeAccount, RotateSecret, AppendAudit, CheckpointAudit, TrimAudit,
     InstallCertificates, MarkCertificate, RetireCertificate,
-    Reseal, ChainAudit, RefoundCluster,
+    Reseal, ChainAudit, RefoundCluster, RaiseLevel,
 );
 variants!(EVENTS, event_name, Event:
     KeyringInstalled, AccountCreated, RoleAdded, RoleRemoved, ResourceAdded, OwnerChanged,
@@ -48,7 +48,7 @@ variants!(EVENTS, event_name, Event:
     HostFactoryTokensExpired, AuthenticatorToggled, IssuerSet, IssuerRemoved,
     SecretRotated, AuditAppended, AuditCheckpointed, AuditTrimmed,
     CertificatesInstalled, CertificateMarked, CertificateRetired,
-    Resealed, ClusterRefounded,
+    Resealed, ClusterRefounded, LevelRaised,
 );
 variants!(OUTCOMES, outcome_name, Outcome:
     Done, SecretSet, PolicyLoaded, MemberAdmitted, HostFactoryTokensIssued, AuditAppended,
@@ -281,6 +281,7 @@ pub(crate) fn envelopes() -> Vec<Envelope> {
             texts: AuditTexts::plain(&["{\"seq\":258}", "{\"seq\":259}"]),
         },
         Command::RefoundCluster { node: 70_000, member: member("two", MemberRole::Voter) },
+        Command::RaiseLevel { level: 300 },
     ];
     let mut envelopes: Vec<Envelope> = bodies.into_iter().map(envelope).collect();
     for (place, one) in envelopes.iter_mut().enumerate() {
@@ -402,6 +403,7 @@ pub(crate) fn events() -> Vec<Event> {
         Event::CertificateRetired { key: certificate_key("root", 1) },
         Event::Resealed { values: resealed() },
         Event::ClusterRefounded { node: 70_000, member: member("two", MemberRole::Voter) },
+        Event::LevelRaised { level: 300 },
     ]
 }
 
@@ -484,7 +486,8 @@ pub(crate) fn as_history(event: &Event) -> Event {
         | Event::AuditTrimmed { .. }
         | Event::CertificateMarked { .. }
         | Event::CertificateRetired { .. }
-        | Event::ClusterRefounded { .. } => {}
+        | Event::ClusterRefounded { .. }
+        | Event::LevelRaised { .. } => {}
     }
     event
 }

@@ -1,0 +1,85 @@
+"""Who may not come in is refused within five seconds, and in the audit chain, with where it came from: a seed
+that is replayed, has expired or was made for another part, a token that nobody issued, and a node that was
+removed. Run by `node/tests/dev.rs` inside `conclave dev --run`."""
+
+import json
+import socket
+import time
+
+from around import FOLDER, by_name
+from newcomers import SCRATCH, blank, conclave, config_of, done, recorded, serving, status
+
+WITHIN_S = 5
+
+
+def seed(name, role="follower", life_s=60):
+    """As `cluster seed`, but the life may be any."""
+    with socket.socket(socket.AF_UNIX) as admin:
+        admin.connect(str(FOLDER / "n1" / "data" / "admin.sock"))
+        ask = {"ask": "seed", "name": name, "role": role, "life_s": life_s}
+        admin.sendall(json.dumps(ask).encode() + b"\n")
+        answer = json.loads(admin.makefile().read())
+    assert answer.pop("answer") == "seed", answer
+    return answer
+
+
+def write(seed, file):
+    path = SCRATCH / file
+    path.touch(0o600)
+    path.write_text(json.dumps(seed))
+    return path
+
+
+def refused(what, name, seed, reason):
+    began = time.monotonic()
+    run = conclave("cluster", "join", "--seed", seed, on=name)
+    took = time.monotonic() - began
+    assert run.returncode != 0 and reason in run.stderr, (what, run.returncode, run.stdout, run.stderr)
+    assert took < WITHIN_S, (what, took)
+    recorded(what, f"{node_of(name)} tried to join", reason, '"failure"', "127.0.0.1", seconds=WITHIN_S)
+    print(f"{what}: refused in {took:.2f} s: {reason}")
+
+
+def node_of(folder):
+    return folder.split("-")[0]
+
+
+first = seed("f9")
+file = write(first, "f9.seed")
+blank("f9")
+done("cluster", "join", "--seed", file, on="f9")
+recorded("a join", "f9 joined", '"success"', "127.0.0.1")
+blank("f9-again")
+again = config_of("f9-again")
+again.write_text(again.read_text().replace('"f9-again"', '"f9"'))
+refused("a replayed seed", "f9-again", file, "unknown or already used")
+
+short = write(seed("f8", life_s=1), "f8.seed")
+time.sleep(1.1)
+blank("f8")
+refused("an expired seed", "f8", short, "expired")
+
+wrong = seed("f7")
+wrong["role"] = "voter"
+blank("f7")
+refused("a follower's seed that says voter", "f7", write(wrong, "f7.seed"), "issued for a follower")
+
+other = seed("f6")
+other["name"] = "f5"
+blank("f5")
+refused("a seed of another name", "f5", write(other, "f6.seed"), "issued for the node")
+
+thief = dict(first, token="00" * 32, name="f4")
+blank("f4")
+refused("a stolen cluster key with a made-up token", "f4", write(thief, "f4.seed"), "unknown or already used")
+
+# The one that was let in is removed while it runs, and keeps trying.
+with serving("f9"):
+    node = status("f9")["node_id"]
+    leader = next(one for one in by_name().values() if one["part"] == "leader")["name"]
+    removed = time.monotonic()
+    done("cluster", "remove", "f9", on=leader)
+    recorded("a removed node", f"node {node} is not a member of this cluster", "127.0.0.1", seconds=WITHIN_S)
+    print(f"a removed node: in the audit chain {time.monotonic() - removed:.2f} s after its removal")
+    recorded("the removal", "the operator removed f9", '"success"')
+done("audit", "verify")
