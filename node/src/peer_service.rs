@@ -34,8 +34,8 @@ use crate::refusals::{Refusal, Refusals};
 const SERVICE_TRANSFER: u8 = 2;
 
 /// Brings audit records of the caller to the leader: body is an encoded command
-/// [`Command::ChainAudit`], or [`Command::AppendAudit`], of no more than one batch, the answer the number of the last record that
-/// the chain has of the caller (u64, big-endian).
+/// [`Command::ChainAudit`], or [`Command::AppendAudit`], of no more than one batch, the answer the number
+/// of the last record that the chain has of the caller (u64, big-endian).
 pub const SERVICE_AUDIT: u8 = 3;
 /// Tells the leader what the caller has loaded of the cluster's certificates: body is a [`Report`], the
 /// answer what all members have told ([`Heard`]), both JSON.

@@ -237,8 +237,8 @@ pub enum Command {
         /// When the next rotation is due.
         expires_at: Timestamp,
     },
-    /// Appends records of one node to the audit chain, as [`Command::ChainAudit`] does. Logs of before
-    /// may hold it; it is not proposed any more.
+    /// Appends records of one node to the audit chain, as [`Command::ChainAudit`] does, and cuts off what
+    /// the chain has already. Proposed only while there may be members that do not know the other.
     AppendAudit {
         /// The node that made them.
         node: u64,
