@@ -131,6 +131,7 @@ impl Door {
             registry: Registry::new(
                 &settings.authenticators,
                 Outbound::new(settings.outbound_networks.clone(), settings.outbound_time_max),
+                &settings.clouds,
             ),
             meters: Meters::new(ROUTES),
             places: Arc::new(Semaphore::new(settings.requests_in_flight_max)),

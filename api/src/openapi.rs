@@ -327,6 +327,7 @@ fn operations() -> Vec<Operation> {
         authenticate("authn.authenticate_service", "An access token by an authenticator's service")
             .refuses([502, 504]),
         authenticate("authn.authenticate_cert", "An access token for a client certificate"),
+        authenticate("authn.authenticate_gcp", "An access token for Google's token of a machine"),
         authenticate("authn.authenticate_jwt", "An access token for a token of another issuer"),
         authenticate("authn.authenticate_oidc", "An access token for an ID token of a provider"),
         row("authn.password", "Changes the caller's password; needs HTTP Basic")

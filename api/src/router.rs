@@ -177,6 +177,8 @@ pub static ROUTES: &[Route] = &[
         => routes::authn::login::show),
     route!(POST "/authn-cert/:service/:account/authenticate", Optional Read, "authn" "authenticate",
         "authn.authenticate_cert" => routes::authn::authenticate::create),
+    route!(POST "/authn-gcp/:account/authenticate", Optional Read, "authn" "authenticate",
+        "authn.authenticate_gcp" => routes::authn::authenticate::create),
     route!(POST "/authn-jwt/:service/:account/authenticate", Optional Read, "authn" "authenticate",
         "authn.authenticate_jwt" => routes::authn::authenticate::create),
     route!(POST "/authn-oidc/:service/:account/authenticate", Optional Read, "authn" "authenticate",

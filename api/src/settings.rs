@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use crate::credentials::is_strong_password;
 use crate::ports::{Part, Secret};
 
-use crate::authn::misnamed;
+use crate::authn::{Target, misnamed, pinned};
 
 /// How the door behaves. Durations and sizes are bounds, inclusive.
 #[derive(Debug, Clone)]
@@ -73,6 +73,8 @@ pub struct Settings {
     pub outbound_time_max: Duration,
     /// Whether `authn-jwt` takes tokens that do not say who issued them.
     pub jwt_missing_issuer_ignored: bool,
+    /// Where `authn-iam` and `authn-gcp` ask.
+    pub clouds: Clouds,
     /// What `authn-ldap` is told where policy says nothing.
     pub ldap: LdapFallback,
     /// Whether hosts may enrol themselves with the tokens of host factories; without, those routes
@@ -100,6 +102,39 @@ pub struct Settings {
     pub effective_policy_max: Bounds,
     /// Passwords that new users get.
     pub user_passwords: UserPasswords,
+}
+
+/// Where clouds are asked: their own endpoints, unless a network has others.
+#[derive(Debug, Clone)]
+pub struct Clouds {
+    /// Called in place of every endpoint of Amazon's Security Token Service, which requests go on naming;
+    /// none: the endpoint that a client has signed for.
+    pub sts_uri: Option<String>,
+    /// The issuer of Google's identity tokens.
+    pub google_uri: String,
+    /// The authorities, as PEM, that the certificates of both may be of; those of the system without.
+    pub authorities: Option<String>,
+}
+
+impl Default for Clouds {
+    fn default() -> Self {
+        let google_uri = "https://accounts.google.com".to_owned();
+        Self { sts_uri: None, google_uri, authorities: None }
+    }
+}
+
+impl Clouds {
+    /// What is wrong with them; nothing if they can be used.
+    fn unfit(&self) -> Option<String> {
+        let uris = [("sts_uri", self.sts_uri.as_deref()), ("google_uri", Some(&*self.google_uri))];
+        for (name, uri) in uris {
+            if let Some(Err(why)) = uri.map(Target::parse) {
+                return Some(format!("{name} = {:?}: {why}", uri.unwrap_or_default()));
+            }
+        }
+        let why = pinned(self.authorities.as_deref()?).err()?;
+        Some(format!("their authorities: {why}"))
+    }
 }
 
 /// A directory for services of `authn-ldap` whose policy does not say everything.
@@ -224,6 +259,7 @@ impl Default for Settings {
             outbound_networks: Vec::new(),
             outbound_time_max: Duration::from_secs(5),
             jwt_missing_issuer_ignored: false,
+            clouds: Clouds::default(),
             ldap: LdapFallback::default(),
             host_factories_enabled: true,
             dynamic_secrets_enabled: false,
@@ -253,6 +289,12 @@ pub enum SettingsError {
     #[error("authenticators: {why}")]
     Authenticator {
         /// What is wrong with the name.
+        why: String,
+    },
+    /// Clouds could not be asked.
+    #[error("clouds: {why}")]
+    Clouds {
+        /// What is wrong.
         why: String,
     },
     /// A bound that must be positive is zero.
@@ -298,6 +340,9 @@ impl Settings {
         }
         if let Some(why) = self.authenticators.iter().find_map(|name| misnamed(name)) {
             return Err(SettingsError::Authenticator { why });
+        }
+        if let Some(why) = self.clouds.unfit() {
+            return Err(SettingsError::Clouds { why });
         }
         let positive = [
             ("requests_in_flight_max", self.requests_in_flight_max),

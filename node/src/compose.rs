@@ -15,7 +15,7 @@ use conclave_api::audit::{Durability, Spool};
 use conclave_api::door::{Door, MetricsText, Parts};
 use conclave_api::ports::Agreement;
 use conclave_api::server::{ServerTls, key_holders};
-use conclave_api::settings::{LdapFallback, Settings, UserPasswords};
+use conclave_api::settings::{Clouds, LdapFallback, Settings, UserPasswords};
 use conclave_domain::command::{Actor, Command, Envelope, codec};
 use conclave_domain::level;
 use conclave_domain::outcome::{self, Outcome, Rejection};
@@ -31,7 +31,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::certificates::inventory::{Loaded, Reports};
 use crate::clock::SystemClock;
-use crate::config::{AuditDurability, Config, environment};
+use crate::config::{AuditDurability, CloudsConfig, Config, environment};
 use crate::exit::{Context, Exit, Failure};
 use crate::folder::{Folder, KnownMemberFile, NodeFile, master_key};
 use crate::jobs::{Resealing, Rotations, Watch};
@@ -307,6 +307,7 @@ impl Node {
                 seed_accounts: config.api.seed_accounts.clone(),
                 outbound_networks: config.api.outbound_networks.clone(),
                 jwt_missing_issuer_ignored: config.api.jwt_missing_issuer_ignored,
+                clouds: clouds(&config.api.clouds)?,
                 ldap: ldap_fallback(config.api.ldap_plain_allowed),
                 staleness_max: config.reads.max_staleness,
                 staleness_unwanted: config.reads.unhealthy_after,
@@ -364,6 +365,20 @@ impl Node {
     pub fn take_health_listener(&self) -> Option<TcpListener> {
         self.health_listener.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
+}
+
+fn clouds(config: &CloudsConfig) -> Result<Clouds, Failure> {
+    let read = |path: &PathBuf| {
+        std::fs::read_to_string(path).context(
+            Exit::Configuration,
+            format!("the certificates of api.clouds_ca_file, {}, cannot be read", path.display()),
+        )
+    };
+    Ok(Clouds {
+        sts_uri: config.sts_uri.clone(),
+        google_uri: config.google_uri.clone(),
+        authorities: config.ca_file.as_ref().map(read).transpose()?,
+    })
 }
 
 fn ldap_fallback(plain_allowed: bool) -> LdapFallback {

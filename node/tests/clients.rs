@@ -63,9 +63,19 @@ fn every_method_of_pypi_conjur_api_works() {
 }
 
 #[test]
-fn tokens_and_directories_log_in_by_the_strategies_of_pypi_conjur_api() {
+fn tokens_directories_and_certificates_log_in_by_the_strategies_of_pypi_conjur_api() {
     let python = environment("conjur-api-0.2.0", &[&["install", "conjur-api==0.2.0"]]);
     python_against_dev(&python, "logins.py", &[]);
+}
+
+#[test]
+fn machines_of_clouds_log_in_by_the_strategies_of_pypi_conjur_api() {
+    let python = environment("conjur-api-0.2.0", &[&["install", "conjur-api==0.2.0"]]);
+    // Nodes are told at their start where clouds are, so the script starts the cluster.
+    let mut command = Command::new(python);
+    command.stdin(Stdio::null());
+    command.arg(scripts().join("clouds.py")).arg(env!("CARGO_BIN_EXE_conclave"));
+    run(&mut command, "clouds.py");
 }
 
 /// Ansible, and the folder with its collection for Conjur; made once, for all that ask.

@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
+use conclave::config::environment::ServerEnvironment;
 use conclave::config::{Config, ConfigError};
 use conclave::seed::Seed;
 use proptest::prelude::*;
@@ -60,6 +61,38 @@ fn unknown_keys_are_refused_by_name() {
     assert!(text.contains("colour") && text.contains("conclave.toml"), "{text}");
     let text = error_with("[raft]", "[rafts]");
     assert!(text.contains("rafts"), "{text}");
+}
+
+#[test]
+fn clouds_are_asked_by_https_and_the_environment_wins() {
+    let clouds =
+        |text: &str| parse(&with("# sts_uri = \"\"", text)).map(|config| config.api.clouds);
+    let usual = clouds("").unwrap();
+    assert_eq!((usual.sts_uri, usual.ca_file), (None, None));
+    assert_eq!(usual.google_uri, "https://accounts.google.com");
+    let text = "sts_uri = \"https://sts.example.com\"\nclouds_ca_file = \"ca.pem\"";
+    let set = clouds(text).unwrap();
+    assert_eq!(set.sts_uri.as_deref(), Some("https://sts.example.com"));
+    assert_eq!(set.ca_file.as_deref(), Some(Path::new("/etc/conclave/ca.pem")));
+    for bad in
+        ["http://sts.example.com", "sts.example.com", "https://", "https://a@b", "https://a b"]
+    {
+        let text = clouds(&format!("sts_uri = \"{bad}\"")).expect_err("it is no URL").to_string();
+        assert!(text.contains("api.sts_uri") && text.contains(bad), "{text}");
+    }
+    let said = ServerEnvironment {
+        sts_uri: Some("https://other.example.com".to_owned()),
+        google_uri: Some("https://google.example.com".to_owned()),
+        ..ServerEnvironment::default()
+    };
+    let config = parse(&with("# sts_uri = \"\"", text)).unwrap().overlaid(said).unwrap();
+    assert_eq!(config.api.clouds.sts_uri.as_deref(), Some("https://other.example.com"));
+    assert_eq!(config.api.clouds.google_uri, "https://google.example.com");
+    assert_eq!(config.api.clouds.ca_file.as_deref(), Some(Path::new("/etc/conclave/ca.pem")));
+    let said =
+        ServerEnvironment { google_uri: Some("x".to_owned()), ..ServerEnvironment::default() };
+    let text = parse(SAMPLE).unwrap().overlaid(said).expect_err("it is no URL").to_string();
+    assert!(text.contains("CONCLAVE_GOOGLE_URI"), "{text}");
 }
 
 #[test]

@@ -13,10 +13,9 @@ use rustls::server::danger::ClientCertVerifier;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::jwt::{annotations_of, role_of};
 use super::outbound::pinned;
 use super::variables::Variables;
-use super::{Attempt, Authenticator, Denied, StatusError, Verdict};
+use super::{Attempt, Authenticator, Denied, StatusError, Verdict, annotations_of, role_of};
 use crate::context::Call;
 
 const NAME: &str = "authn-cert";

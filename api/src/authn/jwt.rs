@@ -5,18 +5,17 @@
 
 use std::sync::Arc;
 
-use conclave_domain::id::{AccountName, Id, Kind, ResourceId, RoleId};
+use conclave_domain::id::{ResourceId, RoleId};
 use futures::future::BoxFuture;
 use serde_json::Value;
 
 use super::claims::{Name, Rules};
-use super::id_token::{Claims, Expected, Fault, KeySet, TOKEN_BYTES_MAX, Unverified};
+use super::id_token::{Claims, Expected, KeySet, TOKEN_BYTES_MAX, Unverified};
 use super::keys::{KeyCache, Source};
 use super::outbound::{Target, pinned};
 use super::variables::Variables;
-use super::{Attempt, Authenticator, Denied, StatusError, Verdict};
+use super::{Attempt, Authenticator, Denied, StatusError, Verdict, annotations_of, role_of};
 use crate::context::Call;
-use crate::error::Refusal;
 use crate::wire::query::secret_value;
 
 const NAME: &str = "authn-jwt";
@@ -33,9 +32,6 @@ const VARIABLES: [&str; 10] = [
     "enforced-claims",
     "claim-aliases",
 ];
-
-/// What an expired token is answered, alone among refusals: its bearer may simply fetch a new one.
-const EXPIRED: &str = "CONJ00016E Token expired";
 
 pub(crate) struct Jwt {
     keys: Arc<KeyCache>,
@@ -161,22 +157,20 @@ impl Jwt {
         let service = Service::read(call, &webservice)?;
         let body = call.take_body(TOKEN_BYTES_MAX).await?;
         let token = secret_value(&body, "jwt").ok_or_else(|| Denied::field_missing("jwt"))?;
-        let unverified = Unverified::parse(&token).map_err(denied)?;
-        let claims = match &service.keys {
-            Keys::Given(keys) => unverified.verify(keys),
-            Keys::At(source) => {
-                let keys = self.keys.keys(&webservice, source, &unverified.key_id).await?;
-                unverified.verify(&keys)
-            }
-        };
-        let claims = claims.map_err(denied)?;
         let expected = Expected {
             issuer: &service.issuer,
             issuer_required: !call.door.settings.jwt_missing_issuer_ignored,
             audience: service.audience.as_deref(),
             now: call.now,
         };
-        expected.check(&claims).map_err(denied)?;
+        let claims = match &service.keys {
+            Keys::Given(keys) => {
+                let claims = Unverified::parse(&token)?.verify(keys)?;
+                expected.check(&claims)?;
+                claims
+            }
+            Keys::At(source) => self.keys.claims(&webservice, source, &token, &expected).await?,
+        };
         let role = service.bearer(attempt, &claims)?;
         let prefix = format!("authn-jwt/{}/", attempt.service.as_deref().unwrap_or_default());
         let wanted = annotations_of(call, &role, &prefix)?;
@@ -184,38 +178,6 @@ impl Jwt {
             wanted.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         service.rules.check(&claims, &wanted).map_err(|why| why.of(&role))?;
         Ok(role)
-    }
-}
-
-/// The annotations of a role whose names begin so, without that beginning.
-pub(super) fn annotations_of(
-    call: &mut Call,
-    role: &RoleId,
-    prefix: &str,
-) -> Result<Vec<(String, String)>, Denied> {
-    let found = call.open_view(|view| {
-        if view.state.role(role).is_none() {
-            return Ok(None);
-        }
-        let annotations = view.state.annotations(role).filter_map(|(name, annotation)| {
-            Some((name.strip_prefix(prefix)?.to_owned(), annotation.value.clone()))
-        });
-        Ok(Some(annotations.collect()))
-    })?;
-    found.ok_or_else(|| Denied::new(format!("CONJ00007E '{role}' not found")).of(role))
-}
-
-/// The user or host that a login names.
-pub(super) fn role_of(account: &AccountName, login: &str) -> Result<RoleId, Denied> {
-    let role = Id::from_login(account, login).ok();
-    role.filter(|role| matches!(role.kind(), Kind::User | Kind::Host))
-        .ok_or_else(|| Denied::new("CONJ00007E What was named is neither a user nor a host"))
-}
-
-pub(super) fn denied(fault: Fault) -> Denied {
-    match fault {
-        Fault::Expired => Denied::with(Refusal::Unauthorized(EXPIRED), EXPIRED),
-        Fault::Refused(reason) => Denied::new(reason),
     }
 }
 

@@ -14,9 +14,10 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::Denied;
-use super::id_token::KeySet;
-use super::outbound::Outbound;
+use super::id_token::{Claims, Expected, KeySet, Unverified};
+use super::outbound::{Outbound, Target, pinned};
+use super::variables::Variables;
+use super::{Denied, StatusError};
 use crate::error::Refusal;
 
 /// Largest document fetched, in bytes.
@@ -47,6 +48,22 @@ pub(crate) struct Source {
     pub(crate) is_provider: bool,
     /// The authorities that its certificate may be of; those of the system without.
     pub(crate) authorities: Option<String>,
+}
+
+impl Source {
+    /// The OpenID provider that the variables `provider-uri` and `ca-cert` of a service name.
+    pub(crate) fn provider(variables: &Variables) -> Result<Self, Denied> {
+        let unfit = |why: &dyn std::fmt::Display| {
+            Denied::new(format!("CONJ00011E The provider cannot be used: {why}"))
+        };
+        let uri = variables.required("provider-uri")?.trim().to_owned();
+        Target::parse(&uri).map_err(|why| unfit(&why))?;
+        let authorities = variables.filled("ca-cert").map(str::to_owned);
+        if let Some(pem) = &authorities {
+            pinned(pem).map_err(|why| unfit(&why))?;
+        }
+        Ok(Self { uri, is_provider: true, authorities })
+    }
 }
 
 /// The keys of every service's issuer.
@@ -121,6 +138,32 @@ impl KeyCache {
             Err(Unfetched::Failed(why)) => Err(Denied::new(format!("CONJ00087E {why}"))),
             Err(Unfetched::TooOften) => Err(overloaded()),
         }
+    }
+
+    /// What a token says, once a key of a service's issuer has signed it and its registered claims
+    /// are as expected.
+    pub(crate) async fn claims(
+        &self,
+        service: &ResourceId,
+        source: &Source,
+        token: &str,
+        expected: &Expected<'_>,
+    ) -> Result<Claims, Denied> {
+        let unverified = Unverified::parse(token)?;
+        let keys = self.keys(service, source, &unverified.key_id).await?;
+        let claims = unverified.verify(&keys)?;
+        expected.check(&claims)?;
+        Ok(claims)
+    }
+
+    /// As [`KeyCache::try_source`], for the status of a service whose tokens are of a provider.
+    pub(crate) async fn try_provider(
+        &self,
+        service: &ResourceId,
+        source: &Source,
+    ) -> Result<(), StatusError> {
+        let fetched = self.try_source(service, source).await;
+        Ok(fetched.map_err(|why| Denied::new(format!("CONJ00011E {why}")))?)
     }
 
     /// Fetches the keys now, whatever is known, as far as the budget goes.

@@ -4,10 +4,14 @@
 //! it is. What is refused looks alike from outside, whatever the reason; the audit record has it.
 
 mod api_key;
+mod azure;
 mod cert;
 mod claims;
 mod directory;
 mod enablement;
+mod facts;
+mod gcp;
+mod iam;
 mod id_token;
 mod jwt;
 mod keys;
@@ -15,6 +19,7 @@ mod ldap;
 mod oidc;
 mod outbound;
 mod password;
+mod sigv4;
 mod variables;
 
 use std::borrow::Cow;
@@ -22,7 +27,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use conclave_domain::id::{AccountName, ResourceId, RoleId};
+use conclave_domain::id::{AccountName, Id, Kind, ResourceId, RoleId};
 use conclave_domain::rbac;
 use conclave_domain::records::Credential;
 use conclave_domain::state::State;
@@ -32,9 +37,12 @@ use zeroize::Zeroizing;
 
 use crate::context::Call;
 use crate::error::Refusal;
+use crate::settings::Clouds;
+
+use id_token::Fault;
 
 pub(crate) use enablement::{full_name, is_known_type, misnamed, webservice};
-pub(crate) use outbound::Outbound;
+pub(crate) use outbound::{Outbound, Target, pinned};
 pub(crate) use password::{Proven, basic_credentials, prove};
 
 /// The authenticator that every account has.
@@ -136,6 +144,18 @@ impl From<Refusal> for Denied {
     }
 }
 
+/// What an expired token is answered, alone among refusals: its bearer may simply fetch a new one.
+const EXPIRED: &str = "CONJ00016E Token expired";
+
+impl From<Fault> for Denied {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Expired => Self::with(Refusal::Unauthorized(EXPIRED), EXPIRED),
+            Fault::Refused(reason) => Self::new(reason),
+        }
+    }
+}
+
 /// Why an authenticator cannot be used as it is configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct StatusError {
@@ -151,6 +171,7 @@ impl From<Denied> for StatusError {
         let class = match denied.reason.get(..10) {
             Some("CONJ00036E") => "Conjur::RequiredResourceMissing",
             Some("CONJ00037E") => "Conjur::RequiredSecretMissing",
+            Some("CONJ00011E") => "Authentication::OAuth::ProviderDiscoveryFailed",
             Some("CONJ00087E") => "Authentication::AuthnJwt::FetchJwksKeysFailed",
             _ => "Authentication::Security::AuthenticatorNotUsable",
         };
@@ -201,7 +222,7 @@ pub(crate) struct Registry {
 
 impl Registry {
     /// All that are built in; `enabled` names those in force, the default one alone when empty.
-    pub(crate) fn new(enabled: &[String], outbound: Outbound) -> Self {
+    pub(crate) fn new(enabled: &[String], outbound: Outbound, clouds: &Clouds) -> Self {
         let mut enabled = enabled.to_vec();
         if enabled.is_empty() {
             enabled.push(DEFAULT.to_owned());
@@ -212,7 +233,10 @@ impl Registry {
             Arc::new(api_key::ApiKey),
             Arc::new(cert::Cert),
             Arc::new(jwt::Jwt::new(keys.clone())),
-            Arc::new(oidc::Oidc::new(keys)),
+            Arc::new(oidc::Oidc::new(keys.clone())),
+            Arc::new(azure::Azure::new(keys.clone())),
+            Arc::new(gcp::Gcp::new(keys, clouds)),
+            Arc::new(iam::Iam::new(outbound.clone(), clouds)),
             Arc::new(ldap::Ldap::new(outbound)),
         ];
         Self { authenticators, enabled }
@@ -338,4 +362,36 @@ pub(crate) const NOT_FROM_HERE: &str =
 pub(crate) fn is_from_within(credential: &Credential, from: IpAddr) -> bool {
     let ranges = &credential.restricted_to;
     ranges.is_empty() || ranges.iter().any(|range| range.contains(&from))
+}
+
+/// The annotations of a role whose names begin so, without that beginning.
+fn annotations_of(
+    call: &mut Call,
+    role: &RoleId,
+    prefix: &str,
+) -> Result<Vec<(String, String)>, Denied> {
+    let found = call.open_view(|view| {
+        if view.state.role(role).is_none() {
+            return Ok(None);
+        }
+        let annotations = view.state.annotations(role).filter_map(|(name, annotation)| {
+            Some((name.strip_prefix(prefix)?.to_owned(), annotation.value.clone()))
+        });
+        Ok(Some(annotations.collect()))
+    })?;
+    found.ok_or_else(|| Denied::new(format!("CONJ00007E '{role}' not found")).of(role))
+}
+
+/// The user or host that a login names.
+fn role_of(account: &AccountName, login: &str) -> Result<RoleId, Denied> {
+    let role = Id::from_login(account, login).ok();
+    role.filter(|role| matches!(role.kind(), Kind::User | Kind::Host))
+        .ok_or_else(|| Denied::new("CONJ00007E What was named is neither a user nor a host"))
+}
+
+/// The host that a login names: machines of clouds are no people.
+fn host_of(account: &AccountName, login: &str) -> Result<RoleId, Denied> {
+    let role = Id::from_login(account, login).ok();
+    role.filter(|role| role.kind() == Kind::Host)
+        .ok_or_else(|| Denied::new("CONJ00007E What was named is no host"))
 }

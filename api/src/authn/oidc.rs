@@ -9,12 +9,10 @@ use futures::future::BoxFuture;
 use zeroize::Zeroizing;
 
 use super::claims::Name;
-use super::id_token::{Expected, TOKEN_BYTES_MAX, Unverified};
-use super::jwt::{denied, role_of};
+use super::id_token::{Expected, TOKEN_BYTES_MAX};
 use super::keys::{KeyCache, Source};
-use super::outbound::{Target, pinned};
 use super::variables::Variables;
-use super::{Attempt, Authenticator, Denied, StatusError, Verdict};
+use super::{Attempt, Authenticator, Denied, StatusError, Verdict, role_of};
 use crate::context::Call;
 use crate::wire::query::secret_value;
 
@@ -36,8 +34,7 @@ impl Oidc {
         webservice: &ResourceId,
     ) -> Result<(), StatusError> {
         let service = Service::read(call, webservice)?;
-        let fetched = self.keys.try_source(webservice, &service.source).await;
-        Ok(fetched.map_err(|why| Denied::new(format!("CONJ00011E {why}")))?)
+        self.keys.try_provider(webservice, &service.source).await
     }
 
     async fn check(&self, call: &mut Call, attempt: &Attempt) -> Result<RoleId, Denied> {
@@ -46,16 +43,13 @@ impl Oidc {
         let body = call.take_body(TOKEN_BYTES_MAX).await?;
         let token = secret_value(&body, "id_token").or_else(|| bearer(call));
         let token = token.ok_or_else(|| Denied::field_missing("id_token"))?;
-        let unverified = Unverified::parse(&token).map_err(denied)?;
-        let keys = self.keys.keys(&webservice, &service.source, &unverified.key_id).await?;
-        let claims = unverified.verify(&keys).map_err(denied)?;
         let expected = Expected {
             issuer: &service.source.uri,
             issuer_required: true,
             audience: service.client_id.as_deref(),
             now: call.now,
         };
-        expected.check(&claims).map_err(denied)?;
+        let claims = self.keys.claims(&webservice, &service.source, &token, &expected).await?;
         let login = service.property.find(&claims).and_then(|value| value.as_str());
         let login = login.map(str::trim).filter(|login| !login.is_empty());
         let login = login.ok_or(Denied::new("CONJ00013E The claim with the login is not there"))?;
@@ -101,16 +95,10 @@ impl Service {
         let unfit = |why: &dyn std::fmt::Display| {
             Denied::new(format!("CONJ00011E The provider cannot be used: {why}"))
         };
-        let uri = variables.required("provider-uri")?.trim().to_owned();
-        Target::parse(&uri).map_err(|why| unfit(&why))?;
-        let authorities = variables.filled("ca-cert").map(str::to_owned);
-        if let Some(pem) = &authorities {
-            pinned(pem).map_err(|why| unfit(&why))?;
-        }
+        let source = Source::provider(&variables)?;
         let property = Name::parse(variables.required("id-token-user-property")?.trim());
         let property = property.ok_or_else(|| unfit(&"id-token-user-property is no claim"))?;
         let client_id = variables.filled("client-id").map(|id| id.trim().to_owned());
-        let source = Source { uri, is_provider: true, authorities };
         Ok(Self { source, property, client_id })
     }
 }

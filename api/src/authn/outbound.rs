@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, HOST, USER_AGENT};
-use http::{Request, StatusCode, Uri};
+use http::{HeaderMap, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use ipnet::IpNet;
@@ -124,17 +124,28 @@ impl Outbound {
         authorities: Option<&str>,
         bytes_max: usize,
     ) -> Result<Bytes, CallError> {
-        let target = Target::parse(url)?;
-        let calling = self.get_within(&target, authorities, bytes_max);
+        self.ask(&Target::parse(url)?, HeaderMap::new(), authorities, bytes_max).await
+    }
+
+    /// As [`Outbound::get`], with headers that win over the usual ones.
+    pub(crate) async fn ask(
+        &self,
+        target: &Target,
+        headers: HeaderMap,
+        authorities: Option<&str>,
+        bytes_max: usize,
+    ) -> Result<Bytes, CallError> {
+        let calling = self.ask_within(target, headers, authorities, bytes_max);
         match tokio::time::timeout(self.time_max, calling).await {
             Ok(answer) => answer,
             Err(_elapsed) => Err(CallError::Slow(self.time_max)),
         }
     }
 
-    async fn get_within(
+    async fn ask_within(
         &self,
         target: &Target,
+        headers: HeaderMap,
         authorities: Option<&str>,
         bytes_max: usize,
     ) -> Result<Bytes, CallError> {
@@ -152,7 +163,7 @@ impl Outbound {
         // Ends with this call, whatever becomes of it.
         let mut driver = JoinSet::new();
         driver.spawn(connection);
-        let request = Request::builder()
+        let mut request = Request::builder()
             .uri(&target.path)
             .header(HOST, &target.authority)
             .header(ACCEPT, "application/json")
@@ -160,6 +171,7 @@ impl Outbound {
             .header(USER_AGENT, "conclave")
             .body(Empty::<Bytes>::new())
             .map_err(|_| CallError::Url("it cannot stand in a request"))?;
+        request.headers_mut().extend(headers);
         let answer = sender.send_request(request).await.map_err(broken)?;
         if answer.status() != StatusCode::OK {
             return Err(CallError::Status(answer.status()));

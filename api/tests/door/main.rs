@@ -4,11 +4,14 @@
 #![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
 
 mod audit;
+mod azure;
 mod cert;
 mod compatibility;
 mod fuzz;
+mod gcp;
 mod harness;
 mod host_factories;
+mod iam;
 mod issuer;
 mod jwt;
 mod ldap;
@@ -24,6 +27,7 @@ mod properties;
 mod scenario;
 mod seeds;
 mod server;
+mod sts;
 mod tokens;
 mod values;
 mod walk;

@@ -40,6 +40,7 @@ const REQUESTS: &[(&str, &str)] = &[
     ("authn.authenticate_service", "/authn-ldap/svc/demo/bob/authenticate"),
     ("authn.authenticate_cert", "/authn-cert/ci/demo/authenticate"),
     ("authn.authenticate_oidc", "/authn-oidc/idp/demo/authenticate"),
+    ("authn.authenticate_gcp", "/authn-gcp/demo/authenticate"),
     ("authn.authenticate_jwt", "/authn-jwt/ci/demo/authenticate"),
     ("authn.password", "/authn/demo/password"),
     ("authn.rotate", "/authn/demo/api_key?role=user:bob"),

@@ -12,9 +12,11 @@ use conclave_domain::policy::Rules;
 use conclave_domain::policy::effective::Bounds;
 use ipnet::IpNet;
 
-use super::environment::{DYNAMIC_SECRETS, HOST_FACTORIES, JWT_ISSUER, ServerEnvironment};
+use super::environment::{
+    DYNAMIC_SECRETS, GOOGLE_URI, HOST_FACTORIES, JWT_ISSUER, STS_URI, ServerEnvironment,
+};
 use super::raw::{RawCluster, RawConfig, RawOutput, RawPolicy, RawRaft};
-use conclave_api::settings::Wanted;
+use conclave_api::settings::{Clouds, Wanted};
 
 /// The defaults, in one place; those of Raft are in its own crate. `node/deploy/conclave.toml`
 /// shows the same numbers.
@@ -145,10 +147,23 @@ pub struct ApiConfig {
     /// The only networks in which authenticators call servers that policy names; when empty, all but
     /// what is local.
     pub outbound_networks: Vec<IpNet>,
+    /// Where clouds are asked.
+    pub clouds: CloudsConfig,
     /// Whether a service of `authn-ldap` may be configured to send passwords without TLS.
     pub ldap_plain_allowed: bool,
     /// Whether `authn-jwt` takes tokens that do not say who issued them.
     pub jwt_missing_issuer_ignored: bool,
+}
+
+/// Where the clouds of `authn-iam` and `authn-gcp` are asked, where that is not at their own endpoints.
+#[derive(Debug, Clone)]
+pub struct CloudsConfig {
+    /// In place of the endpoints of Amazon's Security Token Service.
+    pub sts_uri: Option<String>,
+    /// The issuer of Google's identity tokens.
+    pub google_uri: String,
+    /// PEM file with the authorities that both may have certificates of; none: those of the system.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// What the cluster certificate names when this node founds a cluster.
@@ -303,12 +318,20 @@ impl Config {
     /// The configuration with what the environment says laid over it.
     ///
     /// # Errors
-    /// A variable that is neither `true` nor `false` where one of them belongs.
+    /// A variable that is neither `true` nor `false` where one of them belongs, or no URL where one does.
     pub fn overlaid(mut self, environment: ServerEnvironment) -> Result<Self, ConfigError> {
         if let Some(names) = environment.authenticators {
             let names = names.split(',').map(str::trim).filter(|name| !name.is_empty());
             self.api.authenticators = names.map(str::to_owned).collect();
         }
+        let clouds = &mut self.api.clouds;
+        if let Some(uri) = cloud_uri(STS_URI, environment.sts_uri)? {
+            clouds.sts_uri = Some(uri);
+        }
+        if let Some(uri) = cloud_uri(GOOGLE_URI, environment.google_uri)? {
+            clouds.google_uri = uri;
+        }
+        clouds.ca_file = environment.clouds_ca_file.or(clouds.ca_file.take());
         let switches = [
             (HOST_FACTORIES, environment.host_factories, &mut self.api.host_factories_enabled),
             (DYNAMIC_SECRETS, environment.dynamic_secrets, &mut self.api.dynamic_secrets_enabled),
@@ -387,6 +410,15 @@ impl Config {
             .iter()
             .map(|text| network("api.outbound_networks", text))
             .collect::<Result<_, _>>()?;
+        let clouds_ca_file = raw.api.clouds_ca_file.as_deref().filter(|text| !text.is_empty());
+        let clouds = CloudsConfig {
+            sts_uri: cloud_uri("api.sts_uri", raw.api.sts_uri)?,
+            google_uri: cloud_uri("api.google_uri", raw.api.google_uri)?
+                .unwrap_or_else(|| Clouds::default().google_uri),
+            ca_file: clouds_ca_file
+                .map(|text| path_in(folder, "api.clouds_ca_file", text))
+                .transpose()?,
+        };
         let local_socket = match raw.api.local_socket.as_deref() {
             None | Some("") => None,
             Some(text) => Some(socket_path(folder, text)?),
@@ -478,6 +510,7 @@ impl Config {
                 dynamic_secrets_enabled: raw.api.dynamic_secrets_enabled.unwrap_or(false),
                 seed_accounts,
                 outbound_networks,
+                clouds,
                 ldap_plain_allowed: raw.api.ldap_plain_allowed.unwrap_or(false),
                 jwt_missing_issuer_ignored: raw
                     .api
@@ -631,6 +664,15 @@ fn socket_path(folder: &Path, text: &str) -> Result<PathBuf, ConfigError> {
         ));
     }
     Ok(path)
+}
+
+fn cloud_uri(key: &'static str, text: Option<String>) -> Result<Option<String>, ConfigError> {
+    let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
+    let host = text.strip_prefix("https://").unwrap_or_default();
+    if host.is_empty() || host.contains(['?', '#', '@']) || host.chars().any(char::is_whitespace) {
+        return Err(invalid(key, text, "write a URL such as \"https://sts.example.com\""));
+    }
+    Ok(Some(text))
 }
 
 fn wanted(parts: &[String]) -> Result<Wanted, ConfigError> {

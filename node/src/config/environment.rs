@@ -68,6 +68,12 @@ pub const HOST_FACTORIES: &str = "CONJUR_HOST_FACTORIES_ENABLED";
 pub const DYNAMIC_SECRETS: &str = "CONJUR_FEATURE_DYNAMIC_SECRETS_ENABLED";
 /// Overrides `api.authn_jwt_ignore_missing_issuer_claim`.
 pub const JWT_ISSUER: &str = "CONJUR_AUTHN_JWT_IGNORE_MISSING_ISSUER_CLAIM";
+/// Overrides `api.sts_uri`.
+pub const STS_URI: &str = "CONCLAVE_STS_URI";
+/// Overrides `api.google_uri`.
+pub const GOOGLE_URI: &str = "CONCLAVE_GOOGLE_URI";
+/// Overrides `api.clouds_ca_file`.
+const CLOUDS_CA_FILE: &str = "CONCLAVE_CLOUDS_CA_FILE";
 
 /// What a server is told by its environment, in the words that people set for Conjur. Each value wins
 /// over the configuration file.
@@ -81,6 +87,12 @@ pub struct ServerEnvironment {
     pub dynamic_secrets: Option<String>,
     /// [`JWT_ISSUER`].
     pub jwt_issuer: Option<String>,
+    /// [`STS_URI`].
+    pub sts_uri: Option<String>,
+    /// [`GOOGLE_URI`].
+    pub google_uri: Option<String>,
+    /// `CONCLAVE_CLOUDS_CA_FILE`.
+    pub clouds_ca_file: Option<PathBuf>,
 }
 
 impl ServerEnvironment {
@@ -91,6 +103,9 @@ impl ServerEnvironment {
             host_factories: text(HOST_FACTORIES),
             dynamic_secrets: text(DYNAMIC_SECRETS),
             jwt_issuer: text(JWT_ISSUER),
+            sts_uri: text(STS_URI),
+            google_uri: text(GOOGLE_URI),
+            clouds_ca_file: path(CLOUDS_CA_FILE),
         }
     }
 }

@@ -6,7 +6,7 @@ pub mod environment;
 mod raw;
 
 pub use checked::{
-    ApiConfig, AuditConfig, AuditDurability, AuditOutput, ClusterConfig, Config, ConfigError,
-    LogConfig, LogFormat, NodeConfig, PeerConfig, PolicyConfig, RaftConfig, ReadsConfig,
-    SyslogConfig, TlsConfig, checked_name,
+    ApiConfig, AuditConfig, AuditDurability, AuditOutput, CloudsConfig, ClusterConfig, Config,
+    ConfigError, LogConfig, LogFormat, NodeConfig, PeerConfig, PolicyConfig, RaftConfig,
+    ReadsConfig, SyslogConfig, TlsConfig, checked_name,
 };

@@ -59,6 +59,9 @@ pub(super) struct RawApi {
     pub(super) seed_accounts: Vec<String>,
     #[serde(default)]
     pub(super) outbound_networks: Vec<String>,
+    pub(super) sts_uri: Option<String>,
+    pub(super) google_uri: Option<String>,
+    pub(super) clouds_ca_file: Option<String>,
     pub(super) ldap_plain_allowed: Option<bool>,
     pub(super) authn_jwt_ignore_missing_issuer_claim: Option<bool>,
 }

@@ -1,0 +1,399 @@
+"""Machines of clouds log in: with PyPI `conjur-api`'s own strategies for Amazon, Azure and Google, and at the
+follower while every voter is silent. What stands for the clouds is one HTTPS server with a certificate of
+an authority that only the operator knows: it judges signatures of version 4 with botocore's own code, and
+shows the keys of tokens; and one HTTP server that gives a machine its tokens, as metadata servers do.
+
+Run by `node/tests/clients.rs` with the program's path: the servers come first, since a node is told at its
+start where clouds are. Then it runs itself against `conclave dev`. Every fact is an assertion."""
+
+import asyncio
+import base64
+import datetime
+import http.server
+import json
+import os
+import pathlib
+import shutil
+import signal
+import ssl
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+
+ACCOUNT_AT_AMAZON = "123456789012"
+MACHINES = {"ASIAWEB0000000000000": ("secret-of-web", "session-of-web", "web"),
+            "ASIAOTHER00000000000": ("secret-of-other", "session-of-other", "other")}
+RESOURCE = ("/subscriptions/sub-1/resourcegroups/web/providers/Microsoft.Compute/"
+            "virtualMachines/vm-1")
+
+
+def b64(data):
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+class Clouds:
+    """The servers, and what they sign with."""
+
+    def __init__(self, work):
+        self.key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        self.certificates(work)
+        self.https = self.start(self.answer_https)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(work / "server.pem", work / "server.key")
+        self.https.socket = context.wrap_socket(self.https.socket, server_side=True)
+        self.url = f"https://localhost:{self.https.server_port}"
+        self.metadata = self.start(self.answer_metadata)
+        for server in (self.https, self.metadata):
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+
+    @staticmethod
+    def certificates(work):
+        now = datetime.datetime.now(datetime.timezone.utc)
+        day = datetime.timedelta(days=1)
+
+        def name(text):
+            return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, text)])
+
+        ca_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+        base = x509.CertificateBuilder().issuer_name(name("clouds"))
+        base = base.not_valid_before(now - day).not_valid_after(now + day)
+        ca = base.subject_name(name("clouds")).public_key(ca_key.public_key())
+        ca = ca.serial_number(x509.random_serial_number())
+        ca = ca.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        ca = ca.sign(ca_key, hashes.SHA256())
+        leaf = base.subject_name(name("localhost")).public_key(key.public_key())
+        leaf = leaf.serial_number(x509.random_serial_number())
+        names = x509.SubjectAlternativeName([x509.DNSName("localhost")])
+        leaf = leaf.add_extension(names, critical=False).sign(ca_key, hashes.SHA256())
+        pem = serialization.Encoding.PEM
+        (work / "ca.pem").write_bytes(ca.public_bytes(pem))
+        (work / "server.pem").write_bytes(leaf.public_bytes(pem))
+        (work / "server.key").write_bytes(key.private_bytes(
+            pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
+
+    @staticmethod
+    def start(answer):
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                status, body = answer(self)
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_):
+                pass
+
+        return http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+
+    def answer_https(self, request):
+        path = request.path.split("?")[0]
+        if path == "/":
+            return self.answer_sts(request)
+        if path == "/keys":
+            numbers = self.key.public_key().public_numbers()
+            n = numbers.n.to_bytes(256, "big")
+            keys = [{"kty": "RSA", "use": "sig", "kid": "k1", "e": "AQAB", "n": b64(n)}]
+            return 200, json.dumps({"keys": keys}).encode()
+        for issuer in (self.url, f"{self.url}/tenant/"):
+            base = issuer.rstrip("/")[len(self.url):]
+            if path == f"{base}/.well-known/openid-configuration":
+                document = {"issuer": issuer, "jwks_uri": f"{self.url}/keys"}
+                return 200, json.dumps(document).encode()
+        return 404, b""
+
+    @staticmethod
+    def answer_sts(request):
+        """Who am I?, as the Security Token Service answers it."""
+        authorization = request.headers.get("Authorization", "")
+        fields = dict(part.strip().split("=", 1)
+                      for part in authorization.partition(" ")[2].split(",") if "=" in part)
+        key, _, region, service, _ = fields.get("Credential", "////").split("/")
+        if key not in MACHINES or service != "sts":
+            return 403, b'{"Error": {"Code": "InvalidClientTokenId"}}'
+        secret, session, role = MACHINES[key]
+        headers = {name: request.headers[name] for name in fields["SignedHeaders"].split(";")}
+        date = request.headers["X-Amz-Date"]
+        url = f"https://{request.headers['Host']}{request.path}"
+        signed = AWSRequest(method="GET", url=url, headers=headers)
+        signed.context["timestamp"] = date
+        signer = SigV4Auth(Credentials(key, secret, session), service, region)
+        text = signer.string_to_sign(signed, signer.canonical_request(signed))
+        wrong = signer.signature(text, signed) != fields["Signature"]
+        if wrong or request.headers["X-Amz-Security-Token"] != session:
+            return 403, b'{"Error": {"Code": "SignatureDoesNotMatch"}}'
+        arn = f"arn:aws:sts::{ACCOUNT_AT_AMAZON}:assumed-role/{role}/i-0123"
+        result = {"Account": ACCOUNT_AT_AMAZON, "Arn": arn, "UserId": "AROA:i-0123"}
+        answer = {"GetCallerIdentityResponse": {"GetCallerIdentityResult": result}}
+        return 200, json.dumps(answer).encode()
+
+    def answer_metadata(self, request):
+        """What a machine is given that asks for its own tokens."""
+        address = urllib.parse.urlsplit(request.path)
+        query = dict(urllib.parse.parse_qsl(address.query))
+        if address.path == "/metadata/identity/oauth2/token":
+            assert request.headers["Metadata"] == "true" and query["api-version"]
+            token = self.token(iss=f"{self.url}/tenant/", aud=query["resource"], oid="oid-1",
+                               xms_mirid=RESOURCE)
+            return 200, json.dumps({"access_token": token}).encode()
+        if address.path == "/identity":
+            assert request.headers["Metadata-Flavor"] == "Google" and query["format"] == "full"
+            machine = {"instance_name": "web-1", "project_id": "acme", "zone": "europe-west3-a"}
+            return 200, self.token(
+                iss=self.url, aud=query["audience"], sub="1134", email_verified=True,
+                email="web@acme.iam.gserviceaccount.com",
+                google={"compute_engine": machine}).encode()
+        return 404, b""
+
+    def token(self, **claims):
+        now = int(time.time())
+        header = {"alg": "RS256", "typ": "JWT", "kid": "k1"}
+        claims = {"iat": now, "exp": now + 300, **claims}
+        message = ".".join(b64(json.dumps(part).encode()) for part in (header, claims))
+        signature = self.key.sign(message.encode(), padding.PKCS1v15(), hashes.SHA256())
+        return f"{message}.{b64(signature)}"
+
+
+def outside(program):
+    work = pathlib.Path(tempfile.mkdtemp())
+    try:
+        clouds = Clouds(work)
+        environment = {**os.environ, "CONCLAVE_STS_URI": clouds.url,
+                       "CONCLAVE_GOOGLE_URI": clouds.url,
+                       "CONCLAVE_CLOUDS_CA_FILE": str(work / "ca.pem"),
+                       "CLOUDS_URL": clouds.url,
+                       "METADATA_URL": f"http://127.0.0.1:{clouds.metadata.server_port}"}
+        ended = subprocess.run([program, "dev", "--run", sys.executable, __file__],
+                               env=environment, check=False)
+        assert ended.returncode == 0, ended.returncode
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+if len(sys.argv) > 1:
+    outside(sys.argv[1])
+    sys.exit()
+
+from conjur_api import Client  # noqa: E402
+from conjur_api.models import ConjurConnectionInfo, SslVerificationMode  # noqa: E402
+from conjur_api.providers.aws_iam_authentication_strategy import (  # noqa: E402
+    AWSIAMAuthenticationStrategy, build_signed_headers)
+from conjur_api.providers.azure_authentication_strategy import (  # noqa: E402
+    AzureAuthenticationStrategy)
+from conjur_api.providers.gcp_authentication_strategy import (  # noqa: E402
+    GCPAuthenticationStrategy)
+
+URL = os.environ["CONJUR_APPLIANCE_URL"]
+ACCOUNT = os.environ["CONJUR_ACCOUNT"]
+KEY = os.environ["CONJUR_AUTHN_API_KEY"]
+CERT = os.environ["CONJUR_CERT_FILE"]
+FOLDER = pathlib.Path(os.environ["CONCLAVE_DEV_DIR"])
+CLOUDS = os.environ["CLOUDS_URL"]
+METADATA = os.environ["METADATA_URL"]
+AUTHORITY = pathlib.Path(os.environ["CONCLAVE_CLOUDS_CA_FILE"]).read_text()
+TLS = ssl.create_default_context(cafile=CERT)
+WEB = f"host/apps/{ACCOUNT_AT_AMAZON}/web"
+OTHER = f"host/apps/{ACCOUNT_AT_AMAZON}/other"
+
+
+def request(method, url, path, body=None, headers=()):
+    ask = urllib.request.Request(url + path, data=body, method=method, headers=dict(headers))
+    try:
+        with urllib.request.urlopen(ask, context=TLS, timeout=20) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def header(token):
+    return {"Authorization": f'Token token="{base64.b64encode(token).decode()}"'}
+
+
+def at_amazon_as(key):
+    secret, session, _ = MACHINES[key]
+    os.environ.update(AWS_ACCESS_KEY_ID=key, AWS_SECRET_ACCESS_KEY=secret,
+                      AWS_SESSION_TOKEN=session)
+
+
+def metadata(path, **headers):
+    ask = urllib.request.Request(METADATA + path, headers=headers)
+    with urllib.request.urlopen(ask, timeout=20) as answer:
+        return answer.read()
+
+
+status, admin = request("POST", URL, f"/authn/{ACCOUNT}/admin/authenticate", KEY.encode())
+assert status == 200, status
+ADMIN = header(admin)
+POLICY = f"""
+- !variable shared
+- !policy
+  id: apps
+  body:
+  - !host {ACCOUNT_AT_AMAZON}/web
+  - !host {ACCOUNT_AT_AMAZON}/other
+  - !host
+    id: azure
+    annotations:
+      authn-azure/prod/subscription-id: sub-1
+      authn-azure/prod/resource-group: web
+      authn-azure/prod/system-assigned-identity: oid-1
+  - !host
+    id: azure-other
+    annotations: {{authn-azure/subscription-id: sub-2, authn-azure/resource-group: web}}
+  - !host
+    id: google
+    annotations:
+      authn-gcp/project-id: acme
+      authn-gcp/instance-name: web-1
+      authn-jwt/gcp/google/compute_engine/project_id: acme
+  - !group all
+  - !grant
+    role: !group all
+    members: [!host {ACCOUNT_AT_AMAZON}/web, !host {ACCOUNT_AT_AMAZON}/other, !host azure,
+      !host azure-other, !host google]
+- !permit {{role: !group apps/all, privileges: [read, execute], resource: !variable shared}}
+- !policy
+  id: conjur/authn-iam/prod
+  body: [!webservice , !webservice status]
+- !policy
+  id: conjur/authn-azure/prod
+  body: [!webservice , !webservice status, !variable provider-uri, !variable ca-cert]
+- !policy
+  id: conjur/authn-gcp
+  body: [!webservice , !webservice status]
+- !policy
+  id: conjur/authn-jwt/gcp
+  body: [!webservice , !webservice status, !variable provider-uri, !variable ca-cert]
+- !permit
+  role: !group apps/all
+  privileges: [read, authenticate]
+  resources: [!webservice conjur/authn-iam/prod, !webservice conjur/authn-azure/prod,
+    !webservice conjur/authn-gcp, !webservice conjur/authn-jwt/gcp]
+"""
+status, answer = request("POST", URL, f"/policies/{ACCOUNT}/policy/root", POLICY.encode(), ADMIN)
+assert status == 201, (status, answer)
+for name, value in {
+    "shared": "the value",
+    "conjur/authn-azure/prod/provider-uri": f"{CLOUDS}/tenant",
+    "conjur/authn-azure/prod/ca-cert": AUTHORITY,
+    "conjur/authn-jwt/gcp/provider-uri": CLOUDS,
+    "conjur/authn-jwt/gcp/ca-cert": AUTHORITY,
+}.items():
+    path = f"/secrets/{ACCOUNT}/variable/{urllib.parse.quote(name, safe='')}"
+    status, answer = request("POST", URL, path, value.encode(), ADMIN)
+    assert status == 201, (name, status, answer)
+for service in ("authn-iam/prod", "authn-azure/prod", "authn-gcp", "authn-jwt/gcp"):
+    status, answer = request("PATCH", URL, f"/{service}/{ACCOUNT}", b"enabled=true", ADMIN)
+    assert status == 204, (service, status, answer)
+    status, answer = request("GET", URL, f"/{service}/{ACCOUNT}/status", None, ADMIN)
+    assert (status, json.loads(answer)) == (200, {"status": "ok"}), (service, answer)
+
+
+def client(service, strategy):
+    info = ConjurConnectionInfo(conjur_url=URL, account=ACCOUNT, cert_file=CERT,
+                                service_id=service)
+    return Client(info, authn_strategy=strategy, async_mode=True,
+                  ssl_verification_mode=SslVerificationMode.CA_BUNDLE)
+
+
+async def let_in(service, strategy, host):
+    by = client(service, strategy)
+    assert (await by.whoami())["username"] == host
+    assert await by.get("shared") == b"the value"
+
+
+async def refused(service, strategy, why):
+    try:
+        await client(service, strategy).whoami()
+    except Exception as error:  # its own class, by what it wraps
+        assert "401" in str(error), (why, error)
+    else:
+        raise SystemExit(f"{why} was let in")
+
+
+async def through_conjur_api():
+    """The public Python client, unchanged."""
+    at_amazon_as("ASIAWEB0000000000000")
+    for region in ("us-east-1", "eu-central-1", "global"):
+        await let_in("prod", AWSIAMAuthenticationStrategy(WEB, "prod", region), WEB)
+    await refused("prod", AWSIAMAuthenticationStrategy(OTHER, "prod"), "another role")
+    os.environ["AWS_SECRET_ACCESS_KEY"] = "wrong"
+    await refused("prod", AWSIAMAuthenticationStrategy(WEB, "prod"), "a wrong secret")
+    at_amazon_as("ASIAOTHER00000000000")
+    await let_in("prod", AWSIAMAuthenticationStrategy(OTHER, "prod"), OTHER)
+
+    azure = AzureAuthenticationStrategy("host/apps/azure", imds_base_url=METADATA)
+    await let_in("prod", azure, "host/apps/azure")
+    other = AzureAuthenticationStrategy("host/apps/azure-other", imds_base_url=METADATA)
+    await refused("prod", other, "another subscription")
+
+    # Its strategy for Google is one of authn-jwt.
+    identity = f"{METADATA}/identity"
+    google = GCPAuthenticationStrategy("host/apps/google", gcp_identity_url=identity)
+    await let_in("gcp", google, "host/apps/google")
+    other = GCPAuthenticationStrategy("host/apps/azure", gcp_identity_url=identity)
+    await refused("gcp", other, "a host without annotations")
+
+
+def by_hand(url):
+    """Each by its own route, at any node."""
+    at_amazon_as("ASIAWEB0000000000000")
+    azure = json.loads(metadata("/metadata/identity/oauth2/token?api-version=1&resource=x",
+                                Metadata="true"))["access_token"]
+    audience = urllib.parse.quote(f"conjur/{ACCOUNT}/host/apps/google", safe="")
+    google = metadata(f"/identity?format=full&audience={audience}",
+                      **{"Metadata-Flavor": "Google"}).decode()
+    login = urllib.parse.quote(WEB, safe="")
+    for path, body in (
+            (f"/authn-iam/prod/{ACCOUNT}/{login}/authenticate",
+             build_signed_headers("eu-central-1")),
+            (f"/authn-azure/prod/{ACCOUNT}/host%2Fapps%2Fazure/authenticate", f"jwt={azure}"),
+            (f"/authn-gcp/{ACCOUNT}/authenticate", f"jwt={google}")):
+        status, token = request("POST", url, path, body.encode())
+        assert status == 200, (path, status, token)
+        secret = f"/secrets/{ACCOUNT}/variable/shared"
+        status, value = request("GET", url, secret, None, header(token))
+        assert (status, value) == (200, b"the value"), (path, status)
+        # A letter of the signature changed.
+        broken = body.replace("Signature=", "Signature=0", 1)
+        broken = broken if broken != body else body[:-9] + body[-8:]
+        status, answer = request("POST", url, path, broken.encode())
+        assert (status, answer) == (401, b""), (path, status, answer)
+
+
+def at_the_follower():
+    """Every voter is silent, and the follower lets in by itself."""
+    nodes = json.loads((FOLDER / "nodes.json").read_text())
+    follower = next(node for node in nodes if node["role"] == "follower")
+    path = f"/secrets/{ACCOUNT}/variable/shared"
+    for _ in range(200):
+        status, _ = request("GET", follower["url"], path, None, ADMIN)
+        if status == 200:
+            break
+        time.sleep(0.05)
+    voters = [node["pid"] for node in nodes if node["role"] == "voter"]
+    for pid in voters:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        by_hand(follower["url"])
+    finally:
+        for pid in voters:
+            os.kill(pid, signal.SIGCONT)
+
+
+asyncio.run(through_conjur_api())
+by_hand(URL)
+at_the_follower()
+print("all facts hold")
