@@ -423,10 +423,12 @@ fn last_number(folder: &Path) -> io::Result<u64> {
     let files = files(folder)?;
     for (_, path) in files.iter().rev() {
         let bytes = std::fs::read(path)?;
+        // What a power cut tore need not be at the end: a page before it may be missing.
         let last = bytes
             .split_inclusive(|byte| *byte == b'\n')
-            .rfind(|line| line.ends_with(b"\n"))
-            .and_then(line_number);
+            .rev()
+            .filter(|line| line.ends_with(b"\n"))
+            .find_map(line_number);
         if let Some(last) = last {
             return Ok(last);
         }
@@ -508,5 +510,19 @@ mod tests {
         spool.append(&[record("b")]).await.unwrap();
         assert_eq!(spool.status().last, 2);
         assert_eq!(lines(folder.path()).len(), 2);
+    }
+
+    #[tokio::test]
+    async fn no_number_is_given_twice_where_the_last_line_is_damaged() {
+        let folder = tempfile::tempdir().unwrap();
+        {
+            let spool = Spool::open(folder.path(), Durability::Disk, Timestamp(1)).unwrap();
+            spool.append(&[record("a"), record("b")]).await.unwrap();
+        }
+        let path = std::fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
+        let mut file = OpenOptions::new().append(true).open(path).unwrap();
+        file.write_all(b"\0\0\0\0 the rest of it\"}\n").unwrap();
+        let spool = Spool::open(folder.path(), Durability::Disk, Timestamp(2)).unwrap();
+        assert_eq!(spool.status().last, 2);
     }
 }

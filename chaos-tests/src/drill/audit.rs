@@ -169,6 +169,7 @@ async fn strike(
     let cut = mode.power_cuts && rng.chance(700);
     for at in &struck {
         if cut {
+            cluster.nodes[*at].freeze().await?;
             cluster.disks[*at].cut_power()?;
         }
         cluster.nodes[*at].signal(rustix::process::Signal::KILL)?;

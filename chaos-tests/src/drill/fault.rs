@@ -127,6 +127,7 @@ impl Scene<'_> {
             }
             Fault::PowerCut => {
                 for position in &hurt {
+                    self.cluster.nodes[*position].freeze().await?;
                     self.cluster.disks[*position].cut_power()?;
                     self.cluster.nodes[*position].signal(Signal::KILL)?;
                 }

@@ -63,7 +63,8 @@ impl Disk {
     }
 
     /// Writes the canary files, then cuts the power: from now on nothing reaches the device, and
-    /// every access fails. The process that uses the disk still has to be killed.
+    /// every access fails. The process that uses the disk has to be frozen before and killed after
+    /// it: an fsync that is under way may say that it is done although nothing reached the device.
     ///
     /// # Errors
     /// When the file system does not support being shut down.

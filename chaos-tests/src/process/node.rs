@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use conclave::seed::SeedRole;
 
@@ -16,6 +16,12 @@ use super::shell::HarnessError;
 
 /// How long a node may take to drain and end after SIGTERM.
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
+/// How long it may take to stop where it is.
+const FREEZE_PATIENCE: Duration = Duration::from_secs(5);
+/// Between two looks at whether it has.
+const FREEZE_LOOK: Duration = Duration::from_millis(1);
+/// State of a thread that a signal has stopped.
+const STOPPED: u8 = b'T';
 
 /// What a node is, whether it runs or not.
 #[derive(Debug, Clone)]
@@ -136,6 +142,26 @@ impl Node {
         kill_process(pid, signal).map_err(|error| HarnessError(error.to_string()))
     }
 
+    /// Stops the process where it is: nothing leaves it any more, and a system call in progress does
+    /// not return to it. It goes before a power cut, which ends everything at once: the kernel may
+    /// tell a process that runs on that its fsync was done after the file system was shut down.
+    ///
+    /// # Errors
+    /// When it does not run, or has not stopped in time.
+    pub async fn freeze(&self) -> Result<(), HarnessError> {
+        self.signal(Signal::STOP)?;
+        let pid = self.pid().unwrap_or_default();
+        let deadline = Instant::now() + FREEZE_PATIENCE;
+        // The first of its threads that stops has told all others to.
+        while !threads(pid)?.contains(&STOPPED) {
+            if Instant::now() > deadline {
+                return Err(HarnessError(format!("{} did not freeze", self.place.name)));
+            }
+            sleep(FREEZE_LOOK).await;
+        }
+        Ok(())
+    }
+
     /// SIGKILL, and waits until the process is gone.
     ///
     /// # Errors
@@ -173,6 +199,19 @@ impl Node {
     pub fn has_ended(&mut self) -> Option<std::process::ExitStatus> {
         self.child.as_mut().and_then(|child| child.try_wait().ok().flatten())
     }
+}
+
+/// The states of a process's threads, as the kernel letters them (proc(5)).
+fn threads(pid: u32) -> Result<Vec<u8>, HarnessError> {
+    let mut states = Vec::new();
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        // A thread may end meanwhile.
+        let Ok(stat) = std::fs::read(thread?.path().join("stat")) else { continue };
+        // The name before it stands in brackets, and may hold any byte.
+        let name_end = stat.iter().rposition(|byte| *byte == b')').unwrap_or_default();
+        states.extend(stat.get(name_end + 2));
+    }
+    Ok(states)
 }
 
 impl Drop for Node {
