@@ -14,7 +14,8 @@ use conclave_domain::certificates::CertificateKey;
 use conclave_domain::effect::{Row, RowKey};
 use conclave_domain::id::{AccountName, ResourceId};
 use conclave_domain::records::{
-    Digest, IssuerKey, MembershipKey, PermissionKey, RequestId, Sealed, Version,
+    Digest, IssuerKey, MembershipKey, PermissionKey, RequestId, SECRET_VERSIONS_KEPT, Sealed,
+    Version,
 };
 use conclave_domain::time::LogIndex;
 
@@ -33,8 +34,8 @@ use crate::error::Fault;
 /// | 14 | permission | resource NUL role NUL privilege | `PermissionV1` |
 /// | 15 | annotation | resource NUL name | `AnnotationV1` |
 /// | 16 | credential | id | `CredentialV1` |
-/// | 17 | secret version | id NUL version (u32) | `SecretVersionV1` |
-/// | 18 | secret value | id NUL version (u32) | sealed bytes |
+/// | 17 | secret | id NUL place (1 byte) part (1 byte) | part 0: `SecretVersionV2`; part 1: version (u32), sealed bytes |
+/// | 18 | secret value, of before | id NUL version (u32) | sealed bytes |
 /// | 19 | policy version | id NUL version (u32) | `PolicyVersionV1` |
 /// | 1a | keyring | | `KeyringV1` |
 /// | 1b | join token | digest (32) | `JoinTokenV1` |
@@ -50,6 +51,11 @@ use crate::error::Fault;
 /// | 40 | feature level | | `LevelV1` |
 ///
 /// Integers are big-endian, so that rows sort by them.
+///
+/// The versions of a secret go round in [`SECRET_VERSIONS_KEPT`] places, so that a new one is written
+/// over the oldest, and what belongs together lies together: a write then costs one place to be found
+/// and no deletion. In version 1 table 17 held `id NUL version (u32)`, and table 18 the values;
+/// [`renewed`] turns those rows into the ones of today.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 #[expect(missing_docs, reason = "the table above says what they are")]
@@ -63,8 +69,8 @@ pub enum Table {
     Permission = 0x14,
     Annotation = 0x15,
     Credential = 0x16,
-    SecretVersion = 0x17,
-    SecretValue = 0x18,
+    Secret = 0x17,
+    SecretValueV1 = 0x18,
     PolicyVersion = 0x19,
     Keyring = 0x1a,
     JoinToken = 0x1b,
@@ -90,8 +96,8 @@ impl Table {
         Self::Permission,
         Self::Annotation,
         Self::Credential,
-        Self::SecretVersion,
-        Self::SecretValue,
+        Self::Secret,
+        Self::SecretValueV1,
         Self::PolicyVersion,
         Self::Keyring,
         Self::JoinToken,
@@ -109,7 +115,7 @@ impl Table {
 
     /// Whether memory holds the table's rows, too.
     pub fn is_in_memory(self) -> bool {
-        !matches!(self, Self::SecretValue | Self::AuditBlock)
+        !matches!(self, Self::SecretValueV1 | Self::AuditBlock)
     }
 
     /// Bounds of the table's keys: first, and one past the last.
@@ -118,10 +124,8 @@ impl Table {
     }
 }
 
-/// Version byte of the rows written by this program, audit blocks aside.
+/// Version byte of the rows written by this program, but for those of [`v2`].
 const VERSION: u8 = v1::VERSION;
-/// Version byte of audit blocks.
-const AUDIT_BLOCK_VERSION: u8 = 2;
 
 /// Appends the key of a row.
 pub fn put_row_key(out: &mut Vec<u8>, row: &Row) {
@@ -133,8 +137,8 @@ pub fn put_row_key(out: &mut Vec<u8>, row: &Row) {
         Row::Permission(key, _) => permission_key(out, key),
         Row::Annotation(id, name, _) => annotation_key(out, id, name),
         Row::Credential(id, _) => id_key(out, Table::Credential, id),
-        Row::SecretVersion(id, Version(n), _) => numbered_key(out, Table::SecretVersion, id, *n),
-        Row::SecretValue(id, Version(n), _) => numbered_key(out, Table::SecretValue, id, *n),
+        Row::SecretVersion(id, version, _) => secret_key(out, id, *version, Part::Record),
+        Row::SecretValue(id, version, _) => secret_key(out, id, *version, Part::Value),
         Row::PolicyVersion(id, n, _) => numbered_key(out, Table::PolicyVersion, id, *n),
         Row::Keyring(_) => out.push(Table::Keyring as u8),
         Row::JoinToken(digest, _) => join_token_key(out, digest),
@@ -161,8 +165,8 @@ pub fn put_key(out: &mut Vec<u8>, key: &RowKey) {
         RowKey::Permission(key) => permission_key(out, key),
         RowKey::Annotation(id, name) => annotation_key(out, id, name),
         RowKey::Credential(id) => id_key(out, Table::Credential, id),
-        RowKey::SecretVersion(id, Version(n)) => numbered_key(out, Table::SecretVersion, id, *n),
-        RowKey::SecretValue(id, Version(n)) => numbered_key(out, Table::SecretValue, id, *n),
+        RowKey::SecretVersion(id, version) => secret_key(out, id, *version, Part::Record),
+        RowKey::SecretValue(id, version) => secret_key(out, id, *version, Part::Value),
         RowKey::PolicyVersion(id, n) => numbered_key(out, Table::PolicyVersion, id, *n),
         RowKey::Keyring => out.push(Table::Keyring as u8),
         RowKey::JoinToken(digest) => join_token_key(out, digest),
@@ -184,12 +188,9 @@ pub fn put_key(out: &mut Vec<u8>, key: &RowKey) {
 /// # Errors
 /// [`Fault::Corrupt`] when the record cannot be encoded, which none of the domain's can cause.
 pub fn put_row_value(out: &mut Vec<u8>, row: &Row) -> Result<(), Fault> {
-    if let Row::AuditBlock(_, block) = row {
-        out.push(AUDIT_BLOCK_VERSION);
-        return v2::put_body(out, block);
-    }
-    out.push(VERSION);
-    v1::put_body(out, row)
+    let is_v2 = matches!(row, Row::AuditBlock(..) | Row::SecretVersion(..) | Row::SecretValue(..));
+    out.push(if is_v2 { v2::VERSION } else { VERSION });
+    if is_v2 { v2::put_body(out, row) } else { v1::put_body(out, row) }
 }
 
 /// Reads a row back.
@@ -206,7 +207,7 @@ pub fn row(key: &[u8], value: &[u8]) -> Result<Row, Fault> {
     let (version, body) = value.split_first().ok_or_else(|| damaged("its value is empty"))?;
     match *version {
         VERSION => v1::row(table, rest, body),
-        AUDIT_BLOCK_VERSION if table == Table::AuditBlock => v2::row(rest, body),
+        v2::VERSION if v2::has(table) => v2::row(table, rest, body),
         0 => Err(damaged("its version is 0")),
         found => Err(Fault::TooNew {
             what: format!("a row of table {table:?}"),
@@ -216,31 +217,48 @@ pub fn row(key: &[u8], value: &[u8]) -> Result<Row, Fault> {
     }
 }
 
-/// The key of one sealed secret value.
+/// The key of the row that holds the sealed value of one version of a secret, or of another version
+/// that has its place.
 pub fn secret_value_key(resource: &ResourceId, version: Version) -> Vec<u8> {
     let mut key = Vec::with_capacity(96);
-    numbered_key(&mut key, Table::SecretValue, resource, version.0);
+    secret_key(&mut key, resource, version, Part::Value);
     key
 }
 
-/// The sealed bytes in a secret value's row.
+/// The sealed bytes in a secret value's row; none when they are another version's.
 ///
 /// # Errors
 /// As [`row`].
-pub fn secret_value(mut value: Vec<u8>) -> Result<Sealed, Fault> {
-    match value.first() {
-        Some(&VERSION) => {
-            value.remove(0);
-            Ok(Sealed(value))
+pub fn secret_value(value: &[u8], version: Version) -> Result<Option<Sealed>, Fault> {
+    match value.split_first() {
+        Some((&v2::VERSION, body)) => {
+            let (found, sealed) = v2::secret_value(body)?;
+            Ok((found == version).then(|| Sealed(sealed.to_vec())))
         }
-        Some(0) | None => Err(Fault::corrupt("a secret value", "its version is missing")),
-        Some(&found) => Err(Fault::TooNew {
+        Some((0 | 1, _)) | None => Err(Fault::corrupt("a secret value", "its version is wrong")),
+        Some((&found, _)) => Err(Fault::TooNew {
             what: "a secret value".to_owned(),
             found: found.into(),
-            known: VERSION.into(),
+            known: v2::VERSION.into(),
         }),
     }
 }
+
+/// Whether a row is the sealed value of a secret.
+pub(crate) fn is_secret_value(key: &[u8]) -> bool {
+    key.first() == Some(&(Table::Secret as u8)) && key.last() == Some(&(Part::Value as u8))
+}
+
+/// The row of today in place of one of version 1 of the tables 17 and 18; none when it is of today.
+///
+/// # Errors
+/// As [`row`].
+pub(crate) fn renewed(key: &[u8], value: &[u8]) -> Result<Option<Row>, Fault> {
+    if value.first() == Some(&v1::VERSION) { row(key, value).map(Some) } else { Ok(None) }
+}
+
+/// The tables in which [`renewed`] finds rows.
+pub(crate) const RENEWED: [Table; 2] = [Table::Secret, Table::SecretValueV1];
 
 /// The key of one entry's history.
 pub(crate) fn history_key(index: u64) -> [u8; 9] {
@@ -304,6 +322,27 @@ fn numbered_key(out: &mut Vec<u8>, table: Table, id: &ResourceId, number: u32) {
     put_id(out, id);
     out.push(0);
     out.extend_from_slice(&number.to_be_bytes());
+}
+
+/// What a row of a secret's version holds, by the last byte of its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Part {
+    Record = 0,
+    Value = 1,
+}
+
+fn secret_key(out: &mut Vec<u8>, id: &ResourceId, version: Version, part: Part) {
+    out.push(Table::Secret as u8);
+    put_id(out, id);
+    out.extend_from_slice(&[0, secret_place(version), part as u8]);
+}
+
+/// The place that a version of a secret has among those that are kept.
+fn secret_place(version: Version) -> u8 {
+    const PLACES: u32 = SECRET_VERSIONS_KEPT as u32;
+    const { assert!(SECRET_VERSIONS_KEPT <= u8::MAX as usize, "a place is one byte") };
+    u8::try_from(version.0 % PLACES).unwrap_or_default()
 }
 
 fn join_token_key(out: &mut Vec<u8>, digest: &Digest) {

@@ -40,6 +40,8 @@ use crate::snapshot::{self, SnapshotFiles, SnapshotImport};
 
 const MARK_VERSION: u8 = 1;
 const HISTORY_VERSION: u8 = 1;
+/// Rows are renewed so many bytes at a time.
+const RENEWED_BYTES_TARGET: usize = 1 << 20;
 
 /// A committed entry to be applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,7 +145,8 @@ impl View<'_> {
         resource: &ResourceId,
         version: Version,
     ) -> Result<Option<Sealed>, Fault> {
-        let value = self.engine.get(&keys::secret_value_key(resource, version))?;
+        let row = self.engine.get(&keys::secret_value_key(resource, version))?;
+        let value = row.map(|row| keys::secret_value(&row, version)).transpose()?.flatten();
         let is_known = || {
             let secret = self.state.secret(resource);
             secret.is_some_and(|secret| secret.versions.contains_key(&version))
@@ -151,7 +154,7 @@ impl View<'_> {
         if value.is_none() && is_known() {
             return Err(Fault::corrupt("a secret's version", "its value is missing"));
         }
-        value.map(keys::secret_value).transpose()
+        Ok(value)
     }
 }
 
@@ -498,7 +501,7 @@ impl StateStore {
         let skips = self.points().has_bug(SeededBug::StateHashSkipsTable);
         // Every key there can be: a table added later cannot be forgotten here.
         engine.scan(&[], &[0xff; 1], &mut |key, value| {
-            if skips && key.first() == Some(&(Table::SecretValue as u8)) {
+            if skips && keys::is_secret_value(key) {
                 return Ok(ControlFlow::Continue(()));
             }
             if key == [Table::Mark as u8] {
@@ -703,8 +706,42 @@ fn decode_history(key: &[u8], value: &[u8]) -> Result<History, Fault> {
     Ok(History { index, at, role, request_id, client_ip, events })
 }
 
-/// Rebuilds memory from the rows of a database. Secret values and audit records are not read.
+/// Writes rows of an earlier version anew where today's have other keys. A crash leaves some of either
+/// kind, and the next start goes on.
+fn renew(engine: &dyn Engine) -> Result<(), Fault> {
+    for table in keys::RENEWED {
+        let (from, end) = table.bounds();
+        let mut from = from.to_vec();
+        loop {
+            let (mut batch, mut next) = (Batch::new(), None);
+            engine.scan(&from, &end, &mut |key, value| {
+                if batch.bytes() > RENEWED_BYTES_TARGET {
+                    next = Some(key.to_vec());
+                    return Ok(ControlFlow::Break(()));
+                }
+                if let Some(row) = keys::renewed(key, value)? {
+                    batch.delete(key);
+                    batch.put_with(
+                        |key| keys::put_row_key(key, &row),
+                        |value| keys::put_row_value(value, &row),
+                    )?;
+                }
+                Ok(ControlFlow::Continue(()))
+            })?;
+            if !batch.is_empty() {
+                engine.write(&batch, Durability::Buffered)?;
+            }
+            let Some(next) = next else { break };
+            from = next;
+        }
+    }
+    Ok(())
+}
+
+/// Rebuilds memory from the rows of a database, which are renewed where need be. Audit records are not
+/// read.
 fn load(engine: &dyn Engine) -> Result<(State, Option<AppliedMark>), Fault> {
+    renew(engine)?;
     let mut state = State::new();
     for table in Table::ROWS.into_iter().filter(|table| table.is_in_memory()) {
         let (from, to) = table.bounds();

@@ -51,6 +51,9 @@ const STREAM_CALL: u8 = 1;
 const STREAM_PIPE: u8 = 2;
 /// How long an accepted connection may take to prove who it is, and a request to arrive.
 const ACCEPT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Largest payload of a datagram that is tried and taken: what jumbo frames carry over IPv6 (9,000
+/// bytes less the headers of IP and UDP). What a path really carries is found out (RFC 8899).
+const DATAGRAM_BYTES_MAX: u16 = 8_952;
 /// How long a connection must have been silent before time-outs in a row condemn it.
 const SILENCE_MIN: Duration = Duration::from_millis(250);
 /// Connections that may be proving themselves at a time; beyond, addresses must be validated.
@@ -927,7 +930,11 @@ fn exporter(connection: &Connection) -> Result<[u8; 32], String> {
 fn transport_config(settings: &QuicSettings) -> quinn::TransportConfig {
     let mut config = quinn::TransportConfig::default();
     let idle = quinn::IdleTimeout::try_from(settings.idle_timeout).ok();
+    // Most of what an append costs, it costs for each packet.
+    let mut discovery = quinn::MtuDiscoveryConfig::default();
+    discovery.upper_bound(DATAGRAM_BYTES_MAX);
     config
+        .mtu_discovery_config(Some(discovery))
         .max_idle_timeout(idle)
         .keep_alive_interval(Some(settings.idle_timeout / 4))
         .initial_rtt(settings.initial_rtt)
@@ -942,6 +949,7 @@ fn transport_config(settings: &QuicSettings) -> quinn::TransportConfig {
 
 /// Reset and connection-id keys that survive a restart: a peer's packets to the process before us
 /// are then recognised and answered with a reset, and the peer dials anew at once.
+#[expect(clippy::expect_used, reason = "a constant within the bounds of the call")]
 fn endpoint_config(secret: &[u8; 32]) -> quinn::EndpointConfig {
     let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, secret);
     let tag = aws_lc_rs::hmac::sign(&key, b"connection ids");
@@ -949,6 +957,9 @@ fn endpoint_config(secret: &[u8; 32]) -> quinn::EndpointConfig {
     cid_key.copy_from_slice(&tag.as_ref()[..8]);
     let cid_key = u64::from_be_bytes(cid_key);
     let mut config = quinn::EndpointConfig::default();
+    config
+        .max_udp_payload_size(DATAGRAM_BYTES_MAX)
+        .expect("it is more than the 1,200 bytes that RFC 9000 asks for");
     config.reset_key(Arc::new(key)).cid_generator(move || {
         Box::new(quinn_proto::HashedConnectionIdGenerator::from_key(cid_key))
     });

@@ -269,7 +269,12 @@ impl Id {
 
 impl fmt::Display for Id {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}", self.account, self.kind, self.identifier)
+        let (account, kind) = (self.account.as_str(), self.kind.as_str());
+        // Piece by piece: each request writes some, and formatted pieces cost thrice the time.
+        for piece in [account, ":", kind, ":", &self.identifier] {
+            f.write_str(piece)?;
+        }
+        Ok(())
     }
 }
 
@@ -295,6 +300,7 @@ impl TryFrom<String> for Id {
 
 impl From<Id> for String {
     fn from(id: Id) -> Self {
-        id.to_string()
+        let (account, kind) = (id.account.as_str(), id.kind.as_str());
+        [account, kind, &id.identifier].join(":")
     }
 }

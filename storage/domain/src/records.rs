@@ -33,6 +33,15 @@ pub struct Digest(pub [u8; 32]);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version(pub u32);
 
+impl Version {
+    /// The version whose place this one takes: the one [`SECRET_VERSIONS_KEPT`] before it, if there
+    /// can be one.
+    pub fn displaced(self) -> Option<Self> {
+        let kept = u32::try_from(SECRET_VERSIONS_KEPT).unwrap_or(u32::MAX);
+        self.0.checked_sub(kept).filter(|number| *number > 0).map(Self)
+    }
+}
+
 /// Moves with every change to an account's roles, resources, grants or annotations: it is the log
 /// index of the last such change (or one more than before, should that be greater). A policy plan
 /// names the revision that it was made from, and is refused when the account has moved on.

@@ -87,7 +87,8 @@ struct CredentialV1<'a> {
     restricted_to: Vec<String>,
 }
 
-#[derive(Serialize, Deserialize)]
+/// Of before [`super::v2`]; read, and not written any more.
+#[derive(Deserialize)]
 struct SecretVersionV1 {
     fingerprint: [u8; 16],
     expires_at: Option<i64>,
@@ -265,18 +266,6 @@ pub(super) fn put_body(out: &mut Vec<u8>, row: &Row) -> Result<(), Fault> {
                 restricted_to: credential.restricted_to.iter().map(ToString::to_string).collect(),
             },
         ),
-        Row::SecretVersion(_, _, version) => put(
-            out,
-            &SecretVersionV1 {
-                fingerprint: version.fingerprint.0,
-                expires_at: version.expires_at.map(|at| at.0),
-                created_at: version.created_at.0,
-            },
-        ),
-        Row::SecretValue(_, _, sealed) => {
-            out.extend_from_slice(&sealed.0);
-            Ok(())
-        }
         Row::PolicyVersion(_, _, version) => put(
             out,
             &PolicyVersionV1 {
@@ -336,7 +325,9 @@ pub(super) fn put_body(out: &mut Vec<u8>, row: &Row) -> Result<(), Fault> {
             },
         ),
         // Version 2 has what is written of them.
-        Row::AuditBlock(..) => Err(Fault::corrupt("a row to be written", "it has no version 1")),
+        Row::AuditBlock(..) | Row::SecretVersion(..) | Row::SecretValue(..) => {
+            Err(Fault::corrupt("a row to be written", "it has a later version"))
+        }
         Row::AuditHead(head) => put(
             out,
             &AuditHeadV1 {
@@ -469,7 +460,7 @@ pub(super) fn row(table: Table, key: &[u8], body: &[u8]) -> Result<Row, Fault> {
                 },
             )
         }
-        Table::SecretVersion => {
+        Table::Secret => {
             let (id, number) = parser.numbered(key)?;
             let SecretVersionV1 { fingerprint, expires_at, created_at } = parser.body(body)?;
             Row::SecretVersion(
@@ -482,7 +473,7 @@ pub(super) fn row(table: Table, key: &[u8], body: &[u8]) -> Result<Row, Fault> {
                 },
             )
         }
-        Table::SecretValue => {
+        Table::SecretValueV1 => {
             let (id, number) = parser.numbered(key)?;
             Row::SecretValue(id, Version(number), Sealed(body.to_vec()))
         }
@@ -684,7 +675,7 @@ impl Parser {
         std::str::from_utf8(bytes).map_err(|error| self.damaged(error))
     }
 
-    fn id(&self, bytes: &[u8]) -> Result<Id, Fault> {
+    pub(super) fn id(&self, bytes: &[u8]) -> Result<Id, Fault> {
         Id::parse(self.text(bytes)?, None).map_err(|error| self.damaged(error))
     }
 
@@ -692,7 +683,7 @@ impl Parser {
         text.map(|text| self.id(text.as_bytes())).transpose()
     }
 
-    fn split<'a>(&self, key: &'a [u8]) -> Result<(&'a [u8], &'a [u8]), Fault> {
+    pub(super) fn split<'a>(&self, key: &'a [u8]) -> Result<(&'a [u8], &'a [u8]), Fault> {
         let end = key.iter().position(|byte| *byte == 0);
         let end = end.ok_or_else(|| self.damaged("its key lacks a part"))?;
         Ok((&key[..end], &key[end + 1..]))

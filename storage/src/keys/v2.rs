@@ -1,14 +1,19 @@
-//! Version 2 of rows' bodies: audit records, as many in a row as came to the chain at once.
+//! Version 2 of rows' bodies: audit records, as many in a row as came to the chain at once; and
+//! versions of secrets, which tell their number, since their key tells only their place.
 
 use conclave_domain::audit::{AuditBlock, AuditTexts};
 use conclave_domain::effect::Row;
-use conclave_domain::records::Digest;
+use conclave_domain::records::{Digest, Fingerprint, Sealed, SecretVersion, Version};
+use conclave_domain::time::Timestamp;
+use serde::{Deserialize, Serialize};
 
-use super::Table;
 use super::v1::{Parser, put};
+use super::{Part, Table, secret_place};
 use crate::error::Fault;
 
-#[derive(serde::Serialize, serde::Deserialize)]
+pub(super) const VERSION: u8 = 2;
+
+#[derive(Serialize, Deserialize)]
 struct AuditBlockV2<'a> {
     node: u64,
     sequence: u64,
@@ -18,17 +23,49 @@ struct AuditBlockV2<'a> {
     texts: &'a [u8],
 }
 
-/// Appends the body of a row of audit records.
-pub(super) fn put_body(out: &mut Vec<u8>, block: &AuditBlock) -> Result<(), Fault> {
-    let hashes: Vec<u8> = block.hashes.iter().flat_map(|hash| hash.0).collect();
-    let AuditBlock { node, sequence, texts, .. } = block;
-    let (node, sequence) = (*node, *sequence);
-    put(out, &AuditBlockV2 { node, sequence, hashes: &hashes, texts: texts.as_bytes() })
+#[derive(Serialize, Deserialize)]
+struct SecretVersionV2 {
+    version: u32,
+    fingerprint: [u8; 16],
+    expires_at: Option<i64>,
+    created_at: i64,
 }
 
-/// Reads a row of audit records from its key (after the table byte) and body.
-pub(super) fn row(key: &[u8], body: &[u8]) -> Result<Row, Fault> {
-    let parser = Parser { table: Table::AuditBlock };
+/// Whether rows of a table have a version 2.
+pub(super) const fn has(table: Table) -> bool {
+    matches!(table, Table::AuditBlock | Table::Secret)
+}
+
+/// Appends a row's body.
+pub(super) fn put_body(out: &mut Vec<u8>, row: &Row) -> Result<(), Fault> {
+    if let Row::SecretValue(_, version, sealed) = row {
+        out.extend_from_slice(&version.0.to_be_bytes());
+        out.extend_from_slice(&sealed.0);
+        Ok(())
+    } else if let Row::SecretVersion(_, version, record) = row {
+        let body = SecretVersionV2 {
+            version: version.0,
+            fingerprint: record.fingerprint.0,
+            expires_at: record.expires_at.map(|at| at.0),
+            created_at: record.created_at.0,
+        };
+        put(out, &body)
+    } else if let Row::AuditBlock(_, AuditBlock { node, sequence, hashes, texts }) = row {
+        let hashes: Vec<u8> = hashes.iter().flat_map(|hash| hash.0).collect();
+        let (node, sequence) = (*node, *sequence);
+        put(out, &AuditBlockV2 { node, sequence, hashes: &hashes, texts: texts.as_bytes() })
+    } else {
+        Err(Fault::corrupt("a row to be written", "it has no version 2"))
+    }
+}
+
+/// Reads a row from its key (after the table byte) and body.
+pub(super) fn row(table: Table, key: &[u8], body: &[u8]) -> Result<Row, Fault> {
+    let parser = Parser { table };
+    if table == Table::Secret { secret(&parser, key, body) } else { audit(&parser, key, body) }
+}
+
+fn audit(parser: &Parser, key: &[u8], body: &[u8]) -> Result<Row, Fault> {
     let body: AuditBlockV2<'_> = parser.body(body)?;
     let texts = AuditTexts::from_bytes(body.texts.to_vec()).map_err(|bad| parser.damaged(bad))?;
     let (hashes, rest) = body.hashes.as_chunks::<32>();
@@ -42,4 +79,37 @@ pub(super) fn row(key: &[u8], body: &[u8]) -> Result<Row, Fault> {
         texts,
     };
     Ok(Row::AuditBlock(u64::from_be_bytes(parser.array(key)?), block))
+}
+
+fn secret(parser: &Parser, key: &[u8], body: &[u8]) -> Result<Row, Fault> {
+    let (id, rest) = parser.split(key)?;
+    let id = parser.id(id)?;
+    let [place, part] = parser.array(rest)?;
+    let (version, row) = if part == Part::Value as u8 {
+        let (version, sealed) = secret_value(body)?;
+        (version, Row::SecretValue(id, version, Sealed(sealed.to_vec())))
+    } else if part == Part::Record as u8 {
+        let SecretVersionV2 { version, fingerprint, expires_at, created_at } = parser.body(body)?;
+        let version = Version(version);
+        let record = SecretVersion {
+            fingerprint: Fingerprint(fingerprint),
+            expires_at: expires_at.map(Timestamp),
+            created_at: Timestamp(created_at),
+        };
+        (version, Row::SecretVersion(id, version, record))
+    } else {
+        return Err(parser.damaged("its part is unknown"));
+    };
+    if secret_place(version) != place {
+        return Err(parser.damaged("it stands in another version's place"));
+    }
+    Ok(row)
+}
+
+/// The version and the sealed bytes of a secret value.
+pub(super) fn secret_value(body: &[u8]) -> Result<(Version, &[u8]), Fault> {
+    let (version, sealed) = body
+        .split_first_chunk()
+        .ok_or_else(|| Fault::corrupt("a secret value", "it is cut off"))?;
+    Ok((Version(u32::from_be_bytes(*version)), sealed))
 }

@@ -1,9 +1,12 @@
 //! The state machine at rest.
 
+use conclave_domain::effect::Row;
 use conclave_domain::outcome::{self, Outcome};
 use conclave_domain::records::{RequestId, Sealed, Version};
+use conclave_storage::engine::{Batch, Durability, Profile};
+use conclave_storage::keys;
 use conclave_storage::memory::SimDisk;
-use conclave_storage::{Fault, StateStore};
+use conclave_storage::{Datadir, Fault, StateStore};
 
 use crate::fixtures::{found, issue_token, membership, real, set_secret, simulated, variable};
 
@@ -38,6 +41,73 @@ fn a_value_that_the_disk_refused_is_a_fault_and_never_absent() {
         let value = view.secret_value(&variable(), newest);
         assert!(newest == Version(1) || matches!(value, Err(Fault::Corrupt { .. })), "{value:?}");
     });
+}
+
+#[test]
+fn versions_go_round_and_only_those_kept_have_a_value() {
+    let disk = SimDisk::new(1);
+    let store = StateStore::open(&simulated(&disk).0).unwrap();
+    found(&store);
+    store.apply(&(4..48).map(set_secret).collect::<Vec<_>>()).unwrap();
+    store.read(|view| {
+        for version in 1..=46 {
+            let value = view.secret_value(&variable(), Version(version)).unwrap();
+            let expected = Sealed(format!("sealed {}", version + 2).into_bytes());
+            assert_eq!(value, (26..=45).contains(&version).then_some(expected), "{version}");
+        }
+    });
+}
+
+/// Puts back the rows of secrets as version 1 had them: a table for the values, and numbers for keys.
+fn age_secrets(datadir: &Datadir, how_many: usize) {
+    let folder = datadir.state().join(format!("{:020}", 1));
+    let engine = datadir.disk().engine(&folder, Profile::State).unwrap();
+    let (from, to) = keys::Table::Secret.bounds();
+    let mut batch = Batch::new();
+    let mut left = how_many;
+    engine
+        .scan(&from, &to, &mut |key, value| {
+            if left == 0 {
+                return Ok(std::ops::ControlFlow::Break(()));
+            }
+            left -= 1;
+            let id = &key[1..key.len() - 2];
+            let row = keys::row(key, value)?;
+            let (table, number, body) = match row {
+                // Version 2 begins with the number, which is small here: one byte.
+                Row::SecretVersion(_, number, _) => (0x17, number, &value[2..]),
+                Row::SecretValue(_, number, _) => (0x18, number, &value[5..]),
+                other => panic!("{other:?} among secrets"),
+            };
+            batch.delete(key);
+            let key = [&[table], id, &number.0.to_be_bytes()].concat();
+            batch.put(&key, &[&[1], body].concat());
+            Ok(std::ops::ControlFlow::Continue(()))
+        })
+        .unwrap();
+    engine.write(&batch, Durability::Synced).unwrap();
+}
+
+#[test]
+fn secrets_of_version_1_are_renewed_at_the_start_even_in_part() {
+    for aged in [1, 7, 20, 40] {
+        let folder = tempfile::tempdir().unwrap();
+        let before = {
+            let store = StateStore::open(&real(folder.path())).unwrap();
+            found(&store);
+            store.apply(&(4..48).map(set_secret).collect::<Vec<_>>()).unwrap();
+            (store.read(|view| view.state.rows()), store.state_hash().unwrap())
+        };
+        age_secrets(&real(folder.path()), aged);
+        let store = StateStore::open(&real(folder.path())).unwrap();
+        assert!(before.0 == store.read(|view| view.state.rows()), "memory differs");
+        assert_eq!(before.1, store.state_hash().unwrap());
+        let value = store.read(|view| view.secret_value(&variable(), Version(45)).unwrap());
+        assert_eq!(value, Some(Sealed(b"sealed 47".to_vec())));
+        store.apply(&[set_secret(48)]).unwrap();
+        let value = store.read(|view| view.secret_value(&variable(), Version(26)).unwrap());
+        assert_eq!(value, None);
+    }
 }
 
 #[test]

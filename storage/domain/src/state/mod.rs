@@ -864,6 +864,9 @@ impl State {
             _ => self.slots.acquire(id),
         };
         let secret = self.slots[handle].secret.get_or_insert_default();
+        if let Some(old) = version.displaced() {
+            secret.versions.remove(old);
+        }
         secret.versions.insert(version, record.clone());
     }
 
