@@ -340,9 +340,9 @@ fn secret_key(out: &mut Vec<u8>, id: &ResourceId, version: Version, part: Part) 
 
 /// The place that a version of a secret has among those that are kept.
 fn secret_place(version: Version) -> u8 {
-    const PLACES: u32 = SECRET_VERSIONS_KEPT as u32;
     const { assert!(SECRET_VERSIONS_KEPT <= u8::MAX as usize, "a place is one byte") };
-    u8::try_from(version.0 % PLACES).unwrap_or_default()
+    let places = u32::try_from(SECRET_VERSIONS_KEPT).unwrap_or(u32::MAX);
+    u8::try_from(version.0 % places).unwrap_or_default()
 }
 
 fn join_token_key(out: &mut Vec<u8>, digest: &Digest) {

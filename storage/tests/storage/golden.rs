@@ -284,13 +284,12 @@ fn rows_have_the_bytes_they_always_had() {
         keys::put_row_value(&mut value, &row).unwrap();
         assert_eq!(keys::row(&key, &value).unwrap(), row);
         let line = format!("{} {}", hex(&key), hex(&value));
-        let version_1 = match row {
-            Row::AuditBlock(..) => Some(AUDIT_RECORD_V1),
-            Row::SecretVersion(..) => Some(SECRET_VERSION_V1),
-            Row::SecretValue(..) => Some(SECRET_VALUE_V1),
-            _ => None,
-        };
-        if let Some(version_1) = version_1 {
+        let has_version_1 = [
+            (matches!(row, Row::AuditBlock(..)), AUDIT_RECORD_V1),
+            (matches!(row, Row::SecretVersion(..)), SECRET_VERSION_V1),
+            (matches!(row, Row::SecretValue(..)), SECRET_VALUE_V1),
+        ];
+        if let Some((_, version_1)) = has_version_1.into_iter().find(|(is_it, _)| *is_it) {
             // It is still read.
             let (old_key, old_value) = version_1.split_once(' ').unwrap();
             assert_eq!(keys::row(&unhex(old_key), &unhex(old_value)).unwrap(), row);

@@ -73,11 +73,13 @@ fn age_secrets(datadir: &Datadir, how_many: usize) {
             left -= 1;
             let id = &key[1..key.len() - 2];
             let row = keys::row(key, value)?;
-            let (table, number, body) = match row {
+            let (table, number, body) = if let Row::SecretVersion(_, number, _) = row {
                 // Version 2 begins with the number, which is small here: one byte.
-                Row::SecretVersion(_, number, _) => (0x17, number, &value[2..]),
-                Row::SecretValue(_, number, _) => (0x18, number, &value[5..]),
-                other => panic!("{other:?} among secrets"),
+                (0x17, number, &value[2..])
+            } else if let Row::SecretValue(_, number, _) = row {
+                (0x18, number, &value[5..])
+            } else {
+                panic!("{row:?} among secrets");
             };
             batch.delete(key);
             let key = [&[table], id, &number.0.to_be_bytes()].concat();
