@@ -64,6 +64,8 @@ pub(crate) struct Call {
     pub(crate) deeds: Vec<Deed>,
     /// The reason in the record, where it is not the refusal's own.
     pub(crate) reason: Option<Cow<'static, str>>,
+    /// How long a token lives that is the answer, in seconds, where its authenticator says that.
+    pub(crate) token_seconds: Option<u32>,
     /// The newest log index that the answer depends on.
     pub(crate) index: u64,
 }

@@ -295,6 +295,7 @@ impl Door {
             principal,
             deeds: Vec::new(),
             reason: None,
+            token_seconds: None,
             index: 0,
         };
         if route.access != Access::Write {

@@ -330,6 +330,21 @@ fn operations() -> Vec<Operation> {
         authenticate("authn.authenticate_gcp", "An access token for Google's token of a machine"),
         authenticate("authn.authenticate_jwt", "An access token for a token of another issuer"),
         authenticate("authn.authenticate_oidc", "An access token for an ID token of a provider"),
+        row("authn.authenticate_oidc_code", "An access token for a code of a provider")
+            .needs("code", Words, "What the provider sent the browser back with")
+            .needs("nonce", Words, "From the list of providers")
+            .needs("code_verifier", Words, "From the list of providers")
+            .header("Accept-Encoding", BASE64)
+            .header("Accept", "With application/jwt the answer is a compact JWT")
+            .gives(200, Json("Token"), "An access token")
+            .gives(200, Text, "The same in base64")
+            .gives(200, Jwt, "The same as a compact JWT")
+            .refuses([400, 401, 403, 429]),
+        row("authn.oidc_providers", "Where people may log in").gives(
+            200,
+            List("Provider"),
+            "The providers that can be used, with what a client needs to send somebody there",
+        ),
         row("authn.password", "Changes the caller's password; needs HTTP Basic")
             .query("role", Words, "Nobody but the caller")
             .takes(Text, "The new password")
@@ -861,6 +876,10 @@ fn schemas() -> Value {
             "token_issued_at": text,
         })),
         "Token": object(&json!({"protected": text, "payload": text, "signature": text})),
+        "Provider": object(&json!({
+            "service_id": text, "type": text, "name": text, "nonce": text, "code_verifier": text,
+            "state": text, "redirect_uri": text,
+        })),
         "KeyAge": object(&json!({"role": text, "timestamp": text})),
         "Values": {"type": "object", "additionalProperties": text},
         "Count": object(&json!({"count": number})),

@@ -183,6 +183,10 @@ pub static ROUTES: &[Route] = &[
         "authn.authenticate_jwt" => routes::authn::authenticate::create),
     route!(POST "/authn-oidc/:service/:account/authenticate", Optional Read, "authn" "authenticate",
         "authn.authenticate_oidc" => routes::authn::authenticate::create),
+    route!(GET "/authn-oidc/:service/:account/authenticate", Optional Read, "authn" "authenticate",
+        "authn.authenticate_oidc_code" => routes::authn::authenticate::create),
+    route!(GET "/authn-oidc/:account/providers", Open Read, "status" "show", "authn.oidc_providers"
+        => routes::authn::providers::list),
     route!(POST "/:authn/:account/:login/authenticate", Optional Read, "authn" "authenticate",
         "authn.authenticate" => routes::authn::authenticate::create),
     route!(POST "/:authn/:service/:account/:login/authenticate", Optional Read, "authn" "authenticate",

@@ -78,6 +78,35 @@ fn machines_of_clouds_log_in_by_the_strategies_of_pypi_conjur_api() {
     run(&mut command, "clouds.py");
 }
 
+/// The folder with npm's `oidc-provider` and what it needs; made once.
+fn oidc_provider() -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("oidc-provider-9.13.3");
+    let ready = folder.join("ready");
+    if !ready.exists() {
+        python::program("npm");
+        std::fs::create_dir_all(&folder).unwrap();
+        let mut npm = Command::new("npm");
+        npm.args([
+            "install",
+            "--silent",
+            "--no-audit",
+            "--no-fund",
+            "--ignore-scripts",
+            "--prefix",
+        ]);
+        npm.arg(&folder).arg("oidc-provider@9.13.3");
+        run(&mut npm, "this test needs npm's registry, and npm could not take it from there");
+        std::fs::write(ready, "").unwrap();
+    }
+    folder.join("node_modules")
+}
+
+#[test]
+fn people_log_in_at_npms_oidc_provider_by_the_strategy_of_pypi_conjur_api() {
+    let python = environment("conjur-api-0.2.0", &[&["install", "conjur-api==0.2.0"]]);
+    python_against_dev(&python, "codes.py", &[&oidc_provider()]);
+}
+
 /// Ansible, and the folder with its collection for Conjur; made once, for all that ask.
 fn ansible() -> &'static (PathBuf, PathBuf) {
     static MADE: OnceLock<(PathBuf, PathBuf)> = OnceLock::new();
@@ -135,7 +164,7 @@ fn programs_of_the_machine_get_tokens_where_that_is_configured() {
 
 #[test]
 fn verbs_answer_as_people_know_them() {
-    python::curl();
+    python::program("curl");
     against_dev(&["--voters", "1", "--followers", "0"], "verbs.sh");
 }
 

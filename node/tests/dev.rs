@@ -142,7 +142,7 @@ fn the_command_line_speaks_to_a_cluster_and_ends_with_telling_codes() {
         test $(code $1 whoami) = 4
         test $(code $1 variable) = 2
     "#;
-    python::curl();
+    python::program("curl");
     let status = conclave()
         .args(["dev", "--voters", "1", "--followers", "0", "--run", "sh", "-exc", script, "sh"])
         .arg(binary)
@@ -172,7 +172,7 @@ fn accounts_are_managed_by_the_operator_and_over_https_by_whom_that_is_given() {
         $1 account delete --config $cfg acme --confirm acme
         test "$(call -H "$as" $url/accounts)" = '["dev"]'
     "#;
-    python::curl();
+    python::program("curl");
     let status = conclave()
         .args(["dev", "--voters", "1", "--followers", "0", "--run", "sh", "-ec", script, "sh"])
         .arg(env!("CARGO_BIN_EXE_conclave"))

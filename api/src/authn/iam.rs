@@ -60,7 +60,9 @@ impl Iam {
             None => format!("https://{host}"),
         };
         let target = Target::parse(&format!("{base}{QUESTION}"))?;
-        self.outbound.ask(&target, headers, self.authorities.as_deref(), ANSWER_BYTES_MAX).await
+        self.outbound
+            .ask(&target, headers, None, self.authorities.as_deref(), ANSWER_BYTES_MAX)
+            .await
     }
 
     /// Whether the service can be reached; that it refuses what nobody has signed, shows that.

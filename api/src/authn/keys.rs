@@ -66,6 +66,18 @@ impl Source {
     }
 }
 
+/// What an OpenID provider says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Endpoints {
+    /// As it calls itself.
+    pub(crate) issuer: String,
+    /// Where people are sent to log in; empty where it does not say.
+    pub(crate) authorization: String,
+    /// Where codes are exchanged for tokens; empty where it does not say.
+    pub(crate) token: String,
+    keys: String,
+}
+
 /// The keys of every service's issuer.
 pub(crate) struct KeyCache {
     outbound: Arc<Outbound>,
@@ -83,6 +95,8 @@ struct Slot {
 
 struct Held {
     keys: Arc<KeySet>,
+    /// Nothing for those that are no providers.
+    endpoints: Option<Arc<Endpoints>>,
     fetched_at: Instant,
 }
 
@@ -116,10 +130,6 @@ impl KeyCache {
             return Ok(held.keys.clone());
         }
         let came_at = Instant::now();
-        let overloaded = || {
-            let refusal = Refusal::unavailable("too many requests wait for keys");
-            Denied::with(refusal, "CONJ00044E Too many requests wait for the issuer's keys")
-        };
         let _place = slot.waiting.try_acquire().map_err(|_| overloaded())?;
         let _turn = slot.turn.lock().await;
         // Whoever had the turn before may have brought what is wanted, or shown that it is not there.
@@ -138,6 +148,36 @@ impl KeyCache {
             Err(Unfetched::Failed(why)) => Err(Denied::new(format!("CONJ00087E {why}"))),
             Err(Unfetched::TooOften) => Err(overloaded()),
         }
+    }
+
+    /// What a service's provider says of itself.
+    pub(crate) async fn endpoints(
+        &self,
+        service: &ResourceId,
+        source: &Source,
+    ) -> Result<Arc<Endpoints>, Denied> {
+        let slot = self.slot(service, source);
+        let known = || slot.held.load_full().filter(|held| held.fetched_at.elapsed() < AGE_MAX);
+        let held = if let Some(held) = known() {
+            held
+        } else {
+            let _place = slot.waiting.try_acquire().map_err(|_| overloaded())?;
+            let _turn = slot.turn.lock().await;
+            if known().is_none() {
+                match slot.fetch(&self.outbound).await {
+                    Ok(_keys) => {}
+                    Err(Unfetched::Failed(why)) => {
+                        return Err(Denied::new(format!("CONJ00011E {why}")));
+                    }
+                    Err(Unfetched::TooOften) => return Err(overloaded()),
+                }
+            }
+            known().ok_or_else(overloaded)?
+        };
+        if held.fetched_at.elapsed() > FRESH {
+            renew(slot.clone(), self.outbound.clone());
+        }
+        held.endpoints.clone().ok_or_else(|| Denied::new("CONJ00011E It is no provider"))
     }
 
     /// What a token says, once a key of a service's issuer has signed it and its registered claims
@@ -204,6 +244,11 @@ impl KeyCache {
     }
 }
 
+fn overloaded() -> Denied {
+    let refusal = Refusal::unavailable("too many requests wait for keys");
+    Denied::with(refusal, "CONJ00044E Too many requests wait for the issuer's keys")
+}
+
 /// Why there are no new keys.
 enum Unfetched {
     Failed(String),
@@ -222,9 +267,10 @@ impl Slot {
         let outcome = fetch(outbound, &self.source).await;
         let mut fetches = self.fetches.lock().unwrap_or_else(PoisonError::into_inner);
         match outcome {
-            Ok(keys) => {
-                let keys = Arc::new(keys);
-                self.held.store(Some(Arc::new(Held { keys: keys.clone(), fetched_at: began })));
+            Ok((keys, endpoints)) => {
+                let (keys, endpoints) = (Arc::new(keys), endpoints.map(Arc::new));
+                let held = Held { keys: keys.clone(), endpoints, fetched_at: began };
+                self.held.store(Some(Arc::new(held)));
                 fetches.failures = 0;
                 fetches.failed = None;
                 Ok(keys)
@@ -271,25 +317,30 @@ fn renew(slot: Arc<Slot>, outbound: Arc<Outbound>) {
     });
 }
 
-async fn fetch(outbound: &Outbound, source: &Source) -> Result<KeySet, String> {
+async fn fetch(
+    outbound: &Outbound,
+    source: &Source,
+) -> Result<(KeySet, Option<Endpoints>), String> {
     let authorities = source.authorities.as_deref();
-    let uri = if source.is_provider {
-        discover(outbound, &source.uri, authorities).await?
+    let endpoints = if source.is_provider {
+        Some(discover(outbound, &source.uri, authorities).await?)
     } else {
-        source.uri.clone()
+        None
     };
+    let uri = endpoints.as_ref().map_or(&source.uri, |endpoints| &endpoints.keys);
     let about = |why: &dyn std::fmt::Display| format!("Keys of '{uri}' cannot be fetched: {why}");
     let document =
-        outbound.get(&uri, authorities, DOCUMENT_BYTES_MAX).await.map_err(|why| about(&why))?;
-    KeySet::parse(&document).map_err(|why| about(&why))
+        outbound.get(uri, authorities, DOCUMENT_BYTES_MAX).await.map_err(|why| about(&why))?;
+    let keys = KeySet::parse(&document).map_err(|why| about(&why))?;
+    Ok((keys, endpoints))
 }
 
-/// Asks an OpenID provider where its keys are. It must call itself as it was called.
+/// Asks an OpenID provider where its keys and all else are. It must call itself as it was called.
 async fn discover(
     outbound: &Outbound,
     uri: &str,
     authorities: Option<&str>,
-) -> Result<String, String> {
+) -> Result<Endpoints, String> {
     let base = uri.trim().trim_end_matches('/');
     let about = |why: &dyn std::fmt::Display| format!("Provider '{base}' cannot be used: {why}");
     let address = format!("{base}/.well-known/openid-configuration");
@@ -298,9 +349,14 @@ async fn discover(
     let document: Value =
         serde_json::from_slice(&document).map_err(|_| about(&"its configuration is no JSON"))?;
     let text = |name: &str| document.get(name).and_then(Value::as_str);
-    if text("issuer").map(|issuer| issuer.trim_end_matches('/')) != Some(base) {
-        return Err(about(&"its configuration is of another issuer"));
-    }
-    let keys_uri = text("jwks_uri").ok_or_else(|| about(&"its configuration names no jwks_uri"))?;
-    Ok(keys_uri.to_owned())
+    let issuer = text("issuer").filter(|issuer| issuer.trim_end_matches('/') == base);
+    let issuer = issuer.ok_or_else(|| about(&"its configuration is of another issuer"))?;
+    let keys = text("jwks_uri").ok_or_else(|| about(&"its configuration names no jwks_uri"))?;
+    let place = |name: &str| text(name).unwrap_or_default().to_owned();
+    Ok(Endpoints {
+        issuer: issuer.to_owned(),
+        authorization: place("authorization_endpoint"),
+        token: place("token_endpoint"),
+        keys: keys.to_owned(),
+    })
 }

@@ -17,6 +17,7 @@ mod jwt;
 mod keys;
 mod ldap;
 mod oidc;
+pub(crate) mod oidc_code;
 mod outbound;
 mod password;
 mod sigv4;
@@ -218,6 +219,8 @@ pub(crate) struct Registry {
     authenticators: Vec<Arc<dyn Authenticator>>,
     /// Those that the settings put in force.
     enabled: Vec<String>,
+    /// The part of `authn-oidc` that lists providers.
+    pub(crate) codes: Arc<oidc_code::Codes>,
 }
 
 impl Registry {
@@ -229,17 +232,18 @@ impl Registry {
         }
         let outbound = Arc::new(outbound);
         let keys = Arc::new(keys::KeyCache::new(outbound.clone()));
+        let codes = Arc::new(oidc_code::Codes::new(keys.clone(), outbound.clone()));
         let authenticators: Vec<Arc<dyn Authenticator>> = vec![
             Arc::new(api_key::ApiKey),
             Arc::new(cert::Cert),
             Arc::new(jwt::Jwt::new(keys.clone())),
-            Arc::new(oidc::Oidc::new(keys.clone())),
+            Arc::new(oidc::Oidc::new(keys.clone(), codes.clone())),
             Arc::new(azure::Azure::new(keys.clone())),
             Arc::new(gcp::Gcp::new(keys, clouds)),
             Arc::new(iam::Iam::new(outbound.clone(), clouds)),
             Arc::new(ldap::Ldap::new(outbound)),
         ];
-        Self { authenticators, enabled }
+        Self { authenticators, enabled, codes }
     }
 
     /// Names of all that are built in, sorted.

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, HOST, USER_AGENT};
-use http::{HeaderMap, Request, StatusCode, Uri};
-use http_body_util::{BodyExt, Empty, Limited};
+use http::{HeaderMap, Method, Request, StatusCode, Uri};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use ipnet::IpNet;
 use rustls::pki_types::pem::PemObject;
@@ -124,18 +124,19 @@ impl Outbound {
         authorities: Option<&str>,
         bytes_max: usize,
     ) -> Result<Bytes, CallError> {
-        self.ask(&Target::parse(url)?, HeaderMap::new(), authorities, bytes_max).await
+        self.ask(&Target::parse(url)?, HeaderMap::new(), None, authorities, bytes_max).await
     }
 
-    /// As [`Outbound::get`], with headers that win over the usual ones.
+    /// As [`Outbound::get`], with headers that win over the usual ones, and posting what is given.
     pub(crate) async fn ask(
         &self,
         target: &Target,
         headers: HeaderMap,
+        posted: Option<Bytes>,
         authorities: Option<&str>,
         bytes_max: usize,
     ) -> Result<Bytes, CallError> {
-        let calling = self.ask_within(target, headers, authorities, bytes_max);
+        let calling = self.ask_within(target, headers, posted, authorities, bytes_max);
         match tokio::time::timeout(self.time_max, calling).await {
             Ok(answer) => answer,
             Err(_elapsed) => Err(CallError::Slow(self.time_max)),
@@ -146,6 +147,7 @@ impl Outbound {
         &self,
         target: &Target,
         headers: HeaderMap,
+        posted: Option<Bytes>,
         authorities: Option<&str>,
         bytes_max: usize,
     ) -> Result<Bytes, CallError> {
@@ -163,13 +165,15 @@ impl Outbound {
         // Ends with this call, whatever becomes of it.
         let mut driver = JoinSet::new();
         driver.spawn(connection);
+        let method = if posted.is_some() { Method::POST } else { Method::GET };
         let mut request = Request::builder()
+            .method(method)
             .uri(&target.path)
             .header(HOST, &target.authority)
             .header(ACCEPT, "application/json")
             .header(ACCEPT_ENCODING, "identity")
             .header(USER_AGENT, "conclave")
-            .body(Empty::<Bytes>::new())
+            .body(Full::new(posted.unwrap_or_default()))
             .map_err(|_| CallError::Url("it cannot stand in a request"))?;
         request.headers_mut().extend(headers);
         let answer = sender.send_request(request).await.map_err(broken)?;

@@ -60,6 +60,11 @@ impl Variables {
         Ok(Self { base: format!("{account}:variable:{base}"), values })
     }
 
+    /// Whether policy declares one, with or without a value.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.values.contains_key(name)
+    }
+
     /// The value of one that must be there.
     pub(crate) fn required(&self, name: &str) -> Result<&str, Denied> {
         self.optional(name)?.ok_or_else(|| {

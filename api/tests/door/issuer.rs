@@ -92,7 +92,11 @@ pub(crate) enum Says {
     Long(usize),
     Compressed,
     After(Duration, Value),
+    By(Judge),
 }
+
+/// Answers a request by its `Authorization` header and its body, with a status and a document.
+pub(crate) type Judge = Arc<dyn Fn(&str, &str) -> (u16, Value) + Send + Sync>;
 
 /// A running server.
 pub(crate) struct Issuer {
@@ -142,7 +146,7 @@ impl Issuer {
             let path = request.uri().path().to_owned();
             *counted.lock().unwrap().entry(path.clone()).or_default() += 1;
             let says = known.lock().unwrap().get(&path).cloned();
-            answer(says)
+            answer(request, says)
         });
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let until = async move {
@@ -174,7 +178,7 @@ impl Issuer {
     }
 }
 
-async fn answer(says: Option<Says>) -> Response<Body> {
+async fn answer(request: Request<Body>, says: Option<Says>) -> Response<Body> {
     let of = |status: u16, body: Body| {
         Response::builder().status(StatusCode::from_u16(status).unwrap()).body(body).unwrap()
     };
@@ -192,6 +196,13 @@ async fn answer(says: Option<Says>) -> Response<Body> {
             let mut response = of(200, Body::from("{}"));
             response.headers_mut().insert("content-encoding", "gzip".parse().unwrap());
             response
+        }
+        Some(Says::By(judge)) => {
+            let header = request.headers().get("authorization").cloned();
+            let body = axum::body::to_bytes(request.into_body(), 1 << 16).await.unwrap();
+            let header = header.as_ref().map_or("", |value| value.to_str().unwrap());
+            let (status, value) = judge(header, std::str::from_utf8(&body).unwrap());
+            of(status, Body::from(value.to_string()))
         }
         Some(Says::After(pause, value)) => {
             tokio::time::sleep(pause).await;

@@ -19,6 +19,7 @@ mod load;
 mod matrix;
 mod negative;
 mod oidc;
+mod oidc_code;
 mod openapi;
 #[path = "../../../node/tests/support/package.rs"]
 mod package;

@@ -41,7 +41,7 @@ pub(crate) fn provide() {
     package("python3-venv", &probe, "these tests run public Python clients");
 }
 
-/// Makes sure that there is `curl`.
-pub(crate) fn curl() {
-    package("curl", &["curl", "--version"], "this test asks as README's first lines do, with curl");
+/// Makes sure that there is a program, of the package of its name.
+pub(crate) fn program(name: &str) {
+    package(name, &[name, "--version"], &format!("this test runs {name}"));
 }

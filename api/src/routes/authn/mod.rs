@@ -5,6 +5,7 @@ pub(crate) mod api_key;
 pub(crate) mod authenticate;
 pub(crate) mod login;
 pub(crate) mod password;
+pub(crate) mod providers;
 pub(crate) mod status;
 
 use std::borrow::Cow;

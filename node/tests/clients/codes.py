@@ -1,0 +1,254 @@
+"""People log in at an OpenID provider and bring its code, with PyPI `conjur-api`'s own strategy, and at the
+follower while every voter is silent. The provider is npm's `oidc-provider`, which wants PKCE; its
+certificate is of an authority that only policy knows; what people do in a browser is done here by its
+forms. Run by `node/tests/clients.rs` against `conclave dev` with the folder of the provider's packages;
+every fact is an assertion."""
+
+import asyncio
+import base64
+import datetime
+import html
+import http.cookiejar
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+
+from conjur_api import Client
+from conjur_api.models import ConjurConnectionInfo, CredentialsData, SslVerificationMode
+from conjur_api.models.general.credentials_data import OidcCodeDetail
+from conjur_api.providers import SimpleCredentialsProvider
+from conjur_api.providers.oidc_authentication_strategy import OidcAuthenticationStrategy
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+URL = os.environ["CONJUR_APPLIANCE_URL"]
+ACCOUNT = os.environ["CONJUR_ACCOUNT"]
+KEY = os.environ["CONJUR_AUTHN_API_KEY"]
+CERT = os.environ["CONJUR_CERT_FILE"]
+FOLDER = pathlib.Path(os.environ["CONCLAVE_DEV_DIR"])
+TLS = ssl.create_default_context(cafile=CERT)
+WORK = pathlib.Path(tempfile.mkdtemp())
+SECRET = "the client's: secret/+%"
+BACK = "http://127.0.0.1:8888/callback"
+
+
+def certificates():
+    now = datetime.datetime.now(datetime.timezone.utc)
+    day = datetime.timedelta(days=1)
+
+    def name(text):
+        return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, text)])
+
+    ca_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    base = x509.CertificateBuilder().issuer_name(name("authority"))
+    base = base.not_valid_before(now - day).not_valid_after(now + day)
+    ca = base.subject_name(name("authority")).public_key(ca_key.public_key())
+    ca = ca.serial_number(x509.random_serial_number())
+    ca = ca.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    ca = ca.sign(ca_key, hashes.SHA256())
+    leaf = base.subject_name(name("localhost")).public_key(key.public_key())
+    leaf = leaf.serial_number(x509.random_serial_number())
+    names = x509.SubjectAlternativeName([x509.DNSName("localhost")])
+    leaf = leaf.add_extension(names, critical=False).sign(ca_key, hashes.SHA256())
+    pem = serialization.Encoding.PEM
+    (WORK / "ca.pem").write_bytes(ca.public_bytes(pem))
+    (WORK / "server.pem").write_bytes(leaf.public_bytes(pem))
+    (WORK / "server.key").write_bytes(key.private_bytes(
+        pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
+
+
+certificates()
+with socket.socket() as probe:
+    probe.bind(("127.0.0.1", 0))
+    PORT = probe.getsockname()[1]
+script = pathlib.Path(__file__).with_name("provider.mjs")
+provider = subprocess.Popen(
+    ["node", script, sys.argv[1], WORK, str(PORT), SECRET, BACK],
+    stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+
+def request(method, url, path, body=None, headers=()):
+    ask = urllib.request.Request(url + path, data=body, method=method, headers=dict(headers))
+    try:
+        with urllib.request.urlopen(ask, context=TLS, timeout=20) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def header(token):
+    return {"Authorization": f'Token token="{base64.b64encode(token).decode()}"'}
+
+
+class Stay(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_):
+        return None
+
+
+def log_in_as(person, address):
+    """A browser: fills in the provider's forms and goes where it is sent, until that is our client."""
+    context = ssl.create_default_context(cafile=WORK / "ca.pem")
+    jar = http.cookiejar.CookieJar()
+    opener = urllib.request.build_opener(
+        Stay, urllib.request.HTTPSHandler(context=context),
+        urllib.request.HTTPCookieProcessor(jar))
+    form = None
+    for _ in range(20):
+        try:
+            with opener.open(address, data=form, timeout=20) as page:
+                text = page.read().decode()
+        except urllib.error.HTTPError as moved:
+            assert moved.code in (302, 303), (address, moved.code, moved.read()[:500])
+            address, form = urllib.parse.urljoin(address, moved.headers["Location"]), None
+            if address.startswith(BACK):
+                return dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(address).query))
+            continue
+        action = re.search(r'<form[^>]*action="([^"]+)"', text)
+        prompt = re.search(r'name="prompt" value="([^"]+)"', text)
+        assert action and prompt, text[:2000]
+        address = urllib.parse.urljoin(address, html.unescape(action.group(1)))
+        fields = {"prompt": prompt.group(1), "login": person, "password": "any"}
+        form = urllib.parse.urlencode(fields).encode()
+    raise SystemExit("the browser is sent around in a circle")
+
+
+def invitation(url):
+    status, answer = request("GET", url, f"/authn-oidc/{ACCOUNT}/providers")
+    assert status == 200, (status, answer)
+    (entry,) = json.loads(answer)
+    assert (entry["service_id"], entry["name"], entry["type"]) == ("idp", "Acme", "authn-oidc")
+    return entry
+
+
+def code_of(entry, person):
+    back = log_in_as(person, entry["redirect_uri"])
+    assert back["state"] == entry["state"], back
+    return back["code"]
+
+
+def authenticate(url, entry, code, **other):
+    query = {"code": code, "nonce": entry["nonce"], "code_verifier": entry["code_verifier"], **other}
+    path = f"/authn-oidc/idp/{ACCOUNT}/authenticate?{urllib.parse.urlencode(query)}"
+    return request("GET", url, path)
+
+
+async def through_conjur_api():
+    """The public Python client, unchanged."""
+    entry = invitation(URL)
+    detail = OidcCodeDetail(code_of(entry, "carol"), entry["code_verifier"], entry["nonce"])
+    credentials = SimpleCredentialsProvider()
+    credentials.save(CredentialsData(machine=URL, username="carol", oidc_code_detail=detail))
+    info = ConjurConnectionInfo(conjur_url=URL, account=ACCOUNT, cert_file=CERT, service_id="idp")
+    client = Client(info, authn_strategy=OidcAuthenticationStrategy(credentials), async_mode=True,
+                    ssl_verification_mode=SslVerificationMode.CA_BUNDLE)
+    assert (await client.whoami())["username"] == "carol"
+    assert await client.get("shared") == b"the value"
+
+
+def by_hand(url):
+    entry = invitation(url)
+    code = code_of(entry, "carol")
+    status, token = authenticate(url, entry, code)
+    assert status == 200, (status, token)
+    status, value = request("GET", url, f"/secrets/{ACCOUNT}/variable/shared", None, header(token))
+    assert (status, value) == (200, b"the value"), status
+    # A code once, only with its verifier, and only for who asked.
+    assert authenticate(url, entry, code) == (400, b"")
+    entry, other = invitation(url), invitation(url)
+    for what, differs, expected in (("code_verifier", other["code_verifier"], 400),
+                                    ("nonce", other["nonce"], 401)):
+        answer = authenticate(url, entry, code_of(entry, "carol"), **{what: differs})
+        assert answer == (expected, b""), (what, answer)
+    # Somebody whom policy does not know, and who may not.
+    assert authenticate(url, entry, code_of(entry, "mallory")) == (400, b"")
+    assert authenticate(url, entry, code_of(entry, "dave")) == (403, b"")
+
+
+def at_the_follower(admin):
+    """Every voter is silent, and the follower lets in by itself."""
+    nodes = json.loads((FOLDER / "nodes.json").read_text())
+    follower = next(node for node in nodes if node["role"] == "follower")
+    path = f"/secrets/{ACCOUNT}/variable/shared"
+    for _ in range(200):
+        status, _ = request("GET", follower["url"], path, None, admin)
+        if status == 200:
+            break
+        time.sleep(0.05)
+    voters = [node["pid"] for node in nodes if node["role"] == "voter"]
+    for pid in voters:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        by_hand(follower["url"])
+    finally:
+        for pid in voters:
+            os.kill(pid, signal.SIGCONT)
+
+
+def everything():
+    assert provider.stdout.readline() == "listening\n", "the provider did not start"
+    status, token = request("POST", URL, f"/authn/{ACCOUNT}/admin/authenticate", KEY.encode())
+    assert status == 200, status
+    admin = header(token)
+    variables = {
+        "provider-uri": f"https://localhost:{PORT}",
+        "ca-cert": (WORK / "ca.pem").read_text(),
+        "client-id": "conclave",
+        "client-secret": SECRET,
+        "claim-mapping": "preferred_username",
+        "redirect-uri": BACK,
+        "name": "Acme",
+    }
+    declared = "".join(f"\n  - !variable {name}" for name in variables)
+    policy = f"""
+- !user carol
+- !user dave
+- !variable shared
+- !permit {{role: !user carol, privileges: [read, execute], resource: !variable shared}}
+- !policy
+  id: conjur/authn-oidc/idp
+  body:
+  - !webservice
+  - !webservice status{declared}
+- !permit
+  role: !user carol
+  privileges: [read, authenticate]
+  resource: !webservice conjur/authn-oidc/idp
+"""
+    path = f"/policies/{ACCOUNT}/policy/root"
+    status, answer = request("POST", URL, path, policy.encode(), admin)
+    assert status == 201, (status, answer)
+    values = {f"conjur/authn-oidc/idp/{name}": value for name, value in variables.items()}
+    for name, value in {"shared": "the value", **values}.items():
+        path = f"/secrets/{ACCOUNT}/variable/{urllib.parse.quote(name, safe='')}"
+        status, answer = request("POST", URL, path, value.encode(), admin)
+        assert status == 201, (name, status, answer)
+    path = f"/authn-oidc/idp/{ACCOUNT}"
+    status, answer = request("PATCH", URL, path, b"enabled=true", admin)
+    assert status == 204, (status, answer)
+    status, answer = request("GET", URL, f"{path}/status", None, admin)
+    assert (status, json.loads(answer)) == (200, {"status": "ok"}), answer
+    asyncio.run(through_conjur_api())
+    by_hand(URL)
+    at_the_follower(admin)
+
+
+try:
+    everything()
+finally:
+    provider.terminate()
+    provider.wait()
+    shutil.rmtree(WORK, ignore_errors=True)
+print("all facts hold")
