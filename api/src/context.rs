@@ -181,7 +181,7 @@ impl Call {
         &mut self,
         bytes_max: usize,
     ) -> Result<Zeroizing<Vec<u8>>, Refusal> {
-        let time_max = self.door.settings.body_time_max;
+        let time_max = self.door.settings().body_time_max;
         match self.body.take() {
             Some(body) if http_body::Body::size_hint(&body).lower() > bytes_max as u64 => {
                 limits::discard(body, &self.headers).await;

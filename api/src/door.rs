@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use axum::body::Body;
 use conclave_domain::time::Timestamp;
 use http::header::{
@@ -91,7 +91,7 @@ pub struct Door {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) spool: Arc<Spool>,
     pub(crate) metrics_text: Option<Arc<MetricsText>>,
-    pub(crate) settings: Settings,
+    settings: ArcSwap<Settings>,
     pub(crate) tokens: TokenOffice,
     pub(crate) passwords: PasswordOffice,
     pub(crate) failures: Failures,
@@ -143,9 +143,26 @@ impl Door {
             clock,
             spool,
             metrics_text,
-            settings,
+            settings: ArcSwap::from_pointee(settings),
             routes,
         }))
+    }
+
+    /// The settings in force.
+    pub(crate) fn settings(&self) -> Guard<Arc<Settings>> {
+        self.settings.load()
+    }
+
+    /// Puts other settings in force, for requests that come from now on. Of what the door was built
+    /// from (places, queues, networks to call) nothing changes.
+    ///
+    /// # Errors
+    /// When the settings contradict themselves; then the former ones stay.
+    pub fn change_settings(&self, settings: Settings) -> Result<(), SettingsError> {
+        settings.check()?;
+        self.registry.put_in_force(&settings.authenticators);
+        self.settings.store(Arc::new(settings));
+        Ok(())
     }
 
     /// Makes `/health` say that this node is about to stop, so that load balancers turn away first.
@@ -201,7 +218,7 @@ impl Door {
         let peer_ip = peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |peer| peer.address.ip());
         let certificates = peer.map(|peer| peer.certificates.clone()).unwrap_or_default();
         let mut visit = Visit {
-            client_ip: client::address(peer_ip, &parts.headers, &self.settings.trusted_proxies),
+            client_ip: client::address(peer_ip, &parts.headers, &self.settings().trusted_proxies),
             request_id,
             now: self.clock.now(),
             index: 0,
@@ -255,7 +272,7 @@ impl Door {
             discard(inner.body, &inner.headers).await;
             return (Refusal::Empty(StatusCode::BAD_REQUEST).into_response(), Vec::new());
         }
-        let has_metrics = self.settings.metrics && self.metrics_text.is_some();
+        let has_metrics = self.settings().metrics && self.metrics_text.is_some();
         let class = PathClass::of(&inner.method, &inner.path, has_metrics);
         let principal = match self.authenticate(class, &inner.headers, visit) {
             Ok(principal) => principal,
@@ -266,8 +283,9 @@ impl Door {
         };
         // The route is looked for only now: who has no token learns nothing of what exists.
         let found = self.routes.find(&inner.method, &inner.path, &inner.query);
-        let is_there =
-            |route: &Route| route.feature.is_none_or(|feature| feature.is_enabled(&self.settings));
+        let is_there = |route: &Route| {
+            route.feature.is_none_or(|feature| feature.is_enabled(&self.settings()))
+        };
         let Some((place, route, params)) = found.filter(|(_, route, _)| is_there(route)) else {
             discard(inner.body, &inner.headers).await;
             return (Refusal::UNROUTED.into_response(), Vec::new());
@@ -291,7 +309,7 @@ impl Door {
             certificates: inner.certificates,
             request_id: visit.request_id.clone(),
             now: visit.now,
-            deadline: inner.started + self.settings.request_time_max,
+            deadline: inner.started + self.settings().request_time_max,
             principal,
             deeds: Vec::new(),
             reason: None,
@@ -458,7 +476,7 @@ async fn handle(call: &mut Call) -> Result<Answer, Refusal> {
     let part = call.door.proposer.part();
     if call.route.access == Access::Write
         && part == Part::Follower
-        && !call.door.settings.forward_writes
+        && !call.door.settings().forward_writes
     {
         let leader = call.door.proposer.status().leader_url;
         return Err(Refusal::ReadOnly { leader });

@@ -99,9 +99,9 @@ impl Door {
             .map_err(|_no_range| LocalError::Question("cidr holds no addresses".to_owned()))?;
         let now = self.clock.now().seconds();
         let usual = if role.kind() == conclave_domain::id::Kind::User {
-            self.settings.user_token_seconds
+            self.settings().user_token_seconds
         } else {
-            self.settings.host_token_seconds
+            self.settings().host_token_seconds
         };
         let expires_at = question.exp.unwrap_or(now + i64::from(usual));
         if !(now + 1..=now + LIFE_MAX).contains(&expires_at) {
@@ -112,7 +112,7 @@ impl Door {
         // A node that is out of touch may not know which key is in force.
         let age = self.proposer.age();
         if self.proposer.part() == Part::Follower
-            && age.is_none_or(|age| age > self.settings.staleness_max)
+            && age.is_none_or(|age| age > self.settings().staleness_max)
         {
             return Err(LocalError::Unavailable("out of touch for too long".to_owned()));
         }

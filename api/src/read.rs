@@ -145,7 +145,7 @@ impl Call {
         if self.door.state.applied_index() >= seen {
             return Ok(());
         }
-        let limit = self.door.settings.index_wait_max;
+        let limit = self.door.settings().index_wait_max;
         Ok(self.door.proposer.wait_applied(seen, limit).await?)
     }
 
@@ -158,7 +158,7 @@ impl Call {
             return Ok(());
         }
         let age = door.proposer.age().unwrap_or(Duration::MAX);
-        if age <= door.settings.staleness_max {
+        if age <= door.settings().staleness_max {
             Ok(())
         } else {
             Err(Refusal::unavailable("this node has been out of touch for too long"))

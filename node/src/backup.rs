@@ -31,6 +31,7 @@ use crate::clock::SystemClock;
 use crate::compose::Node;
 use crate::exit::{Context, Exit, Failure};
 use crate::folder::{hex, unhex};
+use crate::unseal::Sealing;
 
 /// How long the snapshot may take, which every byte of the state is read for.
 const SNAPSHOT_DEADLINE: Duration = Duration::from_mins(30);
@@ -60,6 +61,9 @@ pub struct Description {
     pub files: usize,
     /// Which master key opens it.
     pub master_key: String,
+    /// How the node that made it came by that key: `key`, `passphrase` or `pkcs11`.
+    #[serde(default)]
+    pub unseal: String,
     /// Which root key is in it.
     pub root_key: String,
     /// Version of the program that made it.
@@ -77,7 +81,7 @@ impl Description {
         format!(
             "cluster     {}\nmade on     {} (node {}) at {}\nindex       {}\n\
              state       {} bytes in {} files\nfile        {} bytes\n\
-             opens with  master key {}\nroot key    {}",
+             opens with  master key {} (by {})\nroot key    {}",
             self.cluster_id,
             self.node,
             self.node_id,
@@ -87,6 +91,7 @@ impl Description {
             self.files,
             self.bytes,
             self.master_key,
+            self.unseal,
             self.root_key
         )
     }
@@ -102,6 +107,7 @@ impl Description {
             state_bytes: contents.manifest.bytes(),
             files: contents.manifest.files.len(),
             master_key: MasterKey::id_of(&header.sealed_key).unwrap_or_default(),
+            unseal: sealing_in(header).map_or("unknown", |sealing| sealing.by()).to_owned(),
             root_key: contents.root_key.id(),
             program: contents.program.clone(),
             bytes: 0,
@@ -157,31 +163,39 @@ async fn begin(node: &Node) -> Result<(Description, BackupWriter), Failure> {
     let cluster = unhex(&node.identity.cluster_id)
         .ok_or_else(|| Failure::new(Exit::Fault, "node.json: cluster_id is not 32 hex digits"))?;
     let made_at = SystemClock.now();
-    let origin = BackupOrigin {
-        cluster,
-        made_at,
-        node: node.identity.name.clone(),
-        node_id: node.identity.node_id,
-        program: env!("CARGO_PKG_VERSION").to_owned(),
-    };
-    let mut description = Description {
+    let program = env!("CARGO_PKG_VERSION");
+    let (index, state_bytes) = (snapshot.mark().index, snapshot.manifest().bytes());
+    let files = snapshot.manifest().files.len();
+    // Both as they belong together, should the master key be changing.
+    let (master_key, sealing, writer) = node.with_master(|master| {
+        let sealing = node.folder.sealing()?;
+        let text = serde_json::to_string(&sealing).context(Exit::Failed, "unseal.json")?;
+        let origin = BackupOrigin {
+            cluster,
+            made_at,
+            node: node.identity.name.clone(),
+            node_id: node.identity.node_id,
+            program: program.to_owned(),
+            sealing: Some(text),
+        };
+        let writer = BackupWriter::new(origin, snapshot, &node.core.root_key, master);
+        Ok::<_, Failure>((master.id(), sealing, writer.context(Exit::Fault, "backup")?))
+    })?;
+    let description = Description {
         cluster_id: node.identity.cluster_id.clone(),
         node: node.identity.name.clone(),
         node_id: node.identity.node_id,
-        index: snapshot.mark().index,
+        index,
         made_at: date(made_at),
-        state_bytes: snapshot.manifest().bytes(),
-        files: snapshot.manifest().files.len(),
-        master_key: node.master.id(),
+        state_bytes,
+        files,
+        master_key,
+        unseal: sealing.by().to_owned(),
         root_key: node.core.root_key.id(),
-        program: origin.program.clone(),
-        bytes: 0,
+        program: program.to_owned(),
+        bytes: writer.bytes(),
         level: Some(level),
     };
-    let writer = BackupWriter::new(origin, snapshot, &node.core.root_key, &node.master)
-        .context(Exit::Fault, "backup")?;
-    description.bytes = writer.bytes();
-    let index = description.index;
     // Everything leaves with it, so nothing of it leaves before that is on record.
     let message = format!("the operator made a backup of the cluster as of index {index}");
     let subject = vec![("index".into(), index.to_string())];
@@ -298,6 +312,23 @@ pub struct Backup {
     pub description: Description,
     /// The rest of it.
     pub reader: BackupReader<BufReader<File>>,
+}
+
+/// How the node that made a backup came by its master key.
+///
+/// # Errors
+/// As [`open`]; and where a later version made the backup.
+pub fn sealing(path: &Path) -> Result<Sealing, Failure> {
+    let mut file = File::open(path).context(Exit::Configuration, path.display())?;
+    let header = BackupHeader::read(&mut file).map_err(|error| refused(path, &error))?;
+    sealing_in(&header).map_err(|why| {
+        let text = format!("{}: how its master key is come by: {why}", path.display());
+        Failure::new(Exit::Configuration, text)
+    })
+}
+
+fn sealing_in(header: &BackupHeader) -> Result<Sealing, String> {
+    header.sealing.as_deref().map_or_else(|| Ok(Sealing::by_key()), Sealing::parse)
 }
 
 /// Opens a backup with the master key of the node that made it.

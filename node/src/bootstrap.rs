@@ -12,7 +12,7 @@ use conclave_domain::id::AccountName;
 use conclave_domain::records::{FOUNDER, Member, MemberRole};
 use conclave_domain::time::Clock;
 use conclave_raft::{NodeInfo, NodeKey, NodeRole};
-use conclave_storage::seal::{Keyring, RootKey, Vault};
+use conclave_storage::seal::{Keyring, RootKey, Secret, Vault};
 use conclave_storage::{Datadir, FailPoints};
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
@@ -23,8 +23,9 @@ use crate::clock::SystemClock;
 use crate::compose::{Core, propose};
 use crate::config::Config;
 use crate::exit::{Context, Exit, Failure};
-use crate::folder::{Folder, NodeFile, hex, master_key};
+use crate::folder::{Folder, NodeFile, hex};
 use crate::seed::SeedRole;
+use crate::unseal;
 
 /// How long the first election and the first commands may take.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -49,7 +50,8 @@ impl Founded {
     pub fn to_text(&self) -> String {
         let mut text = format!(
             "Founded cluster {}; this is node {} ({}).\nClients trust {}.\n\
-             Back up the master key file apart from the data.\nStart it: conclave server\n",
+             Back up what unseals it (key file, passphrase, HSM) apart from the data.\n\
+             Start it: conclave server\n",
             self.cluster_id,
             self.node_id,
             self.name,
@@ -70,11 +72,15 @@ impl Founded {
     }
 }
 
-/// Founds a cluster in the configured data folder.
+/// Founds a cluster in the configured data folder. `given` is the passphrase, where a person types it.
 ///
 /// # Errors
 /// When a node is set up there already, or a step fails; a set-up that was cut short is begun again.
-pub async fn init(config: &Config, account: Option<&str>) -> Result<Founded, Failure> {
+pub async fn init(
+    config: &Config,
+    account: Option<&str>,
+    given: Option<Secret>,
+) -> Result<Founded, Failure> {
     let account = account.map(AccountName::new).transpose().context(Exit::Usage, "account")?;
     let data = &config.node.data;
     let folder = Folder::new(data);
@@ -91,7 +97,7 @@ pub async fn init(config: &Config, account: Option<&str>) -> Result<Founded, Fai
     let mut cluster = [0; 16];
     aws_lc_rs::rand::fill(&mut cluster).context(Exit::Fault, "randomness")?;
     let cluster_id = hex(&cluster);
-    let master = master_key(&config.node.master_key_file, true)?;
+    let (master, sealing) = unseal::make_for(config, given).await?;
     let root_key = RootKey::generate().context(Exit::Fault, "root key")?;
     let (node_key, pkcs8) = NodeKey::generate().context(Exit::Fault, "node key")?;
     let hosts = plan::hosts(&config.api.url, &config.peer.advertise);
@@ -99,7 +105,7 @@ pub async fn init(config: &Config, account: Option<&str>) -> Result<Founded, Fai
         .context(Exit::Configuration, "tls.names")?;
     if let [root, .., own] = authority.as_slice() {
         let root_pem = &root.issued().certificate_pem;
-        folder.write_keys(&master, pkcs8, &root_key, root_pem, own.issued())?;
+        folder.write_keys((&master, &sealing), pkcs8, &root_key, root_pem, own.issued())?;
     }
 
     let node = NodeFile::new(

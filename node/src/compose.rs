@@ -33,10 +33,11 @@ use crate::certificates::inventory::{Loaded, Reports};
 use crate::clock::SystemClock;
 use crate::config::{AuditDurability, CloudsConfig, Config, environment};
 use crate::exit::{Context, Exit, Failure};
-use crate::folder::{Folder, KnownMemberFile, NodeFile, master_key};
+use crate::folder::{Folder, KnownMemberFile, NodeFile};
 use crate::jobs::{Resealing, Rotations, Watch};
 use crate::peer_service::PeerService;
 use crate::tls::{peer_material, server_certificates};
+use crate::unseal::master_key_now;
 
 /// How long a command of the node's own is tried before it is given up.
 const PROPOSE_DEADLINE: Duration = Duration::from_secs(10);
@@ -208,12 +209,12 @@ pub struct Node {
     pub core: Core,
     /// Who it is.
     pub identity: NodeFile,
-    /// Its configuration.
-    pub config: Config,
+    /// Its configuration; parts of it change while it runs.
+    config: watch::Sender<Arc<Config>>,
     /// Its folder.
     pub folder: Folder,
-    /// Its master key.
-    pub master: MasterKey,
+    /// Its master key. Locked while something is sealed under it in the folder.
+    master: Mutex<Arc<MasterKey>>,
     /// Requests in, answers out.
     pub door: Arc<Door>,
     /// The node's own audit records.
@@ -237,12 +238,26 @@ pub struct Node {
 }
 
 impl Node {
-    /// Builds the node that the configured data folder holds.
+    /// Builds the node that the configured data folder holds, where nobody has to be waited for to
+    /// unseal it.
     ///
     /// # Errors
     /// What is not in order, and what to do.
     pub async fn build(
         config: &Config,
+        metrics_text: Option<Arc<MetricsText>>,
+    ) -> Result<Self, Failure> {
+        let master = master_key_now(config).await?;
+        Self::build_with(config, master, metrics_text).await
+    }
+
+    /// Builds it with its master key.
+    ///
+    /// # Errors
+    /// What is not in order, and what to do.
+    pub async fn build_with(
+        config: &Config,
+        master: MasterKey,
         metrics_text: Option<Arc<MetricsText>>,
     ) -> Result<Self, Failure> {
         let folder = Folder::new(&config.node.data);
@@ -258,7 +273,6 @@ impl Node {
                 ),
             ));
         }
-        let master = master_key(&config.node.master_key_file, false)?;
         let datadir = Datadir::open(&config.node.data, FailPoints::new())
             .context(Exit::Fault, "data folder")?;
         let durability = match config.audit.durability {
@@ -298,40 +312,12 @@ impl Node {
             clock: Arc::new(SystemClock),
             spool: spool.clone(),
             metrics_text,
-            settings: Settings {
-                node_name: identity.name.clone(),
-                trusted_proxies: config.api.trusted_proxies.clone(),
-                authenticators: config.api.authenticators.clone(),
-                host_factories_enabled: config.api.host_factories_enabled,
-                dynamic_secrets_enabled: config.api.dynamic_secrets_enabled,
-                seed_accounts: config.api.seed_accounts.clone(),
-                outbound_networks: config.api.outbound_networks.clone(),
-                jwt_missing_issuer_ignored: config.api.jwt_missing_issuer_ignored,
-                clouds: clouds(&config.api.clouds)?,
-                ldap: ldap_fallback(config.api.ldap_plain_allowed),
-                staleness_max: config.reads.max_staleness,
-                staleness_unwanted: config.reads.unhealthy_after,
-                staleness_degraded: Settings::default()
-                    .staleness_degraded
-                    .min(config.reads.max_staleness),
-                forward_writes: config.reads.forward_writes,
-                health_ok_for: config.api.health_ok_for,
-                policy_rules: config.policy.rules,
-                policy_wait_max: config.policy.load_wait,
-                ignored_changes_header: config.policy.ignored_changes_header,
-                effective_policy_max: config.policy.effective_max,
-                user_passwords: UserPasswords::new(
-                    environment::user_passwords()
-                        .into_iter()
-                        .map(|(name, value)| (name, Secret::new(value.as_bytes().to_vec())))
-                        .collect(),
-                ),
-                ..Settings::default()
-            },
+            settings: settings(config, &identity.name)?,
         };
         let door = Door::new(parts).context(Exit::Configuration, "api")?;
         core.peers.tell_health_of(&door, config.cluster.level_max);
-        let config = config.clone();
+        let config = watch::Sender::new(Arc::new(config.clone()));
+        let master = Mutex::new(Arc::new(master));
         let listener = Mutex::new(Some(listener));
         let health_listener = Mutex::new(health_listener);
         let rotations = Rotations::default();
@@ -356,6 +342,44 @@ impl Node {
         })
     }
 
+    /// Its configuration as it is in force now.
+    pub fn config(&self) -> Arc<Config> {
+        self.config.borrow().clone()
+    }
+
+    /// Tells when another configuration is in force.
+    pub fn config_changes(&self) -> watch::Receiver<Arc<Config>> {
+        self.config.subscribe()
+    }
+
+    /// Puts a changed configuration in force.
+    pub(crate) fn change_config(&self, change: impl FnOnce(&mut Config)) {
+        self.config.send_modify(|config| change(Arc::make_mut(config)));
+    }
+
+    /// Its master key.
+    pub fn master(&self) -> Arc<MasterKey> {
+        self.master.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Does something with the master key that must not meet a change of it.
+    pub(crate) fn with_master<T>(&self, work: impl FnOnce(&MasterKey) -> T) -> T {
+        work(&self.master.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts another master key in the place of this one, once `reseal` has sealed anew what lies under
+    /// the old one.
+    pub(crate) fn replace_master(
+        &self,
+        new: MasterKey,
+        reseal: impl FnOnce(&MasterKey, &MasterKey) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let mut master = self.master.lock().unwrap_or_else(PoisonError::into_inner);
+        reseal(&master, &new)?;
+        *master = Arc::new(new);
+        Ok(())
+    }
+
     /// The HTTPS listener, for the one task that serves it.
     pub fn take_listener(&self) -> Option<TcpListener> {
         self.listener.lock().unwrap_or_else(PoisonError::into_inner).take()
@@ -378,6 +402,41 @@ fn clouds(config: &CloudsConfig) -> Result<Clouds, Failure> {
         sts_uri: config.sts_uri.clone(),
         google_uri: config.google_uri.clone(),
         authorities: config.ca_file.as_ref().map(read).transpose()?,
+    })
+}
+
+/// How the door of a node of that name behaves.
+///
+/// # Errors
+/// When a file that the configuration names cannot be read.
+pub(crate) fn settings(config: &Config, node_name: &str) -> Result<Settings, Failure> {
+    Ok(Settings {
+        node_name: node_name.to_owned(),
+        trusted_proxies: config.api.trusted_proxies.clone(),
+        authenticators: config.api.authenticators.clone(),
+        host_factories_enabled: config.api.host_factories_enabled,
+        dynamic_secrets_enabled: config.api.dynamic_secrets_enabled,
+        seed_accounts: config.api.seed_accounts.clone(),
+        outbound_networks: config.api.outbound_networks.clone(),
+        jwt_missing_issuer_ignored: config.api.jwt_missing_issuer_ignored,
+        clouds: clouds(&config.api.clouds)?,
+        ldap: ldap_fallback(config.api.ldap_plain_allowed),
+        staleness_max: config.reads.max_staleness,
+        staleness_unwanted: config.reads.unhealthy_after,
+        staleness_degraded: Settings::default().staleness_degraded.min(config.reads.max_staleness),
+        forward_writes: config.reads.forward_writes,
+        health_ok_for: config.api.health_ok_for,
+        policy_rules: config.policy.rules,
+        policy_wait_max: config.policy.load_wait,
+        ignored_changes_header: config.policy.ignored_changes_header,
+        effective_policy_max: config.policy.effective_max,
+        user_passwords: UserPasswords::new(
+            environment::user_passwords()
+                .into_iter()
+                .map(|(name, value)| (name, Secret::new(value.as_bytes().to_vec())))
+                .collect(),
+        ),
+        ..Settings::default()
     })
 }
 

@@ -6,6 +6,8 @@
 //! unfinished         only while the folder is being set up: what lies here was promised to nobody
 //! recovering         only while the node is made another cluster's first: that cluster's id
 //! node.key           Ed25519 key, sealed          root.key            the cluster's root key, sealed
+//! unseal.json        how the master key is come by; without it, from a file
+//! rewrap, rewrapped  only while all that is sealed is being put under another master key
 //! tls/root.pem       roots of the authority       tls/cluster.pem     what this node presents
 //! tls/cluster.key    what this node presents with its key, sealed: one file, so that both change as one
 //! ```
@@ -22,6 +24,7 @@ use zeroize::Zeroizing;
 use crate::certificates::Issued;
 use crate::exit::{Context, Exit, Failure};
 use crate::seed::SeedRole;
+use crate::unseal::Sealing;
 
 /// The version of `node.json` that this program writes; others are refused.
 const NODE_VERSION: u32 = 1;
@@ -32,6 +35,11 @@ const RECOVERING: &str = "recovering";
 /// What sealed files are sealed for.
 const NODE_KEY_LABEL: &str = "node key";
 const CLUSTER_KEY_LABEL: &str = "cluster certificate and key";
+/// How the folder is sealed.
+const SEALING: &str = "unseal.json";
+/// Where all that is sealed is sealed anew, and the name it takes once that is complete.
+const REWRAP: &str = "rewrap";
+const REWRAPPED: &str = "rewrapped";
 /// Where the certificates begin in what is sealed.
 const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
 
@@ -137,6 +145,11 @@ impl Folder {
     /// The folder at `root`; nothing is read or made yet.
     pub fn new(root: &Path) -> Self {
         Self { root: root.to_owned() }
+    }
+
+    /// The folder itself.
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
     /// PEM file with the root of the authority: what clients trust.
@@ -298,7 +311,7 @@ impl Folder {
     /// When they cannot be sealed or written.
     pub fn write_keys(
         &self,
-        master: &MasterKey,
+        (master, sealing): (&MasterKey, &Sealing),
         node_key_pkcs8: Vec<u8>,
         root_key: &RootKey,
         root_pem: &str,
@@ -310,6 +323,8 @@ impl Folder {
         create(&self.root.join("node.key"), &sealed)?;
         let sealed = root_key.wrap(master).context(Exit::Fault, "root key")?;
         create(&self.root.join("root.key"), &sealed)?;
+        let sealing = serde_json::to_vec_pretty(sealing).context(Exit::Failed, SEALING)?;
+        create(&self.root.join(SEALING), &sealing)?;
         std::fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -358,6 +373,140 @@ impl Folder {
         let path = self.root.join("root.key");
         let wrapped = std::fs::read(&path).context(Exit::Fault, path.display())?;
         RootKey::unwrap(&wrapped, master).context(Exit::Fault, path.display())
+    }
+
+    /// How the folder is sealed.
+    ///
+    /// # Errors
+    /// When `unseal.json` is damaged, or of another version.
+    pub fn sealing(&self) -> Result<Sealing, Failure> {
+        let path = self.root.join(SEALING);
+        match std::fs::read_to_string(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Sealing::by_key()),
+            read => {
+                let text = read.context(Exit::Fault, path.display())?;
+                let refused = |why| Failure::new(Exit::Fault, format!("{}: {why}", path.display()));
+                Sealing::parse(&text).map_err(refused)
+            }
+        }
+    }
+
+    /// Makes sure that a master key is this folder's.
+    ///
+    /// # Errors
+    /// When another one sealed it: which, and what to do about the secret that led to this one.
+    pub fn check_master_key(&self, master: &MasterKey, by: &str) -> Result<(), Failure> {
+        let Err(error) = self.root_key(master) else { return Ok(()) };
+        let hint = match by {
+            "passphrase" => "; that is not the passphrase of this node",
+            "pkcs11" => "; that is not the HSM, or not the key in it, of this node",
+            _ => "",
+        };
+        Err(Failure::new(error.exit, format!("{}{hint}", error.message)))
+    }
+
+    /// Puts all that is sealed here under another master key. After a crash at any moment either the old
+    /// one opens all of it, or the new one does.
+    ///
+    /// # Errors
+    /// When something does not open or cannot be written.
+    pub fn reseal(
+        &self,
+        old: &MasterKey,
+        new: &MasterKey,
+        sealing: &Sealing,
+    ) -> Result<(), Failure> {
+        self.reseal_in_steps(old, new, sealing, &mut || Ok(()))
+    }
+
+    /// `step` is called before each change of the folder; tests end the process there.
+    fn reseal_in_steps(
+        &self,
+        old: &MasterKey,
+        new: &MasterKey,
+        sealing: &Sealing,
+        step: &mut dyn FnMut() -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let stage = self.root.join(REWRAP);
+        self.forget_stage()?;
+        step()?;
+        std::fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&stage)
+            .context(Exit::Fault, stage.display())?;
+        for (place, label) in self.sealed_files() {
+            step()?;
+            let sealed = std::fs::read(&place).context(Exit::Fault, place.display())?;
+            let opened = old.open(label, &sealed).context(Exit::Fault, place.display())?;
+            let sealed = new.seal(label, &opened).context(Exit::Fault, label)?;
+            create(&stage.join(file_name(&place)), &sealed)?;
+        }
+        step()?;
+        let text = serde_json::to_vec_pretty(sealing).context(Exit::Failed, SEALING)?;
+        create(&stage.join(SEALING), &text)?;
+        sync_folder(&stage)?;
+        step()?;
+        // From here on the new master key counts.
+        let complete = self.root.join(REWRAPPED);
+        std::fs::rename(&stage, &complete).context(Exit::Fault, complete.display())?;
+        sync_folder(&self.root)?;
+        self.finish_in_steps(step)
+    }
+
+    /// Brings to its end what a crash has cut short: what was sealed anew in whole takes its place, what
+    /// was not is forgotten.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn finish_resealing(&self) -> Result<(), Failure> {
+        self.forget_stage()?;
+        self.finish_in_steps(&mut || Ok(()))
+    }
+
+    fn finish_in_steps(
+        &self,
+        step: &mut dyn FnMut() -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let complete = self.root.join(REWRAPPED);
+        if !complete.exists() {
+            return Ok(());
+        }
+        let mut places: Vec<PathBuf> =
+            self.sealed_files().into_iter().map(|(place, _)| place).collect();
+        places.push(self.root.join(SEALING));
+        for place in places {
+            step()?;
+            let sealed = complete.join(file_name(&place));
+            match std::fs::rename(&sealed, &place) {
+                // It is in its place already.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                renamed => renamed.context(Exit::Fault, place.display())?,
+            }
+        }
+        sync_folder(&self.root.join("tls"))?;
+        sync_folder(&self.root)?;
+        step()?;
+        std::fs::remove_dir(&complete).context(Exit::Fault, complete.display())?;
+        sync_folder(&self.root)
+    }
+
+    fn forget_stage(&self) -> Result<(), Failure> {
+        let stage = self.root.join(REWRAP);
+        match std::fs::remove_dir_all(&stage) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).context(Exit::Fault, stage.display())
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// All that lies here under the master key, and what it is sealed for.
+    fn sealed_files(&self) -> [(PathBuf, &'static str); 3] {
+        [
+            (self.root.join("node.key"), NODE_KEY_LABEL),
+            (self.root.join("root.key"), RootKey::LABEL),
+            (self.tls("cluster.key"), CLUSTER_KEY_LABEL),
+        ]
     }
 
     /// The roots that are trusted, PEM.
@@ -428,15 +577,8 @@ fn sync_folder(path: &Path) -> Result<(), Failure> {
         .context(Exit::Fault, path.display())
 }
 
-/// Opens the node's master key; makes it when `create` is set and there is none.
-///
-/// # Errors
-/// When it is absent, open to others, or no key.
-pub fn master_key(path: &Path, create: bool) -> Result<MasterKey, Failure> {
-    if create && !path.exists() {
-        return MasterKey::create(path).context(Exit::Configuration, "master key");
-    }
-    MasterKey::load(path).context(Exit::Fault, "master key")
+fn file_name(path: &Path) -> &std::ffi::OsStr {
+    path.file_name().unwrap_or_default()
 }
 
 /// Lower-case hex.
@@ -464,6 +606,62 @@ pub fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn set_up(root: &Path, master: &MasterKey) -> Folder {
+        let folder = Folder::new(root);
+        let issued =
+            Issued { certificate_pem: CERTIFICATE.to_owned(), key_pem: Zeroizing::default() };
+        let (_, pkcs8) = NodeKey::generate().unwrap();
+        let root_key = RootKey::generate().unwrap();
+        folder.write_keys((master, &Sealing::by_key()), pkcs8, &root_key, "", &issued).unwrap();
+        folder
+    }
+
+    fn opens(folder: &Folder, master: &MasterKey) -> bool {
+        let opened = [
+            folder.root_key(master).is_ok(),
+            folder.node_key(master).is_ok(),
+            folder.cluster_certificate(master).is_ok(),
+        ];
+        assert!(opened.iter().all(|one| *one == opened[0]), "half of it opens: {opened:?}");
+        opened[0]
+    }
+
+    #[test]
+    fn a_crash_while_everything_is_sealed_anew_leaves_one_key_that_opens_it() {
+        let key = |byte| MasterKey::from_secret(&Secret::new(vec![byte; 32])).unwrap();
+        let (old, new) = (key(1), key(2));
+        let other =
+            Sealing::parse(r#"{"version":1,"way":{"by":"pkcs11","wrapped":"00"}}"#).unwrap();
+        let mut outcomes = Vec::new();
+        for end in 0.. {
+            let place = tempfile::tempdir().unwrap();
+            let folder = set_up(place.path(), &old);
+            let mut steps = 0;
+            let cut = folder.reseal_in_steps(&old, &new, &other, &mut || {
+                steps += 1;
+                let dies = steps > end;
+                if dies { Err(Failure::new(Exit::Failed, "cut")) } else { Ok(()) }
+            });
+            // The next start.
+            folder.finish_resealing().unwrap();
+            assert_ne!(opens(&folder, &old), opens(&folder, &new), "after {end} steps");
+            let is_new = opens(&folder, &new);
+            assert_eq!(folder.sealing().unwrap() == other, is_new, "after {end} steps");
+            assert!(!place.path().join(REWRAP).exists() && !place.path().join(REWRAPPED).exists());
+            outcomes.push(is_new);
+            // What was cut short can be done again.
+            if !is_new {
+                folder.reseal(&old, &new, &other).unwrap();
+                assert!(opens(&folder, &new));
+            }
+            if cut.is_ok() {
+                break;
+            }
+        }
+        // Old for every step before the one that counts, new from there on.
+        assert!(outcomes.is_sorted() && !outcomes[0] && outcomes.len() > 10, "{outcomes:?}");
+    }
 
     #[test]
     fn hex_reads_back() {

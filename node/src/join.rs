@@ -16,7 +16,7 @@ use conclave_domain::records::{Digest, Member};
 use conclave_domain::time::Clock;
 use conclave_raft::transport::Tls;
 use conclave_raft::{Handle, Identity, NodeKey, ServiceError, join_call};
-use conclave_storage::seal::{MasterKey, RootKey, Secret};
+use conclave_storage::seal::{RootKey, Secret};
 use conclave_storage::{Datadir, FailPoints, StateStore};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
@@ -28,9 +28,10 @@ use crate::compose::{known_members, propose};
 use crate::config::Config;
 use crate::deeds::{self, Deed};
 use crate::exit::{Context, Exit, Failure};
-use crate::folder::{Folder, KnownMemberFile, NodeFile, hex, master_key, unhex};
+use crate::folder::{Folder, KnownMemberFile, NodeFile, hex, unhex};
 use crate::seed::{Seed, SeedRole};
 use crate::tls::peer_material;
+use crate::unseal;
 
 /// Version of the join messages.
 const VERSION: u32 = 1;
@@ -78,11 +79,12 @@ pub struct Joined {
     pub node_id: u64,
 }
 
-/// Joins the cluster of a seed with the configured data folder.
+/// Joins the cluster of a seed with the configured data folder. `given` is the passphrase, where a person
+/// types it.
 ///
 /// # Errors
 /// When the seed is for another node, has been used, or no voter answers.
-pub async fn join(config: &Config, seed: &Seed) -> Result<Joined, Failure> {
+pub async fn join(config: &Config, seed: &Seed, given: Option<Secret>) -> Result<Joined, Failure> {
     if seed.name != config.node.name {
         return Err(Failure::new(
             Exit::Configuration,
@@ -110,7 +112,7 @@ pub async fn join(config: &Config, seed: &Seed) -> Result<Joined, Failure> {
         .context(Exit::Configuration, "seed")?;
     folder.begin_setup()?;
     let _datadir = Datadir::open(data, FailPoints::new()).context(Exit::Fault, "data folder")?;
-    let master: MasterKey = master_key(&config.node.master_key_file, true)?;
+    let (master, sealing) = unseal::make_for(config, given).await?;
 
     let issued = Issued {
         certificate_pem: seed.certificate_pem.clone(),
@@ -147,7 +149,7 @@ pub async fn join(config: &Config, seed: &Seed) -> Result<Joined, Failure> {
     let root_key =
         RootKey::from_secret(&Secret::new(root_key)).context(Exit::Failed, "join answer")?;
 
-    folder.write_keys(&master, pkcs8, &root_key, &seed.root_pem, &issued)?;
+    folder.write_keys((&master, &sealing), pkcs8, &root_key, &seed.root_pem, &issued)?;
     let node = NodeFile::new(
         seed.cluster_id.clone(),
         answer.node_id,

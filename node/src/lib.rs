@@ -11,11 +11,12 @@
 //! | [`peer_service`] | what nodes ask of each other beside consensus |
 //! | [`deeds`], [`refusals`] | what is done to the cluster, and who was refused, as audit records |
 //! | [`folder`] | what lies where in a data folder, and the keys in it |
+//! | [`unseal`] | how a node comes by its master key, and what it does while it has none |
 //! | [`certificates`] | the authority and the cluster certificate |
 //! | [`admin`] | the operator's socket |
 //! | [`backup`] | the whole cluster in a file |
 //! | [`jobs`] | what a node does by itself: members of the log into members of Raft, rotations |
-//! | [`lifecycle`] | run, drain, stop |
+//! | [`lifecycle`], [`reload`] | run, drain, stop; another configuration meanwhile |
 //! | `local_socket` | tokens for programs of this machine, without credentials |
 //! | [`dev`] | a whole cluster of child processes on one machine |
 //! | [`clock`], [`telemetry`], [`metrics`], [`exit`] | wall clock, logs, what is measured, exit codes |
@@ -43,11 +44,13 @@ pub mod peer_service;
 pub mod recover;
 pub mod refound;
 pub mod refusals;
+pub mod reload;
 pub mod restore;
 pub mod seed;
 pub mod seeding;
 pub mod telemetry;
 mod tls;
+pub mod unseal;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

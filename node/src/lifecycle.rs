@@ -18,8 +18,10 @@ use crate::config::Config;
 use crate::exit::{Context, Exit, Failure};
 use crate::jobs;
 use crate::local_socket;
+use crate::reload::reload;
 use crate::seeding::SeedDesk;
 use crate::telemetry;
+use crate::unseal;
 use conclave_raft::status::NodeState;
 
 /// How long handing leadership over may hold up a stop.
@@ -44,15 +46,21 @@ pub async fn serve(config: &Config, end_with_stdin: bool) -> Result<(), Failure>
     telemetry::start(&config.log);
     forbid_core_dumps();
     let mut ends = watch_ends(end_with_stdin)?;
+    // From the first moment on, since a hang-up that nobody takes ends the process.
+    let mut hang_ups = signal(SignalKind::hangup()).context(Exit::Failed, "signals")?;
     let recorder = PrometheusBuilder::new().install_recorder().context(Exit::Failed, "metrics")?;
     crate::metrics::describe();
     let metrics_text = Arc::new(move || recorder.render());
 
-    let built = tokio::select! {
-        built = Node::build(config, Some(metrics_text)) => built?,
+    let building = async {
+        let master = unseal::master_key(config).await?;
+        Node::build_with(config, master, Some(metrics_text)).await
+    };
+    let ready = tokio::select! {
+        node = building => node?,
         _ = ends.recv() => return Ok(()),
     };
-    let node = Arc::new(built);
+    let node = Arc::new(ready);
     tracing::info!(
         node_id = node.identity.node_id,
         name = node.identity.name,
@@ -89,6 +97,15 @@ pub async fn serve(config: &Config, end_with_stdin: bool) -> Result<(), Failure>
     let renewals = tokio::spawn(jobs::renew_certificates(node.clone()));
     let outputs = tokio::spawn(jobs::outputs(node.clone()));
     let unseal = jobs::unseal(node.clone());
+    let reloading = {
+        let node = node.clone();
+        tokio::spawn(async move {
+            while hang_ups.recv().await.is_some() {
+                // Told in the log and in the audit trail.
+                drop(reload(&node).await);
+            }
+        })
+    };
 
     let result = tokio::select! {
         end = ends.recv() => Ok(end.unwrap_or(End::Orphaned)),
@@ -117,6 +134,7 @@ pub async fn serve(config: &Config, end_with_stdin: bool) -> Result<(), Failure>
     tend.abort();
     certificates.abort();
     renewals.abort();
+    reloading.abort();
     if end == End::Asked {
         hand_over(&node).await;
     }

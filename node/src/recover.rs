@@ -12,15 +12,16 @@ use std::time::Duration;
 
 use conclave_domain::records::MemberRole;
 use conclave_raft::refound as refound_disk;
-use conclave_storage::seal::MasterKey;
+use conclave_storage::seal::{MasterKey, Secret};
 use conclave_storage::{Datadir, FailPoints, LogStore, StateStore};
 use serde::Serialize;
 
 use crate::config::Config;
 use crate::exit::{Context, Exit, Failure};
-use crate::folder::{Folder, NodeFile, master_key};
+use crate::folder::{Folder, NodeFile};
 use crate::refound::{self, Told, found_anew, new_cluster_id};
 use crate::seed::SeedRole;
+use crate::unseal;
 
 /// How long another voter has to take a connection.
 const REACH: Duration = Duration::from_secs(2);
@@ -137,11 +138,12 @@ impl Account {
     }
 }
 
-/// Looks at the node in the configured data folder, which must be stopped, and at the others.
+/// Looks at the node in the configured data folder, which must be stopped, and at the others. `typed` is its
+/// passphrase, where a person types it.
 ///
 /// # Errors
 /// When the node runs, its folder is not in order, or the cluster has its majority.
-pub fn look(config: &Config) -> Result<Survivor, Failure> {
+pub fn look(config: &Config, typed: Option<&Secret>) -> Result<Survivor, Failure> {
     let folder = Folder::new(&config.node.data);
     let node = folder.read_node()?;
     if node.name != config.node.name {
@@ -153,7 +155,7 @@ pub fn look(config: &Config) -> Result<Survivor, Failure> {
     }
     let datadir = Datadir::open(&config.node.data, FailPoints::new());
     let datadir = datadir.context(Exit::Configuration, "data folder")?;
-    let master = master_key(&config.node.master_key_file, false)?;
+    let master = unseal::open(&config.unseal, &folder, typed)?;
     let begun = folder.recovery_begun()?.is_some();
     let (log, state) = open(&datadir)?;
     if state.read(|view| view.state.keyring().is_none()) {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use conclave_domain::certificates::CLUSTER;
 use conclave_raft::{NodeKey, refound as refound_disk};
-use conclave_storage::seal::{Keyring, MasterKey, RootKey, Vault};
+use conclave_storage::seal::{Keyring, MasterKey, RootKey, Secret, Vault};
 use conclave_storage::{Datadir, FailPoints, LogStore, StateStore};
 use serde::Serialize;
 
@@ -13,9 +13,10 @@ use crate::backup::{self, Backup, Description};
 use crate::certificates::{CertificateError, Issued, plan, store};
 use crate::config::Config;
 use crate::exit::{Context, Exit, Failure};
-use crate::folder::{Folder, NodeFile, master_key};
+use crate::folder::{Folder, NodeFile};
 use crate::refound::{self, Told, found_anew, new_cluster_id};
 use crate::seed::SeedRole;
+use crate::unseal::{self, Sealing};
 
 /// What `restore` answers.
 #[derive(Debug, Serialize)]
@@ -32,9 +33,26 @@ pub struct Restored {
     pub backup: Description,
 }
 
+/// Refuses a folder that holds a node: restoring needs an empty one.
+///
+/// # Errors
+/// With what to do.
+pub fn refuse_set_up(config: &Config) -> Result<(), Failure> {
+    let data = &config.node.data;
+    if !Folder::new(data).is_set_up() {
+        return Ok(());
+    }
+    let text = format!(
+        "{} holds a node already, and restoring needs an empty folder: move it away, or choose \
+         another node.data",
+        data.display()
+    );
+    Err(Failure::new(Exit::Configuration, text))
+}
+
 /// Makes the configured, empty data folder the first node of a new cluster with everything that a backup
-/// holds. `key_file` is the master key file of the node that made the backup, where that is not the
-/// configured one. `read` is told of bytes.
+/// holds. `opening` is the master key that the backup opens with, `given` the secret of the new node, where
+/// it has been brought already. `read` is told of bytes.
 ///
 /// # Errors
 /// When the folder is not empty, the backup does not open or is not intact, or a step fails; a restore
@@ -42,38 +60,22 @@ pub struct Restored {
 pub async fn restore(
     config: &Config,
     file: &Path,
-    key_file: Option<&Path>,
+    opening: &MasterKey,
+    given: Option<Secret>,
     read: impl FnMut(&Description, usize),
 ) -> Result<Restored, Failure> {
     let data = &config.node.data;
     let folder = Folder::new(data);
-    if folder.is_set_up() {
-        let text = format!(
-            "{} holds a node already, and restoring needs an empty folder: move it away, or choose \
-             another node.data",
-            data.display()
-        );
-        return Err(Failure::new(Exit::Configuration, text));
-    }
-    let opens_with = key_file.unwrap_or(&config.node.master_key_file);
-    if !opens_with.exists() {
-        let text = format!(
-            "{} does not exist: put the master key file of the node that made the backup there, or \
-             name it with --backup-key-file",
-            opens_with.display()
-        );
-        return Err(Failure::new(Exit::Configuration, text));
-    }
-    let opening = master_key(opens_with, false)?;
-    let backup = backup::open(file, &opening)?;
+    refuse_set_up(config)?;
+    let backup = backup::open(file, opening)?;
     folder.begin_setup()?;
     let datadir = Datadir::open(data, FailPoints::new()).context(Exit::Fault, "data folder")?;
-    let master = master_key(&config.node.master_key_file, true)?;
+    let (master, sealing) = unseal::make_for(config, given).await?;
     let cluster_id = new_cluster_id()?;
     let described = backup.description.clone();
     // It reads and writes every byte of the state.
     let node_id = tokio::task::block_in_place(|| {
-        bring_in(config, &folder, &datadir, &master, file, backup, read)
+        bring_in(config, &folder, &datadir, (&master, &sealing), file, backup, read)
     })?;
     let name = config.node.name.clone();
     let node =
@@ -103,7 +105,7 @@ fn bring_in(
     config: &Config,
     folder: &Folder,
     datadir: &Datadir,
-    master: &MasterKey,
+    sealed: (&MasterKey, &Sealing),
     file: &Path,
     backup: Backup,
     mut read: impl FnMut(&Description, usize),
@@ -115,7 +117,7 @@ fn bring_in(
     let root_key = &reader.contents().root_key;
     let (node_key, pkcs8) = NodeKey::generate().context(Exit::Fault, "node key")?;
     let (roots_pem, presented) = certificates(&state, root_key)?;
-    folder.write_keys(master, pkcs8, root_key, &roots_pem, &presented)?;
+    folder.write_keys(sealed, pkcs8, root_key, &roots_pem, &presented)?;
     let (log, _) = LogStore::open(datadir).context(Exit::Fault, "storage")?;
     refound_disk(&log, &state, None, refound::voter(config, node_key.public()))
         .context(Exit::Fault, "storage")

@@ -219,7 +219,7 @@ async fn a_forged_batch_over_the_wire_is_refused_and_in_the_chain_with_its_sourc
     let seed = seeding::issue(&node, Actor::Node, String::new(), wanted).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
     let config = Config::load(&configured(folder.path(), "f1", "")).unwrap();
-    let joined = join(&config, &seed).await.unwrap();
+    let joined = join(&config, &seed, None).await.unwrap();
     let follower = Node::build(&config, None).await.unwrap();
     until("the follower to follow", || follower.core.raft.leader() == Some(1)).await;
 

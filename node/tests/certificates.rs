@@ -7,9 +7,21 @@
 #[path = "support/package.rs"]
 mod package;
 
+use std::ffi::OsStr;
 use std::process::{Command, Stdio};
 
+use package::package;
+
 fn dev(size: [&str; 2], script: &str) {
+    dev_with(&[], size, script);
+}
+
+/// The same, with more in the environment of all that runs.
+fn dev_with(environment: &[(&str, &OsStr)], size: [&str; 2], script: &str) {
+    let why = "these tests look at certificates as others do";
+    package("openssl", &["openssl", "version"], why);
+    package("python3", &["python3", "--version"], why);
+    package("curl", &["curl", "--version"], why);
     let helpers = r#"
         cd $(mktemp -d)
         conclave=$1 root=$CONJUR_CERT_FILE
@@ -60,6 +72,7 @@ fn dev(size: [&str; 2], script: &str) {
     let script = format!("set -e\n{helpers}\n{script}");
     let output = Command::new(env!("CARGO_BIN_EXE_conclave"))
         .stdin(Stdio::null())
+        .envs(environment.iter().copied())
         .args(["dev", "--voters", size[0], "--followers", size[1], "--run", "bash", "-c"])
         .args([&script, "bash", env!("CARGO_BIN_EXE_conclave")])
         .output()
@@ -88,6 +101,9 @@ fn a_renewal_is_loaded_by_all_while_requests_run_and_every_chain_verifies() {
         test $(present $voter | openssl x509 -outform DER | sha256sum | cut -d' ' -f1) = $print
         follower=$(ports | tail -1)
         present $follower | openssl x509 -noout -ext subjectAltName | grep -q 'cluster/follower'
+        # Whoever asks for another's name gets that one's.
+        openssl s_client -connect 127.0.0.1:$voter -servername f1 </dev/null 2>/dev/null | openssl x509 -noout -ext subjectAltName | grep -q 'cluster/follower'
+        openssl s_client -connect 127.0.0.1:$follower -servername nobody </dev/null 2>/dev/null | openssl x509 -noout -ext subjectAltName | grep -q 'cluster/follower'
         present $voter | openssl x509 -noout -ext subjectAltName | grep -q 'cluster/voter'
         $conclave cert list --config $cfg
         set +e; $conclave cert list --config $cfg --within 60 >/dev/null; test $? = 2 || exit 1; set -e
@@ -348,4 +364,117 @@ fn a_company_signs_the_intermediate_and_the_cluster_goes_over_to_its_root_and_ba
         for port in $(ports); do verify $port again.pem; done
     "#;
     dev(["3", "1"], &script.replace("COMPANY", COMPANY));
+}
+
+/// Makes sure that programs can be shown another time.
+fn faketime() {
+    let why = "this test runs nodes with clocks that are off";
+    package("faketime", &["faketime", "-f", "+1h", "true"], why);
+}
+
+#[test]
+fn a_clock_that_is_an_hour_off_keeps_nobody_from_taking_what_is_issued() {
+    faketime();
+    dev(
+        ["1", "1"],
+        r#"
+        free() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+        library=$(ls /usr/lib/*/faketime/libfaketimeMT.so.1)
+        # In the background; it becomes the program, so that whoever ends it ends that.
+        off() { FAKETIME=$1 FAKETIME_DONT_FAKE_MONOTONIC=1 LD_PRELOAD=$library exec "${@:2}"; }
+        root=old.pem; cp $CONJUR_CERT_FILE old.pem
+        for clock in -1h +1h; do
+            name=n$(test $clock = -1h && echo 8 || echo 9)
+            peer=$(free) api=$(free)
+            mkdir $name
+            cat > $name/conclave.toml <<END
+[node]
+name = "$name"
+data = "data"
+master_key_file = "master.key"
+[peer]
+listen = "127.0.0.1:$peer"
+[api]
+listen = "127.0.0.1:$api"
+url = "https://$name.localhost:$api"
+[tls]
+names = ["localhost"]
+END
+            $conclave cluster seed --config $cfg --name $name --role voter --out $name.seed
+            $conclave cluster join --config $name/conclave.toml --seed $name.seed
+            off $clock $conclave server --config $name/conclave.toml > $name.log 2>&1 &
+            echo $! >> pids
+            trap 'kill $(cat pids)' EXIT
+            for i in $(seq 300); do
+                $conclave cluster members --config $cfg --output json > members || true
+                $conclave cert show --config $cfg cluster > row || true
+                grep -q "$name (has it)" row && break; sleep 0.1
+            done
+            grep "$name (has it)" row
+            # What is issued is taken there, and what is issued there is taken by all.
+            settled
+            revision=$($conclave cert renew --config $cfg --output json | grep -o '"revision": [0-9]*' | grep -o '[0-9]*$')
+            loaded cluster $revision
+            $conclave cluster transfer-leader --config $cfg --to $name
+            revision=$($conclave cert renew --config $cfg --output json | grep -o '"revision": [0-9]*' | grep -o '[0-9]*$')
+            loaded cluster $revision
+            for port in $(ports) $api; do verify $port $root; done
+            curl -sf --cacert $root -o /dev/null https://localhost:$api/authenticators
+            if grep -i 'invalid peer certificate' $name.log; then exit 1; fi
+            $conclave cert list --config $cfg | grep "^$name: its clock is -*3[56][0-9][0-9] s ahead"
+            $conclave cluster transfer-leader --config $cfg --to n1
+        done
+        # Measured when a member tells the leader how it stands, which it does every few seconds.
+        ahead() { curl -sf --cacert $root https://localhost:$(ports | head -1)/metrics | grep 'conclave_clock_ahead_seconds.* 3[56][0-9][0-9]'; }
+        for i in $(seq 300); do ahead && break; sleep 0.1; done
+        ahead
+        "#,
+    );
+}
+
+#[test]
+fn a_node_that_returns_after_its_certificate_expired_helps_itself() {
+    faketime();
+    // All of the cluster, and whoever looks at it, takes the time from one file, which runs ahead.
+    let clock = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(clock.path(), "+0\n").unwrap();
+    let library = std::fs::read_dir("/usr/lib").unwrap().flatten();
+    let library = library.map(|entry| entry.path().join("faketime/libfaketimeMT.so.1"));
+    let library = library.into_iter().find(|path| path.exists()).unwrap();
+    let environment = [
+        ("LD_PRELOAD", library.as_os_str()),
+        ("FAKETIME_TIMESTAMP_FILE", clock.path().as_os_str()),
+        ("FAKETIME_CACHE_DURATION", "1".as_ref()),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".as_ref()),
+    ];
+    dev_with(
+        &environment,
+        ["3", "0"],
+        r#"
+        settled
+        $conclave cluster transfer-leader --config $cfg --to n1
+        pid() { python3 -c 'import json, os
+nodes = json.load(open(os.environ["CONCLAVE_DEV_DIR"] + "/nodes.json"))
+print(next(node["pid"] for node in nodes if node["name"] == "n3"))'; }
+        old=$(pid); kill -STOP $old
+        generation() { $conclave cert show --config $cfg cluster --output json | grep -o '"revision": [0-9]*' | grep -o '[0-9]*$'; }
+        before=$(generation)
+        # Three weeks later what is presented is renewed; two more and what the node has is over.
+        echo +21d > $FAKETIME_TIMESTAMP_FILE
+        for i in $(seq 300); do test $(generation) -gt $before && break; sleep 0.1; done
+        test $(generation) -gt $before
+        echo +35d > $FAKETIME_TIMESTAMP_FILE
+        sleep 2
+        end=$(openssl x509 -enddate -noout -in $CONCLAVE_DEV_DIR/n3/data/tls/cluster.pem | cut -d= -f2)
+        test $(date -d "$end" +%s) -lt $(date +%s)
+        kill -KILL $old
+        loaded cluster $(generation)
+        test "$(pid)" != $old
+        openssl x509 -checkend 86400 -noout -in $CONCLAVE_DEV_DIR/n3/data/tls/cluster.pem
+        for port in $(ports); do
+            verify $port $root
+            curl -sf --cacert $root -o /dev/null https://localhost:$port/authenticators
+        done
+        "#,
+    );
 }

@@ -159,6 +159,111 @@ fn wrong_values_are_refused_with_key_value_and_fix() {
 }
 
 #[test]
+fn what_is_wrong_is_said_with_its_line() {
+    let number = |text: &str| SAMPLE.lines().position(|line| line == text).unwrap() + 1;
+    let text = error_with("name = \"n1\"", "name = \"a b\"");
+    assert!(text.contains(&format!("conclave.toml, line {}", number("name = \"n1\""))), "{text}");
+    let text = error_with("# format = \"text\"", "format = \"xml\"");
+    assert!(
+        text.contains(&format!(", line {}: log.format", number("# format = \"text\""))),
+        "{text}"
+    );
+}
+
+/// The sections that say where a master key comes from, in place of `node.master_key_file`.
+fn unseal(section: &str) -> Result<Config, ConfigError> {
+    let text = with("master_key_file = \"/etc/conclave/master.key\"", "");
+    parse(&text.replacen("[peer]", &format!("[unseal]\n{section}\n[peer]"), 1))
+}
+
+#[test]
+fn the_ways_to_unseal_have_what_they_need_and_nothing_else() {
+    let hsm = "by = \"pkcs11\"\nmodule = \"/usr/lib/hsm.so\"\ntoken = \"t\"\nfile = \"pin\"";
+    for (section, shown) in [
+        ("by = \"key\"\nfile = \"m.key\"", "key: file /etc/conclave/m.key"),
+        ("by = \"key\"\ncredential = \"m\"", "key: credential m"),
+        ("by = \"passphrase\"", "passphrase: typed"),
+        ("by = \"passphrase\"\ndescriptor = \"FD\"", "the descriptor that FD names"),
+        (hsm, "token \"t\", key \"conclave\", PIN: file /etc/conclave/pin"),
+    ] {
+        let config = unseal(section).unwrap();
+        assert!(config.unseal.to_string().contains(shown), "{section}: {}", config.unseal);
+    }
+    for (section, key, fix) in [
+        ("by = \"magic\"", "unseal.by = \"magic\"", "passphrase"),
+        ("by = \"key\"", "unseal.by", "credential"),
+        ("by = \"key\"\nfile = \"/var/lib/conclave/k\"", "unseal.file", "outside"),
+        ("by = \"key\"\nfile = \"a\"\ncredential = \"b\"", "unseal", "one of"),
+        ("by = \"key\"\nfile = \"a\"\ntoken = \"t\"", "unseal.token", "pkcs11"),
+        ("by = \"passphrase\"\ncredential = \"../x\"", "unseal.credential", "name"),
+        ("by = \"passphrase\"\ndescriptor = \"a b\"", "unseal.descriptor", "variable"),
+        ("by = \"pkcs11\"\nmodule = \"/x.so\"\ntoken = \"t\"", "unseal.by", "PIN"),
+        (&hsm.replace("/usr/lib/hsm.so", "hsm.so"), "unseal.module", "whole path"),
+        (&hsm.replace("\"t\"", "\"\""), "unseal.token", "label"),
+    ] {
+        let text = unseal(section).unwrap_err().to_string();
+        assert!(text.contains(key) && text.contains(fix), "{section}: {text}");
+    }
+    let both = SAMPLE.replacen("[peer]", "[unseal]\nby = \"passphrase\"\n[peer]", 1);
+    assert!(parse(&both).unwrap_err().to_string().contains("node.master_key_file"));
+    let none = error_with("master_key_file = \"/etc/conclave/master.key\"", "");
+    assert!(none.contains("node.master_key_file") && none.contains("[unseal]"), "{none}");
+}
+
+#[test]
+fn every_key_of_the_sample_is_known_to_a_reload() {
+    let known = conclave::config::key_names(&parse(SAMPLE).unwrap());
+    let mut section = "";
+    for line in SAMPLE.lines() {
+        if let Some(header) = line.strip_prefix('[') {
+            section = header.trim_end_matches(']');
+        }
+        let line = line.strip_prefix("# ").unwrap_or(line);
+        let Some((key, _)) = line.split_once(" = ").filter(|(key, _)| is_key(key)) else {
+            continue;
+        };
+        let name = format!("{section}.{key}");
+        assert!(name == "node.master_key_file" || known.contains(&&*name), "{name} is not known");
+    }
+}
+
+#[test]
+fn a_reload_tells_what_changes_and_what_wants_a_restart() {
+    let old = parse(SAMPLE).unwrap();
+    for (before, after, key, live) in [
+        ("# level = \"info\"", "level = \"debug\"", "log.level", true),
+        ("trusted_proxies = []", "trusted_proxies = [\"10.0.0.7\"]", "api.trusted_proxies", true),
+        ("# authenticators = []", "authenticators = [\"authn\"]", "api.authenticators", true),
+        ("# max_staleness_s = 300", "max_staleness_s = 60", "reads.max_staleness_s", true),
+        ("    \"n3.conclave.example.com\",", "", "tls.names", true),
+        ("# load_wait_s = 5", "load_wait_s = 7", "policy.load_wait_s", true),
+        ("[policy]", "[[audit.output]]\nto = \"stdout\"\n[policy]", "audit.output", true),
+        ("# durability = \"os\"", "durability = \"disk\"", "audit.durability", false),
+        ("# format = \"text\"", "format = \"json\"", "log.format", false),
+        ("# heartbeat_ms = 50", "heartbeat_ms = 40", "raft.heartbeat_ms", false),
+        ("0.0.0.0:8443", "0.0.0.0:9443", "api.listen", false),
+        ("# forward_writes = false", "forward_writes = true", "reads.forward_writes", false),
+        ("/etc/conclave/master.key", "/etc/conclave/other.key", "unseal", false),
+    ] {
+        let new = parse(&with(before, after)).unwrap();
+        let reloaded = old.changes(&new);
+        let (this, other) = if live {
+            (&reloaded.applied, &reloaded.needs_restart)
+        } else {
+            (&reloaded.needs_restart, &reloaded.applied)
+        };
+        assert!(this.len() == 1 && this[0].key == key && other.is_empty(), "{key}: {reloaded:?}");
+        assert_ne!(this[0].from, this[0].to);
+        // What is merged is what was told, no less and no more.
+        let merged = old.with_live_values_of(&new);
+        assert_eq!(old.changes(&merged).applied, reloaded.applied);
+        assert_eq!(old.changes(&merged).needs_restart, []);
+        assert_eq!(merged.changes(&new).applied, []);
+        assert_eq!(merged.changes(&new).needs_restart, reloaded.needs_restart);
+    }
+}
+
+#[test]
 fn seeds_of_other_versions_are_refused() {
     let error = Seed::parse("{\"version\": 2}").err().unwrap();
     assert!(error.contains("version 2"), "{error}");

@@ -5,6 +5,7 @@
 //! file     = header | chunk | chunk | … | last chunk            chunks: see seal/stream.rs
 //! header   = "CVBK" | version | length (u32) | body | crc32c    in the clear, bound to every chunk
 //! body     = cluster (16) | made at (i64, ms) | node name | key of the chunks, sealed by the master key
+//!            | from version 2 on: how that node comes by its master key, which is no secret
 //! chunks   = length (u32) | contents | each file of the snapshot, in the manifest's order
 //! contents = version | node id (u64) | program | root key, sealed by the master key | manifest
 //! ```
@@ -23,7 +24,9 @@ use crate::snapshot::{MANIFEST_BYTES_MAX, Manifest, SnapshotFiles};
 use crate::state::StateStore;
 
 const MAGIC: &[u8; 4] = b"CVBK";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// The version before it did not say how the master key is come by.
+const VERSION_1: u8 = 1;
 const CONTENTS_VERSION: u8 = 1;
 /// Longest body of a header.
 const BODY_BYTES_MAX: usize = 4096;
@@ -52,7 +55,7 @@ pub enum BackupError {
     /// Another master key sealed it.
     #[error(
         "it was made on node {node}, whose master key is {sealed_by}, and the key given is {ours}: \
-         name the master key file of {node}"
+         bring the master key of {node} as it was then"
     )]
     OtherKey {
         /// The node that made it.
@@ -81,6 +84,8 @@ pub struct BackupHeader {
     pub node: String,
     /// The key of the chunks, sealed by that node's master key.
     pub sealed_key: Vec<u8>,
+    /// How that node comes by its master key, in the node's own words; version 1 does not say.
+    pub sealing: Option<String>,
 }
 
 impl BackupHeader {
@@ -91,7 +96,12 @@ impl BackupHeader {
         put_bytes(&mut body, self.node.as_bytes());
         put_bytes(&mut body, &self.sealed_key);
         let mut out = MAGIC.to_vec();
-        out.push(VERSION);
+        if let Some(sealing) = &self.sealing {
+            put_bytes(&mut body, sealing.as_bytes());
+            out.push(VERSION);
+        } else {
+            out.push(VERSION_1);
+        }
         put_bytes(&mut out, &body);
         put_checksum(&mut out);
         out
@@ -111,7 +121,7 @@ impl BackupHeader {
         }
         match bytes[4] {
             _ if read < bytes.len() => return Err(ended()),
-            VERSION => {}
+            VERSION_1 | VERSION => {}
             0 => return Err(BackupError::NotABackup),
             found => return Err(BackupError::TooNew { found, known: VERSION }),
         }
@@ -131,8 +141,9 @@ impl BackupHeader {
             let made_at = Timestamp(i64::from_be_bytes(body.array()?));
             let node = text(body.bytes()?)?;
             let sealed_key = body.bytes()?.to_vec();
+            let sealing = if bytes[4] == VERSION_1 { None } else { Some(text(body.bytes()?)?) };
             body.end()?;
-            Ok::<_, Fault>(Self { cluster, made_at, node, sealed_key })
+            Ok::<_, Fault>(Self { cluster, made_at, node, sealed_key, sealing })
         };
         parse().map_err(|_fault| damaged("its header was changed"))
     }
@@ -162,6 +173,8 @@ pub struct BackupOrigin {
     pub node_id: u64,
     /// The version of the program.
     pub program: String,
+    /// How the node comes by its master key; without it the backup is of version 1.
+    pub sealing: Option<String>,
 }
 
 /// Makes a backup of a snapshot, block by block.
@@ -195,6 +208,7 @@ impl BackupWriter {
             made_at: origin.made_at,
             node: origin.node,
             sealed_key: master.seal(KEY_LABEL, &key)?,
+            sealing: origin.sealing,
         };
         let header = header.encode();
         let mut contents = vec![CONTENTS_VERSION];
@@ -497,23 +511,29 @@ mod tests {
 
     #[test]
     fn a_header_has_the_bytes_it_always_had() {
-        let header = BackupHeader {
+        let mut header = BackupHeader {
             cluster: [0xc1; 16],
             made_at: Timestamp(1_700_000_000_123),
             node: "n1".to_owned(),
             sealed_key: vec![0xab; 8],
+            sealing: None,
         };
+        let first = "4356424b010000002ac1c1c1c1c1c1c1c1c1c1c1c1c1c1c1c10000018bcfe5687b000000026e31000000\
+                     08abababababababab";
+        let second = "4356424b0200000030c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1c10000018bcfe5687b000000026e31000000\
+                      08abababababababab000000027b7d";
+        for (sealing, golden) in [(None, first), (Some("{}".to_owned()), second)] {
+            header.sealing = sealing;
+            let bytes = header.encode();
+            assert_eq!(
+                hex(&bytes),
+                golden.to_owned() + &hex(&crc32c::crc32c(&bytes[..bytes.len() - 4]).to_be_bytes())
+            );
+            assert_eq!(BackupHeader::read(&mut bytes.as_slice()).unwrap(), header);
+        }
         let bytes = header.encode();
-        assert_eq!(
-            hex(&bytes),
-            "4356424b010000002ac1c1c1c1c1c1c1c1c1c1c1c1c1c1c1c10000018bcfe5687b000000026e3100000008\
-             abababababababab"
-                .to_owned()
-                + &hex(&crc32c::crc32c(&bytes[..bytes.len() - 4]).to_be_bytes())
-        );
-        assert_eq!(BackupHeader::read(&mut bytes.as_slice()).unwrap(), header);
-        let newer = [&bytes[..4], &[2], &bytes[5..]].concat();
+        let newer = [&bytes[..4], &[3], &bytes[5..]].concat();
         let refused = BackupHeader::read(&mut newer.as_slice()).unwrap_err();
-        assert!(matches!(refused, BackupError::TooNew { found: 2, known: 1 }));
+        assert!(matches!(refused, BackupError::TooNew { found: 3, known: 2 }));
     }
 }

@@ -120,8 +120,9 @@ fn shown(call: &Call) -> Result<Vec<CertificateDer<'static>>, Denied> {
         return Ok(call.certificates.iter().take(CHAIN_MAX).cloned().collect());
     }
     // Whoever else could write that header could be anybody, programs of this machine included.
-    let proxies = &call.door.settings.trusted_proxies;
-    if !proxies.iter().any(|network| network.contains(&call.peer_ip.to_canonical())) {
+    let settings = call.door.settings();
+    let mut proxies = settings.trusted_proxies.iter();
+    if !proxies.any(|network| network.contains(&call.peer_ip.to_canonical())) {
         return Err(Denied::new("CONJ00015E A certificate in a header, and not from a proxy"));
     }
     let unfit = || Denied::new("CONJ00035E The certificate in the header cannot be read");

@@ -159,7 +159,7 @@ impl Jwt {
         let token = secret_value(&body, "jwt").ok_or_else(|| Denied::field_missing("jwt"))?;
         let expected = Expected {
             issuer: &service.issuer,
-            issuer_required: !call.door.settings.jwt_missing_issuer_ignored,
+            issuer_required: !call.door.settings().jwt_missing_issuer_ignored,
             audience: service.audience.as_deref(),
             now: call.now,
         };

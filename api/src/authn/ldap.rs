@@ -199,7 +199,8 @@ fn configured(call: &mut Call, webservice: &ResourceId) -> Result<Directory, Den
         Ok(ours.filter(|(_, value)| !value.is_empty()).collect())
     })?;
     let door = call.door.clone();
-    let fallback: &LdapFallback = &door.settings.ldap;
+    let settings = door.settings();
+    let fallback: &LdapFallback = &settings.ldap;
     let said = |name: &str, otherwise: &Option<String>| {
         annotations.get(name).cloned().or_else(|| otherwise.clone())
     };

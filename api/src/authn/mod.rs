@@ -28,6 +28,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use conclave_domain::id::{AccountName, Id, Kind, ResourceId, RoleId};
 use conclave_domain::rbac;
 use conclave_domain::records::Credential;
@@ -218,7 +219,7 @@ pub(crate) trait Authenticator: Send + Sync + 'static {
 pub(crate) struct Registry {
     authenticators: Vec<Arc<dyn Authenticator>>,
     /// Those that the settings put in force.
-    enabled: Vec<String>,
+    enabled: ArcSwap<Vec<String>>,
     /// The part of `authn-oidc` that lists providers.
     pub(crate) codes: Arc<oidc_code::Codes>,
 }
@@ -226,10 +227,6 @@ pub(crate) struct Registry {
 impl Registry {
     /// All that are built in; `enabled` names those in force, the default one alone when empty.
     pub(crate) fn new(enabled: &[String], outbound: Outbound, clouds: &Clouds) -> Self {
-        let mut enabled = enabled.to_vec();
-        if enabled.is_empty() {
-            enabled.push(DEFAULT.to_owned());
-        }
         let outbound = Arc::new(outbound);
         let keys = Arc::new(keys::KeyCache::new(outbound.clone()));
         let codes = Arc::new(oidc_code::Codes::new(keys.clone(), outbound.clone()));
@@ -243,7 +240,18 @@ impl Registry {
             Arc::new(iam::Iam::new(outbound.clone(), clouds)),
             Arc::new(ldap::Ldap::new(outbound)),
         ];
-        Self { authenticators, enabled, codes }
+        let registry = Self { authenticators, enabled: ArcSwap::default(), codes };
+        registry.put_in_force(enabled);
+        registry
+    }
+
+    /// Puts those in force that the settings name, the default one alone where they name none.
+    pub(crate) fn put_in_force(&self, names: &[String]) {
+        let mut enabled = names.to_vec();
+        if enabled.is_empty() {
+            enabled.push(DEFAULT.to_owned());
+        }
+        self.enabled.store(Arc::new(enabled));
     }
 
     /// Names of all that are built in, sorted.
@@ -260,12 +268,12 @@ impl Registry {
 
     /// Names of those in force, with their services, sorted.
     pub(crate) fn enabled(&self, state: &State) -> BTreeSet<String> {
-        enablement::all_enabled(&self.enabled, state)
+        enablement::all_enabled(&self.enabled.load(), state)
     }
 
     /// Whether the authenticator behind a webservice is in force.
     pub(crate) fn is_enabled(&self, state: &State, webservice: &ResourceId) -> bool {
-        enablement::is_enabled(&self.enabled, state, webservice)
+        enablement::is_enabled(&self.enabled.load(), state, webservice)
     }
 
     /// Who stands behind an attempt, by the authenticator that it names. The default one needs no

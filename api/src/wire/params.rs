@@ -18,7 +18,7 @@ impl Call {
         let media_type = self.header(CONTENT_TYPE.as_str()).unwrap_or_default();
         let media_type = media_type.split(';').next().unwrap_or_default().trim();
         let media_type = media_type.to_ascii_lowercase();
-        let body = self.take_body(self.door.settings.body_bytes_max).await?;
+        let body = self.take_body(self.door.settings().body_bytes_max).await?;
         let malformed = || Refusal::Empty(StatusCode::BAD_REQUEST);
         // What is no media type at all counts as none.
         let sent = match media_type.as_str() {

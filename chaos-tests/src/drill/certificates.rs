@@ -136,7 +136,7 @@ async fn rows(cluster: &Cluster) -> Result<Vec<Row>, HarnessError> {
         async move { ask(&data, &Request::Certificates).await }
     });
     for answer in join_all(asked).await {
-        if let Ok(Response::Certificates { rows }) = answer {
+        if let Ok(Response::Certificates { rows, .. }) = answer {
             return Ok(rows);
         }
     }

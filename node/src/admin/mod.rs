@@ -1,9 +1,11 @@
 //! The operator's way into a running node: a Unix socket in its data folder, open to its owner only.
-//! One JSON line asks, one JSON line answers ([`protocol`]); [`server`] answers, [`client`] asks.
+//! One JSON line asks, one JSON line answers ([`protocol`]); [`server`] answers over `socket`, [`client`]
+//! asks.
 
 pub mod client;
 pub mod protocol;
 pub mod server;
+pub(crate) mod socket;
 
 use std::fs::File;
 use std::os::fd::AsRawFd;

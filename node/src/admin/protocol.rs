@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
 use crate::backup::Description;
-use crate::certificates::inventory::Row;
+use crate::certificates::inventory::{Clock, Row};
+use crate::config::Reloaded;
 use crate::exit::{Exit, Failure};
 use crate::jobs::{ResealingStatus, RotationStatus};
 use crate::seed::{Seed, SeedRole};
@@ -70,6 +71,18 @@ pub enum Request {
     RotateKeys,
     /// Under which data key values are sealed.
     Keys,
+    /// Reads the configuration file anew.
+    Reload,
+    /// What opens a node that waits for its passphrase.
+    Unseal {
+        /// The passphrase.
+        passphrase: PrivateText,
+    },
+    /// Seals the node's own files under another master key, as its configuration file says now.
+    Rewrap {
+        /// What only the asker can read: a passphrase, or what lies behind a credential or descriptor.
+        secret: Option<PrivateText>,
+    },
     /// Records of the audit chain.
     Audit {
         /// Number of the first.
@@ -91,7 +104,7 @@ pub enum Request {
         /// It and what leads to a root, PEM, in any order.
         chain_pem: String,
         /// Its key, PEM.
-        key_pem: PrivatePem,
+        key_pem: PrivateText,
         /// Roots that are not in the chain, PEM.
         roots_pem: String,
     },
@@ -115,30 +128,30 @@ pub enum Request {
     Backup,
 }
 
-/// A private key on its way over the socket.
+/// A private key, or another secret, on its way over the socket.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct PrivatePem(String);
+pub struct PrivateText(String);
 
-impl PrivatePem {
-    /// Takes a key as it stands in a file.
-    pub fn new(pem: String) -> Self {
-        Self(pem)
+impl PrivateText {
+    /// Takes a secret as it stands in a file, or was typed.
+    pub fn new(text: String) -> Self {
+        Self(text)
     }
 
-    /// The key.
+    /// The secret.
     pub fn expose(&self) -> &str {
         &self.0
     }
 }
 
-impl fmt::Debug for PrivatePem {
+impl fmt::Debug for PrivateText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("PrivatePem")
+        f.write_str("PrivateText")
     }
 }
 
-impl Drop for PrivatePem {
+impl Drop for PrivateText {
     fn drop(&mut self) {
         self.0.zeroize();
     }
@@ -166,14 +179,18 @@ pub enum Response {
         /// The leader now.
         leader: Option<u64>,
     },
-    /// To [`Request::RotateKeys`] and [`Request::Keys`].
+    /// To [`Request::RotateKeys`], [`Request::Keys`] and [`Request::Rewrap`].
     Keys(KeysStatus),
+    /// To [`Request::Reload`].
+    Reloaded(Reloaded),
     /// To [`Request::Audit`].
     Audit(Box<AuditAnswer>),
     /// To [`Request::Certificates`].
     Certificates {
         /// By name and generation.
         rows: Vec<Row>,
+        /// Members whose clocks are off.
+        clocks: Vec<Clock>,
     },
     /// To [`Request::RenewCertificate`].
     Renewed {
@@ -230,6 +247,7 @@ impl Response {
                     code if code == Exit::NotFound as u8 => Exit::NotFound,
                     code if code == Exit::Fault as u8 => Exit::Fault,
                     code if code == Exit::Usage as u8 => Exit::Usage,
+                    code if code == Exit::Configuration as u8 => Exit::Configuration,
                     _ => Exit::Failed,
                 },
                 message,
@@ -241,6 +259,7 @@ impl Response {
             | Self::StateHash(_)
             | Self::Leader { .. }
             | Self::Keys(_)
+            | Self::Reloaded(_)
             | Self::Audit(_)
             | Self::Certificates { .. }
             | Self::Renewed { .. }
@@ -262,7 +281,7 @@ pub struct Status {
     pub node_id: u64,
     /// Its name.
     pub name: String,
-    /// `leader`, `standby`, `candidate`, `follower` or `joining`.
+    /// `leader`, `standby`, `candidate`, `follower` or `joining`; `sealed` without a master key.
     pub part: String,
     /// The Raft term.
     pub term: u64,
@@ -278,8 +297,11 @@ pub struct Status {
     pub snapshot: u64,
     /// Milliseconds since a follower was level with the leader, or a leader heard its quorum.
     pub age_ms: Option<u64>,
-    /// Whether it still waits for the keyring, and can neither seal nor open anything.
+    /// Whether it waits for its master key or for the keyring, and can neither seal nor open anything.
     pub sealed: bool,
+    /// For what.
+    #[serde(default)]
+    pub sealed_reason: Option<String>,
     /// Fsyncs of the log since the start of the process.
     pub log_fsyncs: u64,
     /// Bytes written to the log since the start of the process.
@@ -372,6 +394,12 @@ pub struct Account {
 /// How the keys stand.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeysStatus {
+    /// Where this node has its master key from.
+    #[serde(default)]
+    pub unseal: String,
+    /// Which master key that is; every node has its own.
+    #[serde(default)]
+    pub master_key: String,
     /// Which root key this node has; the same on all members.
     pub root_key: String,
     /// The data key that seals.

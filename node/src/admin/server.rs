@@ -1,7 +1,6 @@
 //! Answers the operator on this machine. The socket lies in the data folder, mode 0600: whoever can
 //! open it could read the data folder as well.
 
-use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,15 +11,11 @@ use conclave_domain::time::Clock;
 use conclave_raft::status::NodeState;
 use conclave_raft::{ChangeError, NodeRole};
 use conclave_storage::seal::{AuditKey, Keyring};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::unix::OwnedReadHalf;
-use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
-use zeroize::Zeroizing;
+use tokio::time::{Instant, sleep};
 
-use super::protocol::{self, PrivatePem, Request, Response};
-use super::socket_path;
+use super::protocol::{self, PrivateText, Request, Response};
+use super::socket::{listen, reply};
 use crate::backup;
 use crate::bootstrap::create_account;
 use crate::certificates::store::{Made, Maker};
@@ -32,20 +27,21 @@ use crate::exit::{Context, Exit, Failure};
 use crate::folder::hex;
 use crate::jobs;
 use crate::jobs::rotate_keyring;
-use crate::lifecycle::told_to_stop;
 use crate::peer_service;
+use crate::reload::reload;
 use crate::seed::SeedRole;
 use crate::seeding::{self, Wanted};
+use crate::unseal::rewrap;
 
-/// Longest question.
-const QUESTION_BYTES_MAX: usize = 64 * 1024;
 /// Most records, and bytes of them, in one answer.
 const AUDIT_RECORDS_MAX: usize = 4096;
 const AUDIT_BYTES_MAX: usize = 2 << 20;
-/// How long a question may take to arrive.
-const QUESTION_DEADLINE: Duration = Duration::from_secs(5);
+/// How long the leader may take to tell what members have loaded.
+const REPORT_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a removal or a hand-over is waited for.
 const CHANGE_DEADLINE: Duration = Duration::from_secs(20);
+/// Why a node that has its master key may be sealed all the same.
+const NO_KEYRING: &str = "it has no keyring yet";
 /// How often it is looked at.
 const CHANGE_POLL: Duration = Duration::from_millis(10);
 
@@ -53,73 +49,18 @@ const CHANGE_POLL: Duration = Duration::from_millis(10);
 ///
 /// # Errors
 /// When the socket cannot be made.
-pub async fn serve(node: Arc<Node>, mut stopped: watch::Receiver<bool>) -> Result<(), Failure> {
-    let listener = bind(&node).context(Exit::Fault, "admin socket")?;
-    loop {
-        let stream = tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    tracing::warn!(%error, "admin.accept");
-                    sleep(CHANGE_POLL).await;
-                    continue;
-                }
-            },
-            () = told_to_stop(&mut stopped) => return Ok(()),
-        };
+pub async fn serve(node: Arc<Node>, stopped: watch::Receiver<bool>) -> Result<(), Failure> {
+    let data = node.folder.root().to_owned();
+    let answering = move |request, mut write| {
         let node = node.clone();
-        tokio::spawn(async move {
-            if let Err(error) = converse(&node, stream).await {
-                tracing::debug!(%error, "admin.connection");
+        async move {
+            if request == Request::Backup {
+                return backup::send(&node, &mut write).await;
             }
-        });
-    }
-}
-
-fn bind(node: &Node) -> std::io::Result<UnixListener> {
-    let (folder, path) = socket_path(&node.config.node.data)?;
-    match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
-    }
-    let listener = UnixListener::bind(&path)?;
-    // The folder itself is 0700, so nobody slips in between.
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
-    drop(folder);
-    Ok(listener)
-}
-
-async fn converse(node: &Node, stream: UnixStream) -> std::io::Result<()> {
-    let (read, mut write) = stream.into_split();
-    // As large as it may become, so that it never moves: there may be a private key in it.
-    let mut line = Zeroizing::new(Vec::with_capacity(QUESTION_BYTES_MAX));
-    let read = timeout(QUESTION_DEADLINE, question(read, &mut line)).await;
-    let response = match read {
-        Err(_) => Response::refused(&Failure::new(Exit::Usage, "no question came")),
-        Ok(Err(error)) => return Err(error),
-        Ok(Ok(())) => match serde_json::from_slice::<Request>(&line) {
-            Err(error) => {
-                Response::refused(&Failure::new(Exit::Usage, format!("not a question: {error}")))
-            }
-            Ok(Request::Backup) => {
-                backup::send(node, &mut write).await?;
-                return write.shutdown().await;
-            }
-            Ok(request) => {
-                answer(node, request).await.unwrap_or_else(|failure| Response::refused(&failure))
-            }
-        },
+            reply(&mut write, answer(&node, request).await).await
+        }
     };
-    let bytes = Zeroizing::new(serde_json::to_vec(&response)?);
-    write.write_all(&bytes).await?;
-    write.shutdown().await
-}
-
-/// Reads a question: one line.
-async fn question(read: OwnedReadHalf, line: &mut Vec<u8>) -> std::io::Result<()> {
-    let mut read = read.take(QUESTION_BYTES_MAX as u64);
-    while line.last() != Some(&b'\n') && read.read_buf(line).await? > 0 {}
-    Ok(())
+    listen(&data, stopped, answering).await
 }
 
 async fn answer(node: &Node, request: Request) -> Result<Response, Failure> {
@@ -208,6 +149,16 @@ async fn answer(node: &Node, request: Request) -> Result<Response, Failure> {
             Ok(Response::Keys(keys_status(node)?))
         }
         Request::Keys => Ok(Response::Keys(keys_status(node)?)),
+        // It is open already: whoever wanted that has it.
+        Request::Unseal { passphrase } => {
+            drop(passphrase);
+            Ok(Response::Done)
+        }
+        Request::Reload => Ok(Response::Reloaded(reload(node).await?)),
+        Request::Rewrap { secret } => {
+            rewrap(node, secret).await?;
+            Ok(Response::Keys(keys_status(node)?))
+        }
         Request::Audit { from } => {
             let page = audit_page(node, from).await?;
             Ok(Response::Audit(Box::new(page.into())))
@@ -248,11 +199,13 @@ async fn recorded(
 
 fn keys_status(node: &Node) -> Result<protocol::KeysStatus, Failure> {
     let wrapped = node.core.state.read(|view| view.state.keyring().cloned()).ok_or_else(|| {
-        Failure::new(Exit::Unavailable, "this node is sealed: it has no keyring yet")
+        Failure::new(Exit::Unavailable, format!("this node is sealed: {NO_KEYRING}"))
     })?;
     let keyring = Keyring::unwrap(&wrapped, &node.core.root_key).context(Exit::Fault, "keyring")?;
     let leads = node.core.raft.status().state == NodeState::Leader;
     Ok(protocol::KeysStatus {
+        unseal: node.config().unseal.to_string(),
+        master_key: node.master().id(),
         root_key: node.core.root_key.id(),
         generation: keyring.generation(),
         generations: keyring.generations(),
@@ -296,16 +249,17 @@ fn status(node: &Node) -> protocol::Status {
         snapshot: status.snapshot.unwrap_or(0),
         age_ms: status.age.map(millis),
         sealed: node.core.vault.load().is_none(),
+        sealed_reason: node.core.vault.load().is_none().then(|| NO_KEYRING.to_owned()),
         log_fsyncs: counters.syncs,
         log_bytes_written: counters.bytes,
         pid: std::process::id(),
-        api_url: node.config.api.url.clone(),
+        api_url: node.config().api.url.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         rotations: node.rotations.status(),
         draining: node.door.is_draining(),
         level: node.core.state.read(|view| view.state.level()),
-        level_max: node.config.cluster.level_max,
-        remove_dead_after_s: node.config.cluster.remove_dead_after.map(|after| after.as_secs()),
+        level_max: node.config().cluster.level_max,
+        remove_dead_after_s: node.config().cluster.remove_dead_after.map(|after| after.as_secs()),
         members: status
             .members
             .into_iter()
@@ -332,7 +286,7 @@ fn seen(node: &Node, member: u64) -> Option<protocol::SeenMember> {
     if member == node.identity.node_id {
         return Some(protocol::SeenMember {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            level: node.config.cluster.level_max,
+            level: node.config().cluster.level_max,
             obstacle: node.door.obstacle().map(str::to_owned),
             silent_ms: 0,
         });
@@ -352,13 +306,17 @@ async fn certificates(node: &Node) -> Result<Response, Failure> {
     let report = node.loaded.load().as_deref().map(inventory::Report::from);
     let heard = match report {
         // Without a leader there is still something to say: what this node has loaded itself.
-        Some(report) => peer_service::report_certificates(node, &report, false, QUESTION_DEADLINE)
+        Some(report) => peer_service::report_certificates(node, &report, false, REPORT_DEADLINE)
             .await
             .unwrap_or_else(|_| node.core.reports.heard(jobs::REPORT_LIFE)),
         None => inventory::Heard::default(),
     };
-    let rows = node.core.state.read(|view| inventory::rows(view.state, &heard, SystemClock.now()));
-    Ok(Response::Certificates { rows: rows.context(Exit::Fault, "certificates in the state")? })
+    let (rows, clocks) = node.core.state.read(|view| {
+        let rows = inventory::rows(view.state, &heard, SystemClock.now());
+        (rows, inventory::clocks(view.state, &heard))
+    });
+    let rows = rows.context(Exit::Fault, "certificates in the state")?;
+    Ok(Response::Certificates { rows, clocks })
 }
 
 /// Asks the leader's job for another generation, and waits until there is one.
@@ -414,7 +372,7 @@ async fn import(
     node: &Node,
     name: &str,
     chain_pem: &str,
-    key_pem: &PrivatePem,
+    key_pem: &PrivateText,
     roots_pem: &str,
 ) -> Result<Response, Failure> {
     let vault = node.core.vault.load_full().ok_or_else(sealed)?;
@@ -480,7 +438,7 @@ async fn remove_certificate(
 }
 
 fn sealed() -> Failure {
-    Failure::new(Exit::Unavailable, "this node is sealed: it has no keyring yet")
+    Failure::new(Exit::Unavailable, format!("this node is sealed: {NO_KEYRING}"))
 }
 
 /// Finds a member by name or id.

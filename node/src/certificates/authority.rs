@@ -36,6 +36,17 @@ impl Issued {
     }
 }
 
+/// Makes a certificate of nobody's, for a node that cannot open its own: its own key signs it, and no
+/// client believes it.
+///
+/// # Errors
+/// When the key or the certificate cannot be built.
+pub fn throwaway(name: &str) -> Result<Issued, CertificateError> {
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    let params = CertificateParams::new([format!("{name}.sealed.invalid")])?;
+    Ok(Issued::new(&params.self_signed(&key)?, "", &key))
+}
+
 /// Makes a root.
 ///
 /// # Errors

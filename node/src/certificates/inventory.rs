@@ -28,6 +28,8 @@ use crate::folder::hex;
 
 /// A renewal that is later than this is worth a word.
 const OVERDUE_MS: i64 = 3_600_000;
+/// A clock that is further from the others than this is worth a word.
+const CLOCK_OFF_MS: i64 = 30_000;
 /// So long after it was put in force everybody who is up has loaded a certificate.
 const ROLLED_OUT_MS: i64 = 5 * 60_000;
 
@@ -216,6 +218,27 @@ pub struct Consumer {
     pub fingerprint: Option<String>,
     /// When it loaded that.
     pub loaded_at: Option<String>,
+}
+
+/// A member whose clock is off.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Clock {
+    /// Its name.
+    pub node: String,
+    /// By how many seconds it is ahead of the middle one of all clocks.
+    pub seconds_ahead: i64,
+}
+
+/// The members whose clocks are off.
+pub fn clocks(state: &State, heard: &Heard) -> Vec<Clock> {
+    let middle = heard.middle_clock();
+    let off = heard.members.iter().filter_map(|(id, (_, ahead))| {
+        let ahead = ahead.saturating_sub(middle);
+        let member = state.member_nodes().get(id)?;
+        let (node, seconds_ahead) = (member.name.clone(), ahead / 1000);
+        (ahead.abs() > CLOCK_OFF_MS).then_some(Clock { node, seconds_ahead })
+    });
+    off.collect()
 }
 
 /// A row for each certificate in the state.
@@ -431,4 +454,84 @@ fn hex_sha256(bytes: &[u8]) -> String {
 pub(crate) fn date(at: Timestamp) -> String {
     let instant = OffsetDateTime::from_unix_timestamp(at.seconds());
     instant.ok().and_then(|instant| instant.format(&Rfc3339).ok()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use conclave_domain::effect::{Effect, Row as StateRow};
+    use conclave_domain::records::MemberRole;
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp(1_790_000_000_000);
+    const HOUR_MS: i64 = 3_600_000;
+
+    fn report(clock: Timestamp) -> Report {
+        Report {
+            name: CLUSTER.to_owned(),
+            generation: 2,
+            fingerprint: "aa".to_owned(),
+            roots: vec![1],
+            presentable: vec![("edge/shop".to_owned(), 3)],
+            stopgap: false,
+            loaded_at: clock.0,
+            clock: clock.0,
+        }
+    }
+
+    /// What a leader has heard whose own clock is right, from members whose clocks are off by so much.
+    fn heard(off: &[i64]) -> Heard {
+        let reports = Reports::default();
+        for (id, off) in (1..).zip(off) {
+            reports.put(id, report(Timestamp(NOW.0 + off)), NOW);
+        }
+        reports.heard(Duration::from_mins(1))
+    }
+
+    #[test]
+    fn the_middle_clock_is_that_of_the_many() {
+        let cases: [(&[i64], i64); 5] = [
+            (&[], 0),
+            (&[0], 0),
+            (&[0, HOUR_MS, -3], 0),
+            // It is the leader whose clock is off.
+            (&[0, HOUR_MS, HOUR_MS + 5], HOUR_MS),
+            (&[0, -HOUR_MS, -HOUR_MS, 7, -HOUR_MS], -HOUR_MS),
+        ];
+        for (off, middle) in cases {
+            assert_eq!(heard(off).middle_clock(), middle, "{off:?}");
+        }
+    }
+
+    #[test]
+    fn members_whose_clocks_are_off_are_named() {
+        let mut state = State::new();
+        for (id, name) in [(1, "n1"), (2, "n2"), (3, "n3")] {
+            let member = Member {
+                name: name.to_owned(),
+                role: MemberRole::Voter,
+                node_key: [1; 32],
+                peer_address: String::new(),
+                api_url: String::new(),
+            };
+            state.apply(&Effect::put(StateRow::Member(id, member)));
+        }
+        assert_eq!(clocks(&state, &heard(&[0, 900, -900])), []);
+        let n2 = Clock { node: "n2".to_owned(), seconds_ahead: 3600 };
+        assert_eq!(clocks(&state, &heard(&[0, HOUR_MS, 0])), [n2]);
+    }
+
+    #[test]
+    fn what_was_told_is_acknowledged_as_it_was_told() {
+        let heard = heard(&[0]);
+        let key = |name: &str, generation| CertificateKey { name: name.to_owned(), generation };
+        assert!(heard.trusts(1, &key(ROOT, 1)) && !heard.trusts(1, &key(ROOT, 2)));
+        assert!(heard.presents(1, &key(CLUSTER, 2)) && !heard.presents(1, &key(CLUSTER, 1)));
+        assert!(!heard.trusts(2, &key(ROOT, 1)), "nothing was heard of it");
+        let reports = Reports::default();
+        reports.put(1, Report { stopgap: true, ..report(NOW) }, NOW);
+        let alone = reports.heard(Duration::from_mins(1));
+        assert!(!alone.presents(1, &key(CLUSTER, 2)), "it presents one of its own making");
+        assert_eq!(reports.heard(Duration::ZERO).members.len(), 0, "it was too long ago");
+    }
 }

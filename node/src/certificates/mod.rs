@@ -12,7 +12,7 @@ pub mod store;
 pub mod telling;
 pub mod template;
 
-pub use authority::Issued;
+pub use authority::{Issued, throwaway};
 
 /// Why a certificate was not made or not accepted.
 #[derive(Debug, thiserror::Error)]

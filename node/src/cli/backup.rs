@@ -4,15 +4,19 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use conclave_storage::seal::{MasterKey, Secret};
 use serde_json::json;
 
 use super::ConfigArg;
 use super::output::{Output, note};
 use super::progress::Progress;
+use super::unseal::PassphraseArg;
 use crate::backup::{self, Description};
-use crate::exit::Failure;
-use crate::folder::master_key;
+use crate::client::input;
+use crate::config::Config;
+use crate::exit::{Exit, Failure};
 use crate::restore;
+use crate::unseal::{BackupKey, Sealing, key_of_backup};
 
 /// What the operator does with backups.
 #[derive(Debug, Subcommand)]
@@ -53,7 +57,8 @@ pub struct CreateArgs {
 pub struct VerifyArgs {
     #[command(flatten)]
     config: ConfigArg,
-    /// The master key file of the node that made it; without it, the configuration's.
+    /// The file with the master key, or the passphrase, of the node that made it; without it the
+    /// configuration says what opens it.
     #[arg(long, value_name = "FILE", conflicts_with = "config")]
     master_key_file: Option<PathBuf>,
     /// The backup.
@@ -65,9 +70,15 @@ pub struct VerifyArgs {
 pub struct RestoreArgs {
     #[command(flatten)]
     config: ConfigArg,
-    /// The master key file of the node that made the backup, where it is not the configured one.
+    /// The file with the master key (or passphrase, or HSM's PIN) of the node that made the backup, where
+    /// that is not the configured one.
     #[arg(long, value_name = "FILE")]
     backup_key_file: Option<PathBuf>,
+    /// The configuration of the node that made the backup, whose [unseal] opens it.
+    #[arg(long, value_name = "FILE")]
+    backup_config: Option<PathBuf>,
+    #[command(flatten)]
+    passphrase: PassphraseArg,
     /// The backup.
     file: PathBuf,
 }
@@ -78,9 +89,11 @@ pub struct RestoreArgs {
 /// As the command says.
 pub async fn restore(args: RestoreArgs, output: Output) -> Result<(), Failure> {
     let config = args.config.load()?;
+    restore::refuse_set_up(&config)?;
+    let (opening, given) = keys(&args, &config)?;
     let mut bytes = ByteProgress::new("MiB restored");
     let read = |found: &Description, more: usize| bytes.advance(found.state_bytes, more);
-    let restored = restore::restore(&config, &args.file, args.backup_key_file.as_deref(), read);
+    let restored = restore::restore(&config, &args.file, &opening, given, read);
     let restored = restored.await?;
     bytes.end();
     output.show(&restored, || {
@@ -97,6 +110,42 @@ pub async fn restore(args: RestoreArgs, output: Output) -> Result<(), Failure> {
             restored.root_certificate.display()
         )
     })
+}
+
+/// The master key that opens the backup, and the secret of the new node where that is known by then.
+fn keys(args: &RestoreArgs, config: &Config) -> Result<(MasterKey, Option<Secret>), Failure> {
+    let maker = args.backup_config.as_deref().map(Config::load).transpose();
+    let maker = maker.map_err(|error| Failure::new(Exit::Configuration, error))?;
+    let sealing = backup::sealing(&args.file)?;
+    if args.backup_key_file.is_none() && maker.is_none() {
+        // The new node goes the way of the old one. Its secret is asked for, or read, once.
+        let known = args.passphrase.known(config)?;
+        let typed =
+            move || known.ok_or_else(|| Failure::new(Exit::Usage, "no passphrase was given"));
+        return opening(&sealing, BackupKey::Unseal(&config.unseal), typed);
+    }
+    let unseal = maker.as_ref().map_or(&config.unseal, |maker| &maker.unseal);
+    let key = match &args.backup_key_file {
+        Some(file) => BackupKey::File(file, Some(unseal)),
+        None => BackupKey::Unseal(unseal),
+    };
+    let (master, _) = opening(&sealing, key, typed)?;
+    Ok((master, args.passphrase.given(config)?))
+}
+
+/// The master key that a backup opens with, and the secret that led to it.
+fn opening(
+    sealing: &Sealing,
+    key: BackupKey<'_>,
+    typed: impl FnOnce() -> Result<Secret, Failure>,
+) -> Result<(MasterKey, Option<Secret>), Failure> {
+    // It may stretch a passphrase or call an HSM.
+    tokio::task::block_in_place(|| key_of_backup(sealing, key, typed))
+}
+
+fn typed() -> Result<Secret, Failure> {
+    let line = input::secret_line(None, "Passphrase of the node that made the backup: ")?;
+    Ok(Secret::new(line.as_bytes().to_vec()))
 }
 
 /// Runs `conclave backup …`.
@@ -125,15 +174,23 @@ pub async fn backup(command: BackupCommand, output: Output) -> Result<(), Failur
             })
         }
         BackupCommand::Verify(args) => {
-            let path = match args.master_key_file {
-                Some(path) => path,
-                None => args.config.load()?.node.master_key_file,
+            let config;
+            let key = if let Some(path) = &args.master_key_file {
+                BackupKey::File(path, None)
+            } else {
+                config = args.config.load()?;
+                BackupKey::Unseal(&config.unseal)
             };
-            let master = master_key(&path, false)?;
             let mut bytes = ByteProgress::new("MiB read");
-            let verified = backup::verify(&args.file, &master, |found, more| {
-                bytes.advance(found.state_bytes, more);
-            });
+            let verified = match backup::sealing(&args.file) {
+                Ok(sealing) => {
+                    let (master, _) = opening(&sealing, key, typed)?;
+                    backup::verify(&args.file, &master, |found, more| {
+                        bytes.advance(found.state_bytes, more);
+                    })
+                }
+                Err(no_backup) => Err(no_backup),
+            };
             bytes.end();
             match verified {
                 Ok(found) => output.show(&json!({ "intact": true, "backup": found }), || {

@@ -11,8 +11,8 @@ use serde_json::json;
 use super::ConfigArg;
 use super::output::{Output, table};
 use crate::admin::client;
-use crate::admin::protocol::{PrivatePem, Request, Response};
-use crate::certificates::inventory::Row;
+use crate::admin::protocol::{PrivateText, Request, Response};
+use crate::certificates::inventory::{Clock, Row};
 use crate::exit::{Context, Exit, Failure};
 
 /// The exit code when something expires soon.
@@ -129,8 +129,8 @@ pub struct ExportArgs {
 pub async fn cert(command: CertCommand, output: Output) -> Result<ExitCode, Failure> {
     match command {
         CertCommand::List(args) => {
-            let rows = rows(&args.config).await?;
-            output.show(&rows, || text(&rows))?;
+            let (rows, clocks) = told(&args.config).await?;
+            output.show(&rows, || text(&rows, &clocks))?;
             let soon = rows.iter().any(|row| row.seconds_left <= i64::from(args.within) * DAY_S);
             if soon {
                 return Ok(ExitCode::from(EXPIRES_SOON));
@@ -183,9 +183,13 @@ fn write(out: Option<PathBuf>, pem: &str, output: Output) -> Result<(), Failure>
 }
 
 async fn rows(config: &ConfigArg) -> Result<Vec<Row>, Failure> {
+    told(config).await.map(|(rows, _)| rows)
+}
+
+async fn told(config: &ConfigArg) -> Result<(Vec<Row>, Vec<Clock>), Failure> {
     let response = client::ask(&config.load()?.node.data, &Request::Certificates).await?;
-    if let Response::Certificates { rows } = response {
-        return Ok(rows);
+    if let Response::Certificates { rows, clocks } = response {
+        return Ok((rows, clocks));
     }
     Err(response.into_failure())
 }
@@ -206,7 +210,7 @@ async fn import(args: &ImportArgs, output: Output) -> Result<(), Failure> {
     let roots_pem = args.root.as_ref().map(read).transpose()?.unwrap_or_default();
     let request = match &args.key {
         Some(key) => {
-            let (name, key_pem) = (args.name.clone(), PrivatePem::new(read(key)?));
+            let (name, key_pem) = (args.name.clone(), PrivateText::new(read(key)?));
             Request::ImportCertificate { name, chain_pem, key_pem, roots_pem }
         }
         None if args.name == CLUSTER_CA => Request::ImportAuthority { chain_pem, roots_pem },
@@ -244,7 +248,7 @@ async fn remove(
     })
 }
 
-fn text(rows: &[Row]) -> String {
+fn text(rows: &[Row], clocks: &[Clock]) -> String {
     let head = ["NAME", "REV", "USAGE", "SUBJECT", "EXPIRES", "RENEWS", "STATE", "LOADED"];
     let mut lines = vec![head.map(str::to_owned).to_vec()];
     for row in rows {
@@ -269,7 +273,10 @@ fn text(rows: &[Row]) -> String {
     let reasons = rows.iter().filter_map(|row| {
         row.reason.as_ref().map(|reason| format!("{}: {}: {reason}\n", row.name, row.state))
     });
-    table(&lines) + &reasons.collect::<String>()
+    let clocks = clocks.iter().map(|Clock { node, seconds_ahead }| {
+        format!("{node}: its clock is {seconds_ahead} s ahead of the others\n")
+    });
+    table(&lines) + &reasons.chain(clocks).collect::<String>()
 }
 
 fn row_text(row: &Row) -> String {

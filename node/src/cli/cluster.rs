@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::ConfigArg;
 use super::output::{Output, note, table};
+use super::unseal::PassphraseArg;
 use crate::admin::client;
 use crate::admin::protocol::{MemberStatus, Request, Response, Status};
 use crate::bootstrap;
@@ -73,6 +74,8 @@ pub struct InitArgs {
     /// Create this account, too, and print its admin's API key.
     #[arg(long, value_name = "NAME")]
     account: Option<String>,
+    #[command(flatten)]
+    passphrase: PassphraseArg,
 }
 
 /// Arguments of `cluster seed`.
@@ -111,6 +114,8 @@ pub struct JoinArgs {
     /// The seed file; delete all copies afterwards.
     #[arg(long, value_name = "FILE")]
     seed: PathBuf,
+    #[command(flatten)]
+    passphrase: PassphraseArg,
 }
 
 /// Arguments of `cluster transfer-leader`.
@@ -153,6 +158,8 @@ pub struct RecoverArgs {
     /// The id of the old cluster, instead of being asked for it.
     #[arg(long, value_name = "CLUSTER_ID")]
     confirm: Option<String>,
+    #[command(flatten)]
+    passphrase: PassphraseArg,
 }
 
 /// What the operator does with accounts.
@@ -196,12 +203,16 @@ pub struct AccountArgs {
 pub async fn cluster(command: ClusterCommand, output: Output) -> Result<(), Failure> {
     match command {
         ClusterCommand::Init(args) => {
-            let founded = bootstrap::init(&args.config.load()?, args.account.as_deref()).await?;
+            let config = args.config.load()?;
+            let given = args.passphrase.given(&config)?;
+            let founded = bootstrap::init(&config, args.account.as_deref(), given).await?;
             output.show(&founded, || founded.to_text())
         }
         ClusterCommand::Join(args) => {
             let config = args.config.load()?;
-            let joined = join::join(&config, &Seed::read(&args.seed)?).await?;
+            let joined =
+                join::join(&config, &Seed::read(&args.seed)?, args.passphrase.given(&config)?)
+                    .await?;
             output.show(&joined, || {
                 format!(
                     "Joined cluster {} as {} {} (node {}).\nStart it: conclave server\nDelete {}.",
@@ -320,7 +331,9 @@ pub async fn account(command: AccountCommand, output: Output) -> Result<(), Fail
 }
 
 async fn recover(args: &RecoverArgs, output: Output) -> Result<(), Failure> {
-    let survivor = recover::look(&args.config.load()?)?;
+    let config = args.config.load()?;
+    let typed = args.passphrase.known(&config)?;
+    let survivor = recover::look(&config, typed.as_ref())?;
     let account = &survivor.account;
     note(account.to_text());
     let cluster_id = account.cluster_id.clone();
@@ -371,11 +384,11 @@ fn status_text(status: &Status) -> String {
         status.node_id,
         status.part,
         if status.sealed {
-            " (sealed: waits for the keyring)"
+            sealed_text(status)
         } else if status.draining {
-            " (out of service: conclave cluster drain --undo)"
+            " (out of service: conclave cluster drain --undo)".to_owned()
         } else {
-            ""
+            String::new()
         },
         status.term,
         status.last_log,
@@ -385,6 +398,15 @@ fn status_text(status: &Status) -> String {
         level_text(status) + &rotations_text(status),
         members_text(status)
     )
+}
+
+/// Why the node is sealed.
+fn sealed_text(status: &Status) -> String {
+    match &status.sealed_reason {
+        Some(why) if status.part == "sealed" => format!(" ({why})"),
+        Some(why) => format!(" (sealed: {why})"),
+        None => " (sealed)".to_owned(),
+    }
 }
 
 /// What the cluster may use, and who keeps it from more; what the leader does about the dead.

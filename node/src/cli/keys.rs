@@ -1,9 +1,10 @@
 //! `conclave keys …`: the data keys that values are sealed under.
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 
 use super::ConfigArg;
 use super::output::Output;
+use super::unseal::PassphraseArg;
 use crate::admin::client;
 use crate::admin::protocol::{KeysStatus, Request, Response};
 use crate::exit::Failure;
@@ -16,8 +17,32 @@ pub enum KeysCommand {
     /// Online, on any voter's machine: no request fails meanwhile.
     /// Older keys stay in the keyring, so that backups and snapshots keep their meaning.
     Rotate(ConfigArg),
-    /// Which data key seals, which ones open, and how far older values are sealed anew.
+    /// Where this node has its master key from, which data key seals, which ones open, and how far older
+    /// values are sealed anew.
     Status(ConfigArg),
+    /// Put this node under another master key, as its configuration file says now.
+    ///
+    /// Online, for this node alone: change the section [unseal] (another file, a passphrase, an HSM), then
+    /// run this. The node reads the section, makes the key where there is none yet, and seals its own
+    /// files anew. What opened them before opens them no longer.
+    #[command(after_help = "\
+Examples:
+  conclave keys rewrap --config n1.toml                           asks for a passphrase where one is typed
+  conclave keys rewrap --config n1.toml --passphrase-file new.txt
+  CONCLAVE_MASTER_KEY_FD=3 conclave keys rewrap --config n1.toml 3<new.key
+
+After a crash in the middle of it either the old secret opens the node or the new one; the text of the
+refused start says which.")]
+    Rewrap(RewrapArgs),
+}
+
+/// Arguments of `keys rewrap`.
+#[derive(Debug, Args)]
+pub struct RewrapArgs {
+    #[command(flatten)]
+    config: ConfigArg,
+    #[command(flatten)]
+    passphrase: PassphraseArg,
 }
 
 /// Runs `conclave keys …`.
@@ -26,10 +51,15 @@ pub enum KeysCommand {
 /// As the command says.
 pub async fn keys(command: KeysCommand, output: Output) -> Result<(), Failure> {
     let (config, request) = match command {
-        KeysCommand::Rotate(config) => (config, Request::RotateKeys),
-        KeysCommand::Status(config) => (config, Request::Keys),
+        KeysCommand::Rotate(config) => (config.load()?, Request::RotateKeys),
+        KeysCommand::Status(config) => (config.load()?, Request::Keys),
+        KeysCommand::Rewrap(args) => {
+            let config = args.config.load()?;
+            let secret = args.passphrase.brought(&config)?;
+            (config, Request::Rewrap { secret })
+        }
     };
-    let response = client::ask(&config.load()?.node.data, &request).await?;
+    let response = client::ask(&config.node.data, &request).await?;
     if let Response::Keys(status) = response {
         return output.show(&status, || text(&status));
     }
@@ -52,7 +82,10 @@ fn text(status: &KeysStatus) -> String {
         }
     };
     format!(
-        "root key   {}\nseals      data key {}\nopens      data keys {}\nresealing  {resealing}",
+        "unseal     {}\nmaster key {}\nroot key   {}\nseals      data key {}\nopens      data keys {}\n\
+         resealing  {resealing}",
+        status.unseal,
+        status.master_key,
         status.root_key,
         status.generation,
         opens.join(", ")

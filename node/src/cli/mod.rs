@@ -4,9 +4,11 @@ pub mod audit;
 pub mod backup;
 pub mod cert;
 pub mod cluster;
+pub mod config;
 pub mod keys;
 pub mod output;
 pub(crate) mod progress;
+pub mod unseal;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -21,8 +23,10 @@ use audit::AuditCommand;
 use backup::{BackupCommand, RestoreArgs};
 use cert::CertCommand;
 use cluster::{AccountCommand, ClusterCommand};
+use config::ConfigCommand;
 use keys::KeysCommand;
 use output::Output;
+use unseal::UnsealArgs;
 
 /// What `conclave` takes.
 #[derive(Debug, Parser)]
@@ -81,6 +85,23 @@ enum Command {
     /// Create, list and delete accounts.
     #[command(subcommand)]
     Account(AccountCommand),
+    /// Bring the passphrase to a node that waits for it.
+    ///
+    /// A node whose configuration says unseal.by = "passphrase" and no file waits after its start, and
+    /// answers 503 until then. Speaks with the node on its own machine.
+    #[command(after_help = "\
+Examples:
+  conclave unseal --config n1.toml                          asks for it
+  conclave unseal --config n1.toml --passphrase-file -      first line of standard input")]
+    Unseal(UnsealArgs),
+    /// Check a configuration file, and have a running node read its own anew.
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  conclave config check n1.toml && conclave config reload --config n1.toml"
+    )]
+    Config(ConfigCommand),
     /// Change and show the keys that values are sealed under.
     #[command(subcommand)]
     Keys(KeysCommand),
@@ -97,8 +118,10 @@ backup is as it was at the backup. The configuration is written as for `cluster 
   conclave server --config n1.toml
   conclave cluster seed --config n1.toml --name n2 --role voter --out n2.seed      and so on
 
-The backup opens with the master key of the node that made it: put that file where node.master_key_file
-says, or name it with --backup-key-file; then this node gets a master key of its own.")]
+The backup opens with the master key of the node that made it, come by as that node came by it: put its
+key file where node.master_key_file says, or name it with --backup-key-file; for a passphrase or an HSM
+write the same [unseal], or name that node's configuration with --backup-config. The new node is sealed
+as its own configuration says.")]
     Restore(RestoreArgs),
     /// Prove, show and export the audit trail.
     #[command(
@@ -258,6 +281,8 @@ pub async fn run(cli: Cli) -> Result<std::process::ExitCode, Failure> {
         Command::Cluster(command) => cluster::cluster(command, output).await?,
         Command::Cert(command) => return cert::cert(command, output).await,
         Command::Account(command) => cluster::account(command, output).await?,
+        Command::Unseal(args) => unseal::unseal(args, output).await?,
+        Command::Config(command) => config::config(command, output).await?,
         Command::Keys(command) => keys::keys(command, output).await?,
         Command::Backup(command) => backup::backup(command, output).await?,
         Command::Restore(args) => backup::restore(args, output).await?,

@@ -16,7 +16,7 @@ const INPUT_BYTES_MAX: u64 = 16 << 20;
 ///
 /// # Errors
 /// When it cannot be read, or is too long.
-pub(super) fn bytes(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
+pub(crate) fn bytes(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let is_stdin = path == Path::new("-");
     let what = if is_stdin { "standard input".to_owned() } else { path.display().to_string() };
     let mut bytes = Zeroizing::new(Vec::new());
@@ -60,7 +60,7 @@ pub(crate) fn line(prompt: &str) -> Result<String, Failure> {
 ///
 /// # Errors
 /// When there is none.
-pub(super) fn secret_line(file: Option<&Path>, prompt: &str) -> Result<Zeroizing<String>, Failure> {
+pub(crate) fn secret_line(file: Option<&Path>, prompt: &str) -> Result<Zeroizing<String>, Failure> {
     match file {
         Some(file) => first_line(&bytes(file)?),
         None if std::io::stdin().is_terminal() => ask(prompt),
@@ -72,7 +72,7 @@ pub(super) fn secret_line(file: Option<&Path>, prompt: &str) -> Result<Zeroizing
 ///
 /// # Errors
 /// When there is none, or the two differ.
-pub(super) fn new_secret_line(
+pub(crate) fn new_secret_line(
     file: Option<&Path>,
     prompt: &str,
 ) -> Result<Zeroizing<String>, Failure> {
@@ -91,7 +91,7 @@ pub(super) fn new_secret_line(
 ///
 /// # Errors
 /// When there is none.
-pub(super) fn value(file: Option<&Path>, prompt: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
+pub(crate) fn value(file: Option<&Path>, prompt: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
     match file {
         Some(file) => bytes(file),
         None if std::io::stdin().is_terminal() => {

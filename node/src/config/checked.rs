@@ -16,6 +16,7 @@ use super::environment::{
     DYNAMIC_SECRETS, GOOGLE_URI, HOST_FACTORIES, JWT_ISSUER, STS_URI, ServerEnvironment,
 };
 use super::raw::{RawCluster, RawConfig, RawOutput, RawPolicy, RawRaft};
+use super::unseal::{self, UnsealConfig};
 use conclave_api::settings::{Clouds, Wanted};
 
 /// The defaults, in one place; those of Raft are in its own crate. `node/deploy/conclave.toml`
@@ -59,6 +60,16 @@ pub enum ConfigError {
         /// The parser's own words, with line and column.
         message: String,
     },
+    /// What is wrong, and where.
+    #[error("{path}{}: {source}", line.map_or_else(String::new, |line| format!(", line {line}")))]
+    At {
+        /// Which file.
+        path: PathBuf,
+        /// The line of the key, where it stands in the file.
+        line: Option<usize>,
+        /// What is wrong.
+        source: Box<Self>,
+    },
     /// A key has a value that cannot be right.
     #[error("{key} = {value:?} is not valid: {fix}")]
     Value {
@@ -71,15 +82,23 @@ pub enum ConfigError {
     },
 }
 
-fn invalid(key: &'static str, value: impl fmt::Display, fix: impl Into<String>) -> ConfigError {
+pub(super) fn invalid(
+    key: &'static str,
+    value: impl fmt::Display,
+    fix: impl Into<String>,
+) -> ConfigError {
     ConfigError::Value { key, value: value.to_string(), fix: fix.into() }
 }
 
 /// The whole configuration of one node.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// The file that it stands in.
+    pub file: PathBuf,
     /// This node.
     pub node: NodeConfig,
+    /// Where its master key comes from.
+    pub unseal: UnsealConfig,
     /// Speaking with other nodes.
     pub peer: PeerConfig,
     /// The HTTPS API.
@@ -107,8 +126,6 @@ pub struct NodeConfig {
     pub name: String,
     /// The data folder.
     pub data: PathBuf,
-    /// The file with the node's master key.
-    pub master_key_file: PathBuf,
 }
 
 /// The QUIC endpoint.
@@ -357,21 +374,19 @@ impl Config {
             path: path.to_owned(),
             message: error.to_string().trim_end().to_owned(),
         })?;
-        let folder = path.parent().unwrap_or_else(|| Path::new("."));
-        Self::check(raw, folder)
+        Self::check(raw, path).map_err(|error| {
+            let line =
+                if let ConfigError::Value { key, .. } = &error { line_of(text, key) } else { None };
+            ConfigError::At { path: path.to_owned(), line, source: Box::new(error) }
+        })
     }
 
-    fn check(raw: RawConfig, folder: &Path) -> Result<Self, ConfigError> {
+    fn check(raw: RawConfig, path: &Path) -> Result<Self, ConfigError> {
+        let folder = path.parent().unwrap_or_else(|| Path::new("."));
         let name = checked_name(raw.node.name)?;
         let data = path_in(folder, "node.data", &raw.node.data)?;
-        let master_key_file = path_in(folder, "node.master_key_file", &raw.node.master_key_file)?;
-        if master_key_file.starts_with(&data) {
-            return Err(invalid(
-                "node.master_key_file",
-                master_key_file.display(),
-                "keep it outside node.data, so that a copy of the data alone opens nothing",
-            ));
-        }
+        let master_key_file = raw.node.master_key_file.as_deref();
+        let unseal = unseal::checked(raw.unseal, master_key_file, &data, folder)?;
 
         let peer_listen = address("peer.listen", &raw.peer.listen)?;
         let advertise = match raw.peer.advertise {
@@ -496,7 +511,9 @@ impl Config {
         }
 
         Ok(Self {
-            node: NodeConfig { name, data, master_key_file },
+            file: path.to_owned(),
+            node: NodeConfig { name, data },
+            unseal,
             peer: PeerConfig { listen: peer_listen, advertise },
             api: ApiConfig {
                 listen: api_listen,
@@ -537,6 +554,23 @@ impl Config {
             log: LogConfig { format, level },
         })
     }
+}
+
+/// The line where a key stands first, counted from 1; a key may be that of a section.
+fn line_of(text: &str, key: &str) -> Option<usize> {
+    let (section, name) = key.rsplit_once('.').unwrap_or((key, ""));
+    let mut current = "";
+    text.lines()
+        .position(|line| {
+            let line = line.trim();
+            if let Some(header) = line.strip_prefix('[') {
+                current =
+                    header.trim_start_matches('[').split(']').next().unwrap_or_default().trim();
+                return current == key;
+            }
+            current == section && line.split_once('=').is_some_and(|(word, _)| word.trim() == name)
+        })
+        .map(|at| at + 1)
 }
 
 fn audit_output(folder: &Path, raw: RawOutput) -> Result<AuditOutput, ConfigError> {
@@ -644,7 +678,11 @@ pub fn checked_name(name: String) -> Result<String, ConfigError> {
     }
 }
 
-fn path_in(folder: &Path, key: &'static str, text: &str) -> Result<PathBuf, ConfigError> {
+pub(super) fn path_in(
+    folder: &Path,
+    key: &'static str,
+    text: &str,
+) -> Result<PathBuf, ConfigError> {
     if text.is_empty() || text.contains('\0') {
         return Err(invalid(key, text, "write a path"));
     }

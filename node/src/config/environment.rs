@@ -21,6 +21,16 @@ pub fn config_file() -> Option<PathBuf> {
     path("CONCLAVE_CONFIG")
 }
 
+/// The folder of credentials that systemd has made for this process.
+pub fn credentials_folder() -> Option<PathBuf> {
+    path("CREDENTIALS_DIRECTORY")
+}
+
+/// What a variable holds that the configuration names: the number of an open descriptor.
+pub fn descriptor(variable: &str) -> Option<String> {
+    text(variable)
+}
+
 /// What stands before the name of a user for whom a password is set.
 const USER_PASSWORD: &str = "CONJUR_PASSWORD_";
 

@@ -8,6 +8,7 @@ use serde::Deserialize;
 #[serde(deny_unknown_fields)]
 pub(super) struct RawConfig {
     pub(super) node: RawNode,
+    pub(super) unseal: Option<RawUnseal>,
     pub(super) peer: RawPeer,
     pub(super) api: RawApi,
     #[serde(default)]
@@ -31,7 +32,19 @@ pub(super) struct RawConfig {
 pub(super) struct RawNode {
     pub(super) name: String,
     pub(super) data: String,
-    pub(super) master_key_file: String,
+    pub(super) master_key_file: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawUnseal {
+    pub(super) by: String,
+    pub(super) file: Option<String>,
+    pub(super) credential: Option<String>,
+    pub(super) descriptor: Option<String>,
+    pub(super) module: Option<String>,
+    pub(super) token: Option<String>,
+    pub(super) key: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]

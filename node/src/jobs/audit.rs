@@ -73,7 +73,7 @@ pub async fn ship(node: Arc<Node>) {
         }
         let waiting = through.saturating_sub(chained);
         let is_behind = usize::try_from(waiting).is_ok_and(|waiting| waiting > BATCH_RECORDS_MAX);
-        if node.config.audit.durability != AuditDurability::Quorum && !is_behind {
+        if node.config().audit.durability != AuditDurability::Quorum && !is_behind {
             sleep(GATHER).await;
         }
     }
@@ -159,7 +159,7 @@ async fn vouch(node: &Node, key: &AuditKey, since: Duration) -> Result<bool, Fai
 
 /// Forgets the oldest records, a piece at a time, where they are older than they are to be kept.
 async fn forget_old(node: &Node) -> Result<(), Failure> {
-    let Some(retention) = node.config.audit.retention else { return Ok(()) };
+    let Some(retention) = node.config().audit.retention else { return Ok(()) };
     let retention = i64::try_from(retention.as_millis()).unwrap_or(i64::MAX);
     let before = Timestamp(SystemClock.now().0.saturating_sub(retention));
     let head = node.core.state.read(|view| view.state.audit_head());

@@ -106,7 +106,7 @@ pub async fn autopilot(node: Arc<Node>) {
             continue;
         }
         // Whether there is anything to wait for.
-        let is_busy = has_joiner(&node) || level(&node) < node.config.cluster.level_max;
+        let is_busy = has_joiner(&node) || level(&node) < node.config().cluster.level_max;
         if rest > 0 && !is_busy {
             rest -= 1;
             continue;
@@ -171,7 +171,7 @@ async fn ask_all(node: &Node) {
 /// went.
 async fn raise_level(node: &Node) {
     let present = level(node);
-    let mut ready = node.config.cluster.level_max;
+    let mut ready = node.config().cluster.level_max;
     let members =
         node.core.state.read(|view| view.state.member_nodes().keys().copied().collect::<Vec<_>>());
     for id in members.iter().filter(|id| **id != node.identity.node_id) {
@@ -211,7 +211,7 @@ async fn remove_dead(node: &Node) {
             .collect()
     });
     members.sort_by_key(|member| std::cmp::Reverse(member.silent));
-    let Some(dead) = to_remove(&members, &node.config.cluster) else { return };
+    let Some(dead) = to_remove(&members, &node.config().cluster) else { return };
     let done = propose(&node.core.raft, Command::RemoveMemberNode { node: dead.id }).await;
     let text = format!(
         "{} (node {}) was removed: the leader had not heard from it for {} s",

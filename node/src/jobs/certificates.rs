@@ -152,11 +152,14 @@ fn load_once(node: &Node) -> Result<(), Failure> {
         .context(Exit::Fault, format_args!("certificate {}", found.own))?;
     let peers = peer_material(&node.identity.cluster_id, roots_pem, issued)?;
     let clients = server_certificates(issued, &found.others)?;
-    let is_kept = node.folder.root_pem()? == *roots_pem
-        && node.folder.cluster_certificate(&node.master)?.certificate_pem == issued.certificate_pem;
-    if !is_kept {
-        node.folder.replace_certificates(&node.master, roots_pem, issued)?;
-    }
+    node.with_master(|master| {
+        let is_kept = node.folder.root_pem()? == *roots_pem
+            && node.folder.cluster_certificate(master)?.certificate_pem == issued.certificate_pem;
+        if is_kept {
+            return Ok(());
+        }
+        node.folder.replace_certificates(master, roots_pem, issued)
+    })?;
     node.core.peer_tls.reload(peers).context(Exit::Fault, "TLS between nodes")?;
     node.tls.replace(clients);
     let fingerprint =
@@ -281,7 +284,8 @@ pub async fn renew(node: Arc<Node>) {
 }
 
 fn due(node: &Node, heard: &Heard) -> Option<Step> {
-    let (names, now) = (&node.config.tls.names, SystemClock.now());
+    let config = node.config();
+    let (names, now) = (&config.tls.names, SystemClock.now());
     node.core.state.read(|view| plan::next_step(view.state, names, heard, now))
 }
 
@@ -308,7 +312,7 @@ async fn take(node: &Node, vault: &Vault, step: &Step) -> Result<(), Failure> {
         let maker = Maker { cluster_id, state: view.state, vault, now: SystemClock.now() };
         match step {
             Step::Issue { name, .. } => {
-                maker.next(name, &node.config.tls.names).map(|made| vec![made])
+                maker.next(name, &node.config().tls.names).map(|made| vec![made])
             }
             Step::PublishRoot => maker.next_root().map(|made| vec![made]),
             Step::UseRoot(key) => maker.use_root(key),

@@ -23,7 +23,7 @@ pub use certificates::{
 };
 pub use keys::{Resealing, ResealingStatus, reseal, rotate_keyring};
 pub use membership::membership;
-pub use outputs::outputs;
+pub use outputs::{check_output, outputs};
 pub(crate) use rotation::rotation;
 pub use rotation::{RotationStatus, Rotations};
 pub use sweep::sweep;

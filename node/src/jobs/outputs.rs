@@ -68,7 +68,34 @@ pub async fn outputs(node: Arc<Node>) {
         host: node.identity.name.clone(),
         folder: node.audit_folder.clone(),
     };
-    join_all(node.config.audit.outputs.iter().map(|output| serve(&source, output))).await;
+    let mut changes = node.config_changes();
+    loop {
+        let outputs = changes.borrow_and_update().audit.outputs.clone();
+        let served = async {
+            // Each ends only when it has no place in the chain.
+            join_all(outputs.iter().map(|output| serve(&source, output))).await;
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = served => {}
+            told = changes.wait_for(|config| config.audit.outputs != outputs) => {
+                if told.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Whether an output has what it needs on this machine. Nobody is called.
+///
+/// # Errors
+/// Which file is missing or unfit.
+pub fn check_output(output: &AuditOutput) -> io::Result<()> {
+    match output {
+        AuditOutput::Stdout | AuditOutput::File(_) => Ok(()),
+        AuditOutput::Syslog(syslog) => client_config(syslog).map(drop),
+    }
 }
 
 async fn serve(source: &Source, output: &AuditOutput) {
@@ -289,17 +316,21 @@ impl Sink {
 }
 
 /// Certificates and key are read each time, so that they can be renewed while the node runs.
-async fn connect(syslog: &SyslogConfig) -> io::Result<TlsStream<TcpStream>> {
+fn client_config(syslog: &SyslogConfig) -> io::Result<rustls::ClientConfig> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(&syslog.ca_file)? {
         roots.add(certificate).map_err(io::Error::other)?;
     }
     let key = PrivateKeyDer::from_pem_file(&syslog.key_file)
         .map_err(|error| io::Error::other(format!("{}: {error}", syslog.key_file.display())))?;
-    let config = rustls::ClientConfig::builder()
+    rustls::ClientConfig::builder()
         .with_root_certificates(roots)
         .with_client_auth_cert(certificates(&syslog.certificate_file)?, key)
-        .map_err(io::Error::other)?;
+        .map_err(io::Error::other)
+}
+
+async fn connect(syslog: &SyslogConfig) -> io::Result<TlsStream<TcpStream>> {
+    let config = client_config(syslog)?;
     let host = syslog.address.rsplit_once(':').map_or(&*syslog.address, |(host, _)| host);
     let name =
         ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(io::Error::other)?;

@@ -51,7 +51,7 @@ def main():
     for canary in [CANARY, b"PRIVATE KEY", b"app/password", b"BEGIN", f1.key.read_bytes().strip()]:
         assert canary not in content, canary
     _, error = n1.run("backup", "verify", path, code=3)
-    assert "name the master key file of f1" in error, error
+    assert "bring the master key of f1" in error, error
     for damage, code in [(content[:-1], 1), (content[:200], 1), (b"noise", 3), (content + b"x", 1)]:
         damaged = WORK / "damaged.backup"
         damaged.write_bytes(damage)

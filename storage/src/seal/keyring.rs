@@ -20,6 +20,9 @@ const KEYRING_LABEL: &str = "keyring";
 pub struct RootKey(Zeroizing<[u8; 32]>);
 
 impl RootKey {
+    /// What it is sealed for under a master key.
+    pub const LABEL: &str = ROOT_LABEL;
+
     /// A new random root key, for a new cluster.
     ///
     /// # Errors

@@ -1,5 +1,5 @@
-//! The master key: 32 random bytes in a file that only its owner may read, as 64 hex digits on one
-//! line. It wraps the root key at rest and seals what belongs to this node alone.
+//! The master key: 32 bytes that wrap the root key at rest and seal what belongs to this node alone. In a
+//! file that only its owner may read it is 64 hex digits on one line; it may come from elsewhere, too.
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -67,9 +67,16 @@ impl MasterKey {
             )));
         }
         let text = Zeroizing::new(read_small(path, 1024)?);
-        let key = decode_hex(text.trim_ascii()).ok_or_else(|| {
-            Fault::Key(format!("master key {shown} does not hold 64 hex digits on one line"))
-        })?;
+        Self::from_text(&text, &format!("master key {shown}"))
+    }
+
+    /// A key from the text of a key file, which `what` calls by name.
+    ///
+    /// # Errors
+    /// [`Fault::Key`] when it is no key.
+    pub fn from_text(text: &[u8], what: &str) -> Result<Self, Fault> {
+        let key = decode_hex(text.trim_ascii())
+            .ok_or_else(|| Fault::Key(format!("{what} does not hold 64 hex digits on one line")))?;
         Self::from_secret(&key)
     }
 
@@ -118,7 +125,7 @@ impl MasterKey {
             let (sealed_by, ours) = (hex(&id), self.id());
             return Err(Fault::Key(format!(
                 "the {label} was sealed by master key {sealed_by}, this is master key {ours}: point \
-                 the node at the master key file it was set up with"
+                 the node at the master key file, passphrase or HSM that it was set up with"
             )));
         }
         self.key.open(reader.rest(), &label_aad(VERSION, label), &|| format!("the {label}"))

@@ -1,7 +1,7 @@
 //! Plaintext to ciphertext and back. The only place where secret bytes are made, opened or wiped.
 //!
 //! ```text
-//! master key (a file of one node, mode 0600)
+//! master key (of one node: from a file, a passphrase, an HSM, …)
 //!   └─ wraps the root key at rest (`root.key`); seals the node's own blobs, and the key of each backup
 //!        root key (one a cluster, in memory of unsealed nodes)
 //!          ├─ wraps the keyring, which lies in the replicated state
@@ -18,6 +18,7 @@ mod aead;
 mod audit_key;
 mod keyring;
 mod master;
+mod passphrase;
 mod secret;
 mod stream;
 mod vault;
@@ -25,6 +26,7 @@ mod vault;
 pub use audit_key::{AuditKey, is_signed};
 pub use keyring::{Keyring, RootKey};
 pub use master::MasterKey;
+pub use passphrase::{PASSPHRASE_CHARS_MIN, Stretching};
 pub use secret::Secret;
 pub(crate) use stream::{CHUNK_BYTES, Chunk, ChunkKey, TAG_BYTES};
 pub use vault::{NewerKeyring, RotationBytes, SEALS_PER_GENERATION_MAX, Vault};

@@ -30,6 +30,7 @@ fn origin() -> BackupOrigin {
         node: "n1".to_owned(),
         node_id: 1,
         program: "0.1.0".to_owned(),
+        sealing: Some("by key".to_owned()),
     }
 }
 
@@ -40,9 +41,13 @@ struct Made {
 }
 
 fn make(store: &StateStore) -> Made {
+    make_as(store, origin())
+}
+
+fn make_as(store: &StateStore, origin: BackupOrigin) -> Made {
     let snapshot = store.snapshot_build().unwrap();
     let root = RootKey::from_secret(&Secret::new(vec![9; 32])).unwrap();
-    let mut writer = BackupWriter::new(origin(), snapshot, &root, &master(1)).unwrap();
+    let mut writer = BackupWriter::new(origin, snapshot, &root, &master(1)).unwrap();
     let promised = writer.bytes();
     let mut bytes = writer.next_block().unwrap().unwrap();
     let header = bytes.len();
@@ -116,7 +121,7 @@ fn another_key_is_refused_with_what_to_do() {
     let refused = BackupReader::open(made().bytes.as_slice(), &master(2)).err().unwrap();
     assert!(matches!(refused, BackupError::OtherKey { .. }));
     let text = refused.to_string();
-    assert!(text.contains("name the master key file of n1"), "{text}");
+    assert!(text.contains("bring the master key of n1"), "{text}");
     assert!(text.contains(&master(1).id()) && text.contains(&master(2).id()), "{text}");
 }
 
@@ -157,12 +162,23 @@ fn chunks_that_were_moved_left_out_repeated_or_cut_off_are_noticed() {
 }
 
 #[test]
+fn a_backup_of_the_first_version_opens_as_ever() {
+    let store = StateStore::open(&simulated(&SimDisk::new(5)).0).unwrap();
+    found(&store);
+    let made = make_as(&store, BackupOrigin { sealing: None, ..origin() });
+    assert_eq!(made.bytes[4], 1);
+    verify(&made.bytes).unwrap();
+    let reader = BackupReader::open(made.bytes.as_slice(), &master(1)).unwrap();
+    assert_eq!(reader.header().sealing, None);
+}
+
+#[test]
 fn what_is_no_backup_is_told_apart() {
     for noise in [&b""[..], b"CVB", b"not a backup at all", b"CVBK\0\0\0\0\x01x"] {
         assert!(matches!(verify(noise), Err(BackupError::NotABackup)), "{noise:?}");
     }
     let newer = verify(b"CVBK\x05\0\0\0\x01xxxxx").unwrap_err().to_string();
-    assert!(newer.contains("format 5, this program knows up to 1"), "{newer}");
+    assert!(newer.contains("format 5, this program knows up to 2"), "{newer}");
     assert!(matches!(verify(b"CVBK\x01\xff\xff\xff\xff"), Err(BackupError::Damaged(_))));
 }
 

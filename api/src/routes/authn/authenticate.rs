@@ -115,9 +115,9 @@ async fn mint(call: &mut Call, role: &RoleId) -> Result<Arc<Token>, Refusal> {
         return door.tokens.mint_special(&vault, role, &key, life, &[]).await.map(Arc::new);
     }
     let life = if role.kind() == Kind::User {
-        door.settings.user_token_seconds
+        door.settings().user_token_seconds
     } else {
-        door.settings.host_token_seconds
+        door.settings().host_token_seconds
     };
     door.tokens.mint(&vault, role, &key, call.now, life).await
 }

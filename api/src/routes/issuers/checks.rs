@@ -24,7 +24,7 @@ pub(super) struct Asked {
 
 /// Reads a body that may hold `known` names only.
 pub(super) async fn take(call: &mut Call, known: &[&str]) -> Result<(Asked, [u8; 32]), Refusal> {
-    let body = call.take_body(call.door.settings.body_bytes_max).await?;
+    let body = call.take_body(call.door.settings().body_bytes_max).await?;
     let digest = crate::token::sha256(&body);
     let Ok(Value::Object(mut object)) = serde_json::from_slice(&body) else {
         return Err(Refusal::Empty(http::StatusCode::BAD_REQUEST));

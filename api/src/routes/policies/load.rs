@@ -77,7 +77,7 @@ async fn load(call: &mut Call, mode: LoadMode) -> Result<Answer, Refusal> {
     });
     // Who may not load is told so before the text is read.
     call.check_write(|view, caller| check(view, caller, &target, mode)).await?;
-    let bytes_max = call.door.settings.policy_bytes_max;
+    let bytes_max = call.door.settings().policy_bytes_max;
     let text = call.take_body(bytes_max).await?;
     let text = String::from_utf8(text.to_vec()).map_err(|_not_text| Refusal::Policy {
         message: "policy_text is not valid UTF-8".to_owned(),
@@ -95,7 +95,7 @@ async fn load(call: &mut Call, mode: LoadMode) -> Result<Answer, Refusal> {
     let actor = Actor::Role(call.caller()?.role.clone());
     // One load of an account at a time on this node: two would only make each other plan again.
     let turns = call.door.policy_turns.clone();
-    let wait_max = call.door.settings.policy_wait_max;
+    let wait_max = call.door.settings().policy_wait_max;
     let Some(_turn) = turns.take(target.account(), wait_max).await else {
         return Err(conflict()?);
     };
@@ -140,7 +140,7 @@ async fn load(call: &mut Call, mode: LoadMode) -> Result<Answer, Refusal> {
                     }
                 }
                 let answer = answer(&told, version, &warnings);
-                let shown = call.door.settings.ignored_changes_header && !ignored.is_empty();
+                let shown = call.door.settings().ignored_changes_header && !ignored.is_empty();
                 return Ok(if shown {
                     answer.header(IGNORED, ignored_value(&ignored))
                 } else {
@@ -283,9 +283,10 @@ async fn plan(
     let large = text.len() > LARGE_TEXT_BYTES || keep_state;
     let state = call.door.state.clone();
     let at = call.now;
-    let settings = &call.door.settings;
-    let rules =
-        Rules { dynamic_secrets: settings.dynamic_secrets_enabled, ..settings.policy_rules };
+    let rules = {
+        let settings = call.door.settings();
+        Rules { dynamic_secrets: settings.dynamic_secrets_enabled, ..settings.policy_rules }
+    };
     let known = prepared.take();
     let work = move || {
         let request =
@@ -383,7 +384,8 @@ async fn complete(
     }
     for (role, _) in &fresh {
         // What the operator has set for a user of this name becomes its password.
-        if let Some(password) = door.settings.user_passwords.of(role) {
+        let password = door.settings().user_passwords.of(role);
+        if let Some(password) = password {
             let password_hash = door.passwords.hash(password).await?;
             changes.push(Event::PasswordChanged { role: role.clone(), password_hash });
         }

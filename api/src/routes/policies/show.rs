@@ -40,7 +40,7 @@ pub(crate) async fn show(call: &mut Call) -> Result<Answer, Refusal> {
     );
     let wants_json = call.header(CONTENT_TYPE.as_str()) == Some("application/json");
     let query = call.query.clone();
-    let most = call.door.settings.effective_policy_max;
+    let most = call.door.settings().effective_policy_max;
     let nodes = call
         .view(|view, caller| {
             let state = view.state;

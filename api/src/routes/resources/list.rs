@@ -33,7 +33,7 @@ pub(crate) async fn show(call: &mut Call) -> Result<Answer, Refusal> {
         format!("{user} successfully listed resources with parameters: {shown}"),
         format!("{user} failed to list resources with parameters: {shown}"),
     );
-    let page = Page::of(&call.query, call.door.settings.resource_list_limit_max, call.now)?;
+    let page = Page::of(&call.query, call.door.settings().resource_list_limit_max, call.now)?;
     let account = call.params.account.clone();
     let kind = match (call.params.kind, call.query.filled("kind")) {
         (Some(kind), _) => Some(Ok(kind)),

@@ -35,8 +35,9 @@ pub(crate) async fn show(call: &mut Call) -> Result<Answer, Refusal> {
         .iter()
         .map(|text| text.parse().ok().filter(|id: &ResourceId| id.kind() == Kind::Variable))
         .collect();
-    let settings = &call.door.settings;
-    let dynamic = ids.iter().flatten().filter(|id| is_dynamic(settings, id)).count();
+    let settings = call.door.settings();
+    let dynamic = ids.iter().flatten().filter(|id| is_dynamic(&settings, id)).count();
+    drop(settings);
     if dynamic > DYNAMIC_MAX {
         return Err(Refusal::Unprocessable(format!(
             "A request cannot contain more than {DYNAMIC_MAX} dynamic secrets"

@@ -18,7 +18,7 @@ pub(crate) async fn show(call: &mut Call) -> Result<Answer, Refusal> {
     describe(call, &resource, version.as_deref());
     let version = version.as_deref().map(parse_version).transpose()?;
     let mut unseen = false;
-    let is_dynamic = is_dynamic(&call.door.settings, &resource);
+    let is_dynamic = is_dynamic(&call.door.settings(), &resource);
     let found = call
         .view(|view, caller| {
             unseen = !rbac::is_visible(view.state, &caller.role, &resource);

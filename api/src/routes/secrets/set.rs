@@ -21,10 +21,10 @@ pub(crate) async fn create(call: &mut Call) -> Result<Answer, Refusal> {
     let permit = call
         .check_write(|view, caller| authz::require(view.state, &caller.role, "update", &resource))
         .await?;
-    let bytes_max = call.door.settings.body_bytes_max;
+    let bytes_max = call.door.settings().body_bytes_max;
     let mut value = call.take_body(bytes_max).await?;
     check_value(resource.kind(), &value)?;
-    if is_dynamic(&call.door.settings, &resource) {
+    if is_dynamic(&call.door.settings(), &resource) {
         return Err(Refusal::MethodNotAllowed(
             "Adding a static secret to a dynamic secret variable is not allowed".to_owned(),
         ));

@@ -38,7 +38,7 @@ pub(crate) async fn create(call: &mut Call) -> Result<Answer, Refusal> {
     );
     let caller = call.caller()?.role.clone();
     // Others' roles are not the account's to allow: what a seed opens is all accounts.
-    if *caller.account() != account || !call.door.settings.seed_accounts.contains(&account) {
+    if *caller.account() != account || !call.door.settings().seed_accounts.contains(&account) {
         return Err(Refusal::missing(&service));
     }
     let permit = call

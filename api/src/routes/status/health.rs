@@ -49,6 +49,7 @@ impl Report {
     fn of(door: &Door) -> Self {
         let status = door.proposer.status();
         let spool = door.spool.status();
+        let settings = door.settings();
         let age = status.age;
         let follows = status.part == Part::Follower;
         let older_than = |limit: Duration| follows && age.is_none_or(|age| age > limit);
@@ -65,10 +66,10 @@ impl Report {
             audit_waiting: spool.last.saturating_sub(spool.written),
             draining: door.draining.load().is_some(),
             has_leader: status.leader.is_some(),
-            too_old: older_than(door.settings.staleness_max),
-            unwanted_for_age: door.settings.staleness_unwanted.is_some_and(older_than),
-            degraded: older_than(door.settings.staleness_degraded),
-            wanted: door.settings.health_ok_for.contains(status.part),
+            too_old: older_than(settings.staleness_max),
+            unwanted_for_age: settings.staleness_unwanted.is_some_and(older_than),
+            degraded: older_than(settings.staleness_degraded),
+            wanted: settings.health_ok_for.contains(status.part),
             status,
         }
     }
@@ -167,7 +168,7 @@ const CONJUR_HEALTH: HeaderName = HeaderName::from_static("conjur-health");
 
 pub(crate) async fn show(call: &mut Call) -> Result<Answer, Refusal> {
     let mut report = Report::of(&call.door);
-    let wanted = call.door.settings.health_ok_for;
+    let wanted = call.door.settings().health_ok_for;
     if report.status.part == Part::Leader && !wanted.contains(Part::Standby) {
         report.wanted &= leads(&call.door).await;
     }

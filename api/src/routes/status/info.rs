@@ -22,7 +22,7 @@ pub(crate) async fn show(call: &mut Call) -> Result<Answer, Refusal> {
     };
     Ok(Answer::json(&json!({
         "release": env!("CARGO_PKG_VERSION"),
-        "version": door.settings.version,
+        "version": door.settings().version,
         "services": {
             "possum": {
                 "desired": "i",
@@ -34,7 +34,7 @@ pub(crate) async fn show(call: &mut Call) -> Result<Answer, Refusal> {
                 "arch": std::env::consts::ARCH,
             },
         },
-        "container": door.settings.node_name,
+        "container": door.settings().node_name,
         "role": role,
         "part": part.as_str(),
         "configuration": {"conjur": {"role": role}},

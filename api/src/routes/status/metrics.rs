@@ -7,7 +7,7 @@ use crate::error::Refusal;
 
 pub(crate) async fn show(call: &mut Call) -> Result<Answer, Refusal> {
     let door = call.door.clone();
-    let Some(render) = door.metrics_text.as_ref().filter(|_| door.settings.metrics) else {
+    let Some(render) = door.metrics_text.as_ref().filter(|_| door.settings().metrics) else {
         return Err(Refusal::UNROUTED);
     };
     let chain = door.state.read(|view| view.state.audit_head().last);

@@ -12,7 +12,7 @@ use crate::error::Refusal;
 const API_VERSION: &str = "5.3.1";
 
 pub(crate) async fn show(call: &mut Call) -> Result<Answer, Refusal> {
-    let version = &call.door.settings.version;
+    let version = &call.door.settings().version;
     if prefers_json(call.header(ACCEPT.as_str()).unwrap_or_default()) {
         return Ok(Answer::json(&json!({"version": version})));
     }
