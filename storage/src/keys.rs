@@ -257,7 +257,8 @@ pub(crate) fn renewed(key: &[u8], value: &[u8]) -> Result<Option<Row>, Fault> {
     if value.first() == Some(&v1::VERSION) { row(key, value).map(Some) } else { Ok(None) }
 }
 
-/// The tables in which [`renewed`] finds rows.
+/// The tables in which [`renewed`] finds rows, in the order in which they are gone through. In the last
+/// one nothing else lies.
 pub(crate) const RENEWED: [Table; 2] = [Table::Secret, Table::SecretValueV1];
 
 /// The key of one entry's history.

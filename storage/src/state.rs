@@ -707,8 +707,18 @@ fn decode_history(key: &[u8], value: &[u8]) -> Result<History, Fault> {
 }
 
 /// Writes rows of an earlier version anew where today's have other keys. A crash leaves some of either
-/// kind, and the next start goes on.
+/// kind, and the next start goes on: while any are left, some are left in the last of the tables.
 fn renew(engine: &dyn Engine) -> Result<(), Fault> {
+    let [.., last] = keys::RENEWED;
+    let (from, end) = last.bounds();
+    let mut has_old = false;
+    engine.scan(&from, &end, &mut |_, _| {
+        has_old = true;
+        Ok(ControlFlow::Break(()))
+    })?;
+    if !has_old {
+        return Ok(());
+    }
     for table in keys::RENEWED {
         let (from, end) = table.bounds();
         let mut from = from.to_vec();

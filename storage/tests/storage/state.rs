@@ -58,19 +58,21 @@ fn versions_go_round_and_only_those_kept_have_a_value() {
     });
 }
 
-/// Puts back the rows of secrets as version 1 had them: a table for the values, and numbers for keys.
-fn age_secrets(datadir: &Datadir, how_many: usize) {
+/// Puts back rows of secrets as version 1 had them, a table for the values, and numbers for keys: so
+/// many records and so many values, since those are the last to be renewed.
+fn age_secrets(datadir: &Datadir, records: usize, values: usize) {
     let folder = datadir.state().join(format!("{:020}", 1));
     let engine = datadir.disk().engine(&folder, Profile::State).unwrap();
     let (from, to) = keys::Table::Secret.bounds();
     let mut batch = Batch::new();
-    let mut left = how_many;
+    let mut left = [records, values];
     engine
         .scan(&from, &to, &mut |key, value| {
-            if left == 0 {
-                return Ok(std::ops::ControlFlow::Break(()));
+            let left = &mut left[usize::from(key[key.len() - 1])];
+            if *left == 0 {
+                return Ok(std::ops::ControlFlow::Continue(()));
             }
-            left -= 1;
+            *left -= 1;
             let id = &key[1..key.len() - 2];
             let row = keys::row(key, value)?;
             let (table, number, body) = if let Row::SecretVersion(_, number, _) = row {
@@ -92,7 +94,7 @@ fn age_secrets(datadir: &Datadir, how_many: usize) {
 
 #[test]
 fn secrets_of_version_1_are_renewed_at_the_start_even_in_part() {
-    for aged in [1, 7, 20, 40] {
+    for (records, values) in [(20, 20), (7, 20), (0, 20), (0, 1)] {
         let folder = tempfile::tempdir().unwrap();
         let before = {
             let store = StateStore::open(&real(folder.path())).unwrap();
@@ -100,7 +102,7 @@ fn secrets_of_version_1_are_renewed_at_the_start_even_in_part() {
             store.apply(&(4..48).map(set_secret).collect::<Vec<_>>()).unwrap();
             (store.read(|view| view.state.rows()), store.state_hash().unwrap())
         };
-        age_secrets(&real(folder.path()), aged);
+        age_secrets(&real(folder.path()), records, values);
         let store = StateStore::open(&real(folder.path())).unwrap();
         assert!(before.0 == store.read(|view| view.state.rows()), "memory differs");
         assert_eq!(before.1, store.state_hash().unwrap());
