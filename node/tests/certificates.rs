@@ -472,6 +472,8 @@ print(next(node["pid"] for node in nodes if node["name"] == "n3"))'; }
         test "$(pid)" != $old
         openssl x509 -checkend 86400 -noout -in $CONCLAVE_DEV_DIR/n3/data/tls/cluster.pem
         for port in $(ports); do
+            # What a node has loaded it has not yet begun to present.
+            for i in $(seq 300); do present $port >/dev/null 2>&1 && (verify $port $root) && break; sleep 0.1; done
             verify $port $root
             curl -sf --cacert $root -o /dev/null https://localhost:$port/authenticators
         done
