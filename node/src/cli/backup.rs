@@ -74,7 +74,7 @@ pub struct RestoreArgs {
     /// that is not the configured one.
     #[arg(long, value_name = "FILE")]
     backup_key_file: Option<PathBuf>,
-    /// The configuration of the node that made the backup, whose [unseal] opens it.
+    /// The configuration of the node that made the backup, whose section unseal opens it.
     #[arg(long, value_name = "FILE")]
     backup_config: Option<PathBuf>,
     #[command(flatten)]

@@ -22,7 +22,7 @@ pub enum KeysCommand {
     Status(ConfigArg),
     /// Put this node under another master key, as its configuration file says now.
     ///
-    /// Online, for this node alone: change the section [unseal] (another file, a passphrase, an HSM), then
+    /// Online, for this node alone: change the section unseal of the configuration (another file, a passphrase, an HSM), then
     /// run this. The node reads the section, makes the key where there is none yet, and seals its own
     /// files anew. What opened them before opens them no longer.
     #[command(after_help = "\
