@@ -328,7 +328,8 @@ pub fn sealing(path: &Path) -> Result<Sealing, Failure> {
 }
 
 fn sealing_in(header: &BackupHeader) -> Result<Sealing, String> {
-    header.sealing.as_deref().map_or_else(|| Ok(Sealing::by_key()), Sealing::parse)
+    let Some(text) = header.sealing.as_deref() else { return Ok(Sealing::by_key()) };
+    Sealing::parse(text).map_err(|why| why.to_string())
 }
 
 /// Opens a backup with the master key of the node that made it.

@@ -17,6 +17,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use conclave_raft::{KnownMember, NodeInfo, NodeKey, NodeRole};
+use conclave_storage::Fault;
 use conclave_storage::seal::{MasterKey, RootKey, Secret};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -24,7 +25,7 @@ use zeroize::Zeroizing;
 use crate::certificates::Issued;
 use crate::exit::{Context, Exit, Failure};
 use crate::seed::SeedRole;
-use crate::unseal::Sealing;
+use crate::unseal::{Sealing, Unreadable};
 
 /// The version of `node.json` that this program writes; others are refused.
 const NODE_VERSION: u32 = 1;
@@ -180,7 +181,7 @@ impl Folder {
             }
             other => other.context(Exit::Fault, path.display())?,
         };
-        let node: NodeFile = serde_json::from_str(&text).context(Exit::Fault, path.display())?;
+        let node: NodeFile = serde_json::from_str(&text).map_err(|error| damaged(&path, &error))?;
         if node.version != NODE_VERSION {
             return Err(Failure::new(
                 Exit::Fault,
@@ -385,8 +386,12 @@ impl Folder {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Sealing::by_key()),
             read => {
                 let text = read.context(Exit::Fault, path.display())?;
-                let refused = |why| Failure::new(Exit::Fault, format!("{}: {why}", path.display()));
-                Sealing::parse(&text).map_err(refused)
+                Sealing::parse(&text).map_err(|why| match why {
+                    Unreadable::Damaged(detail) => damaged(&path, &detail),
+                    Unreadable::Version(_) => {
+                        Failure::new(Exit::Fault, format!("{}: {why}", path.display()))
+                    }
+                })
             }
         }
     }
@@ -603,9 +608,32 @@ pub fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
     Some(bytes)
 }
 
+/// The refusal of a file that cannot be read: what is wrong with it, and what to do.
+fn damaged(path: &Path, detail: &dyn std::fmt::Display) -> Failure {
+    let what = path.display().to_string();
+    Failure::new(Exit::Fault, Fault::corrupt(what, detail.to_string()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_damaged_file_is_refused_with_what_to_do() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = Folder::new(place.path());
+        let damaged = [folder.node_json(), place.path().join(SEALING)];
+        for path in &damaged {
+            std::fs::write(path, "{\"version\"z 1}").unwrap();
+        }
+        let refused = [folder.read_node().err(), folder.sealing().err()];
+        for (refusal, path) in refused.into_iter().zip(damaged) {
+            let text = refusal.unwrap().to_string();
+            let file = path.file_name().unwrap().to_str().unwrap();
+            assert!(text.contains(file) && text.contains("is damaged"), "{text}");
+            assert!(text.contains("join it again"), "{text}");
+        }
+    }
 
     fn set_up(root: &Path, master: &MasterKey) -> Folder {
         let folder = Folder::new(root);

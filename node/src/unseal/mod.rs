@@ -82,21 +82,30 @@ impl Sealing {
     /// Reads the text of `unseal.json`.
     ///
     /// # Errors
-    /// What is wrong with it, in words.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    /// [`Unreadable`].
+    pub fn parse(text: &str) -> Result<Self, Unreadable> {
         #[derive(Deserialize)]
         struct Versioned {
             version: u32,
         }
-        let Versioned { version } =
-            serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let damaged = |error: serde_json::Error| Unreadable::Damaged(error.to_string());
+        let Versioned { version } = serde_json::from_str(text).map_err(damaged)?;
         if version != VERSION {
-            return Err(format!(
-                "version {version} is not known here, only {VERSION}; start a newer conclave"
-            ));
+            return Err(Unreadable::Version(version));
         }
-        serde_json::from_str(text).map_err(|error| error.to_string())
+        serde_json::from_str(text).map_err(damaged)
     }
+}
+
+/// Why `unseal.json` cannot be read.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unreadable {
+    /// Another version of it.
+    #[error("version {0} is not known here, only {VERSION}; start a newer conclave")]
+    Version(u32),
+    /// What is wrong with it, in words.
+    #[error("{0}")]
+    Damaged(String),
 }
 
 /// Why there is no master key.
@@ -321,6 +330,7 @@ mod tests {
         }
         assert_eq!(Sealing::parse(r#"{"version":1,"way":{"by":"key"}}"#), Ok(Sealing::by_key()));
         let newer = Sealing::parse(r#"{"version":2,"way":{"by":"thought"}}"#).unwrap_err();
+        let newer = newer.to_string();
         assert!(newer.contains("version 2") && newer.contains("newer conclave"), "{newer}");
         for damaged in ["", "{}", r#"{"version":1,"way":{"by":"thought"}}"#] {
             assert!(Sealing::parse(damaged).is_err(), "{damaged}");
