@@ -113,7 +113,7 @@ impl Table {
         Self::Level,
     ];
 
-    /// Whether memory holds the table's rows, too.
+    /// Whether memory holds the table's rows, too; of [`Table::Secret`] it holds the records alone.
     pub fn is_in_memory(self) -> bool {
         !matches!(self, Self::SecretValueV1 | Self::AuditBlock)
     }

@@ -748,15 +748,17 @@ fn renew(engine: &dyn Engine) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Rebuilds memory from the rows of a database, which are renewed where need be. Audit records are not
-/// read.
+/// Rebuilds memory from the rows of a database, which are renewed where need be. Secret values and
+/// audit records are not read.
 fn load(engine: &dyn Engine) -> Result<(State, Option<AppliedMark>), Fault> {
     renew(engine)?;
     let mut state = State::new();
     for table in Table::ROWS.into_iter().filter(|table| table.is_in_memory()) {
         let (from, to) = table.bounds();
         engine.scan(&from, &to, &mut |key, value| {
-            state.apply(&Effect::Put(Box::new(keys::row(key, value)?)));
+            if !keys::is_secret_value(key) {
+                state.apply(&Effect::Put(Box::new(keys::row(key, value)?)));
+            }
             Ok(ControlFlow::Continue(()))
         })?;
     }

@@ -169,10 +169,10 @@ async fn strike(
     let cut = mode.power_cuts && rng.chance(700);
     for at in &struck {
         if cut {
-            cluster.nodes[*at].freeze().await?;
-            cluster.disks[*at].cut_power()?;
+            cluster.cut_power(*at).await?;
+        } else {
+            cluster.nodes[*at].signal(rustix::process::Signal::KILL)?;
         }
-        cluster.nodes[*at].signal(rustix::process::Signal::KILL)?;
     }
     for at in &struck {
         cluster.nodes[*at].reap().await?;

@@ -38,12 +38,10 @@ const STORM: Duration = Duration::from_secs(15);
 const FRONTS: usize = 3;
 /// How often the storm is looked after.
 const TICK: Duration = Duration::from_millis(20);
+/// Within this after the last fault all members must be level.
+const CONVERGED_WITHIN: Duration = Duration::from_secs(15);
 /// How long is waited to see how late they are if they are late.
 const PATIENCE: Duration = Duration::from_mins(1);
-/// Within this after the last fault all members must be level. A development build, beside whatever else
-/// tests run, proves that they converge and not how fast.
-const CONVERGED_WITHIN: Duration =
-    if cfg!(debug_assertions) { PATIENCE } else { Duration::from_secs(15) };
 /// How long one try of a join or a removal may take.
 const CHANGE_PATIENCE: Duration = Duration::from_secs(20);
 /// So many voters and followers at least, and at most.

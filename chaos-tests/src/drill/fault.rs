@@ -127,9 +127,7 @@ impl Scene<'_> {
             }
             Fault::PowerCut => {
                 for position in &hurt {
-                    self.cluster.nodes[*position].freeze().await?;
-                    self.cluster.disks[*position].cut_power()?;
-                    self.cluster.nodes[*position].signal(Signal::KILL)?;
+                    self.cluster.cut_power(*position).await?;
                 }
                 for position in &hurt {
                     self.cluster.nodes[*position].reap().await?;

@@ -14,6 +14,7 @@ use conclave::admin::protocol::Status;
 use conclave::folder::Folder;
 use conclave::seed::SeedRole;
 use futures::future::join_all;
+use rustix::process::Signal;
 use rustls::RootCertStore;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, ServerName};
@@ -261,6 +262,17 @@ impl Cluster {
             }
             sleep(LOOK_EVERY).await;
         }
+    }
+
+    /// Cuts a node's power: the process stops where it is, its disk takes nothing more, and then it is
+    /// killed. It still has to be reaped, and its disk's power restored.
+    ///
+    /// # Errors
+    /// When it does not run, or the disk cannot be cut.
+    pub async fn cut_power(&self, at: usize) -> Result<(), HarnessError> {
+        self.nodes[at].freeze().await?;
+        self.disks[at].cut_power()?;
+        self.nodes[at].signal(Signal::KILL)
     }
 
     /// Waits until all nodes run and agree on one leader, play their parts, and have applied the

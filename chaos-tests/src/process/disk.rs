@@ -68,7 +68,7 @@ impl Disk {
     ///
     /// # Errors
     /// When the file system does not support being shut down.
-    pub fn cut_power(&self) -> Result<(), HarnessError> {
+    pub(super) fn cut_power(&self) -> Result<(), HarnessError> {
         let (synced, unsynced) =
             (self.mount_point.join("canary.synced"), self.mount_point.join("canary.unsynced"));
         // Those of an earlier cut must go: ext4 flushes a file that was truncated and rewritten.

@@ -148,7 +148,7 @@ impl Node {
     ///
     /// # Errors
     /// When it does not run, or has not stopped in time.
-    pub async fn freeze(&self) -> Result<(), HarnessError> {
+    pub(super) async fn freeze(&self) -> Result<(), HarnessError> {
         self.signal(Signal::STOP)?;
         let pid = self.pid().unwrap_or_default();
         let deadline = Instant::now() + FREEZE_PATIENCE;

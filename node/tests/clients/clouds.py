@@ -8,7 +8,6 @@ start where clouds are. Then it runs itself against `conclave dev`. Every fact i
 
 import asyncio
 import base64
-import datetime
 import http.server
 import json
 import os
@@ -28,9 +27,10 @@ import urllib.request
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+
+from certificates import certificates
 
 ACCOUNT_AT_AMAZON = "123456789012"
 MACHINES = {"ASIAWEB0000000000000": ("secret-of-web", "session-of-web", "web"),
@@ -48,7 +48,7 @@ class Clouds:
 
     def __init__(self, work):
         self.key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-        self.certificates(work)
+        certificates(work)
         self.https = self.start(self.answer_https)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(work / "server.pem", work / "server.key")
@@ -57,31 +57,6 @@ class Clouds:
         self.metadata = self.start(self.answer_metadata)
         for server in (self.https, self.metadata):
             threading.Thread(target=server.serve_forever, daemon=True).start()
-
-    @staticmethod
-    def certificates(work):
-        now = datetime.datetime.now(datetime.timezone.utc)
-        day = datetime.timedelta(days=1)
-
-        def name(text):
-            return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, text)])
-
-        ca_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
-        base = x509.CertificateBuilder().issuer_name(name("clouds"))
-        base = base.not_valid_before(now - day).not_valid_after(now + day)
-        ca = base.subject_name(name("clouds")).public_key(ca_key.public_key())
-        ca = ca.serial_number(x509.random_serial_number())
-        ca = ca.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        ca = ca.sign(ca_key, hashes.SHA256())
-        leaf = base.subject_name(name("localhost")).public_key(key.public_key())
-        leaf = leaf.serial_number(x509.random_serial_number())
-        names = x509.SubjectAlternativeName([x509.DNSName("localhost")])
-        leaf = leaf.add_extension(names, critical=False).sign(ca_key, hashes.SHA256())
-        pem = serialization.Encoding.PEM
-        (work / "ca.pem").write_bytes(ca.public_bytes(pem))
-        (work / "server.pem").write_bytes(leaf.public_bytes(pem))
-        (work / "server.key").write_bytes(key.private_bytes(
-            pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
 
     @staticmethod
     def start(answer):
