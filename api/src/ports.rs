@@ -368,7 +368,7 @@ impl From<conclave_raft::ProposeError> for ProposeError {
     fn from(error: conclave_raft::ProposeError) -> Self {
         use conclave_raft::ProposeError as Raft;
         match error {
-            Raft::NoLeader { .. } => Self::NoLeader,
+            Raft::NoLeader { .. } | Raft::Forbidden => Self::NoLeader,
             Raft::Overloaded { .. } => Self::Overloaded,
             Raft::TooLarge { .. } => Self::TooLarge,
             Raft::Unknown => Self::Unknown,

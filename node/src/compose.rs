@@ -560,6 +560,9 @@ async fn carry_out(raft: &Handle, envelope: &Envelope) -> Result<Outcome, Propos
             error,
             ProposeError::NoLeader { .. } | ProposeError::Unknown | ProposeError::Overloaded { .. }
         );
+        if error == ProposeError::Forbidden {
+            return Err(Failure::new(Exit::Refused, error).into());
+        }
         if !again || Instant::now() >= deadline {
             return Err(Failure::new(Exit::Unavailable, error).into());
         }

@@ -30,6 +30,9 @@ pub enum ProposeError {
         /// The bound.
         most: usize,
     },
+    /// The leader takes no proposals from this node: it is a follower. Ask at a voter.
+    #[error("a follower may not change the cluster; ask at a voter; it did not happen")]
+    Forbidden,
     /// It was handed to the log and no answer came: it may have happened, or may yet. Retry with
     /// the same request id, or report it as unknown; never as a failure.
     #[error("proposed, but its fate is not known")]

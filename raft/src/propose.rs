@@ -253,11 +253,10 @@ impl Node {
                 }
                 Refusal::TooLarge => ProposeError::TooLarge { found: 0, most: COMMAND_BYTES_MAX },
                 Refusal::Unknown => ProposeError::Unknown,
-                Refusal::NoLeader
-                | Refusal::Stopped
-                | Refusal::Forbidden
-                | Refusal::NoService
-                | Refusal::Failed => ProposeError::NoLeader { leader: None },
+                Refusal::Forbidden => ProposeError::Forbidden,
+                Refusal::NoLeader | Refusal::Stopped | Refusal::NoService | Refusal::Failed => {
+                    ProposeError::NoLeader { leader: None }
+                }
             }),
             Err(error) if error.never_sent() => Err(no_leader),
             Ok(_) | Err(_) => Err(ProposeError::Unknown),
@@ -273,6 +272,7 @@ impl Node {
                     ProposeError::NoLeader { .. } => Refusal::NoLeader,
                     ProposeError::Overloaded { .. } => Refusal::Overloaded,
                     ProposeError::TooLarge { .. } => Refusal::TooLarge,
+                    ProposeError::Forbidden => Refusal::Forbidden,
                     ProposeError::Unknown => Refusal::Unknown,
                     ProposeError::Fault(_) | ProposeError::Closed => Refusal::Stopped,
                 };

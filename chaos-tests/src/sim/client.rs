@@ -159,6 +159,7 @@ impl World {
                     ProposeError::NoLeader { .. }
                     | ProposeError::Overloaded { .. }
                     | ProposeError::TooLarge { .. }
+                    | ProposeError::Forbidden
                     | ProposeError::Closed,
                 ) => {}
             }

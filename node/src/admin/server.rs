@@ -462,6 +462,10 @@ async fn remove(node: &Node, member: &str) -> Result<Response, Failure> {
         ));
     }
     propose(&node.core.raft, Command::RemoveMemberNode { node: id }).await?;
+    // Nobody tells a member that goes that it has been cut off: it is not talked to any more.
+    if id == node.identity.node_id {
+        return Ok(Response::Done);
+    }
     let deadline = Instant::now() + CHANGE_DEADLINE;
     while node.core.raft.status().members.iter().any(|known| known.id == id) {
         if Instant::now() >= deadline {

@@ -173,7 +173,7 @@ def through_the_leaders_death(token):
             status, read = 0, repr(error)
         if status == 200:
             break
-        assert time.monotonic() - began < 10, (status, read)
+        assert time.monotonic() - began < 60, (status, read)
         time.sleep(0.02)
     assert read == value, (read, value)
     status, _ = request("POST", standby["url"], secret_path("app/db/password"), b"after", token)

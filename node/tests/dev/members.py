@@ -12,7 +12,7 @@ import threading
 import time
 import urllib.parse
 
-from around import AUTHENTICATE, KEY, SECRET, TLS, by_name, exchange, nodes
+from around import AUTHENTICATE, KEY, SECRET, TLS, WITHIN_S, by_name, exchange, nodes
 from newcomers import SCRATCH, blank, change, conclave, done, leader, serving, status, until
 
 
@@ -143,6 +143,9 @@ def two_of_five():
             print(f"two of five lost and replaced, twice: {running.stop()}")
             until("the members do not converge", lambda: len({
                 done("cluster", "state-hash", on=name) for name in ("n1", "n2", "n3", "o4", "o5")}) == 1)
+            # Who goes of itself hears from nobody that it has been cut off, and does not wait for that.
+            done("cluster", "remove", "o5", on="o5")
+            until("o5 stays", lambda: "o5" not in [member["name"] for member in status()["members"]])
     finally:
         for pid in stopped:
             os.kill(pid, signal.SIGCONT)
@@ -168,9 +171,9 @@ def stale_follower():
         os.kill(pid, signal.SIGSTOP)
     began = time.monotonic()
     try:
-        until("the follower says that it is well", lambda: health()[0] == 502, 10)
+        until("the follower says that it is well", lambda: health()[0] == 502)
         took = time.monotonic() - began
-        assert took <= 5 and health()[1]["degraded"], (took, health())
+        assert took <= WITHIN_S and health()[1]["degraded"], (took, health())
         # It may serve still, and does.
         exchange(follower["url"], AUTHENTICATE, body=KEY.encode())
     finally:

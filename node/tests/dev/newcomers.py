@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import time
 
-from around import FOLDER, by_name, free_port, nodes
+from around import FOLDER, WITHIN_S, by_name, free_port, nodes
 
 SCRATCH = pathlib.Path(tempfile.mkdtemp())
 CONCLAVE = os.environ["CONCLAVE"]
@@ -109,9 +109,9 @@ def change(names, edit):
     until(f"{names} do not come back", back)
 
 
-def recorded(what, *marks, seconds=5, on="n1"):
+def recorded(what, *marks, on="n1"):
     """Waits until the audit chain has a record with all of these."""
     def found():
         lines = done("audit", "query", "--output", "json", on=on).splitlines()
         return next((line for line in lines if all(mark in line for mark in marks)), None)
-    return until(f"{what} in the audit chain", found, seconds)
+    return until(f"{what} in the audit chain", found, WITHIN_S)

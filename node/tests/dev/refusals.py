@@ -1,4 +1,4 @@
-"""Who may not come in is refused within five seconds, and in the audit chain, with where it came from: a seed
+"""Who may not come in is refused in time, and in the audit chain, with where it came from: a seed
 that is replayed, has expired or was made for another part, a token that nobody issued, and a node that was
 removed. Run by `node/tests/dev.rs` inside `conclave dev --run`."""
 
@@ -6,10 +6,8 @@ import json
 import socket
 import time
 
-from around import FOLDER, by_name
-from newcomers import SCRATCH, blank, conclave, config_of, done, recorded, serving, status
-
-WITHIN_S = 5
+from around import FOLDER, WITHIN_S, by_name
+from newcomers import SCRATCH, blank, conclave, config_of, done, recorded, serving, status, until
 
 
 def seed(name, role="follower", life_s=60):
@@ -36,7 +34,7 @@ def refused(what, name, seed, reason):
     took = time.monotonic() - began
     assert run.returncode != 0 and reason in run.stderr, (what, run.returncode, run.stdout, run.stderr)
     assert took < WITHIN_S, (what, took)
-    recorded(what, f"{node_of(name)} tried to join", reason, '"failure"', "127.0.0.1", seconds=WITHIN_S)
+    recorded(what, f"{node_of(name)} tried to join", reason, '"failure"', "127.0.0.1")
     print(f"{what}: refused in {took:.2f} s: {reason}")
 
 
@@ -76,10 +74,13 @@ refused("a stolen cluster key with a made-up token", "f4", write(thief, "f4.seed
 # The one that was let in is removed while it runs, and keeps trying.
 with serving("f9"):
     node = status("f9")["node_id"]
+    until("f9 hears of no leader", lambda: status("f9")["leader"])
+    itself = conclave("cluster", "remove", "f9", on="f9")
+    assert itself.returncode == 7 and "ask at a voter" in itself.stderr, itself
     leader = next(one for one in by_name().values() if one["part"] == "leader")["name"]
     removed = time.monotonic()
     done("cluster", "remove", "f9", on=leader)
-    recorded("a removed node", f"node {node} is not a member of this cluster", "127.0.0.1", seconds=WITHIN_S)
+    recorded("a removed node", f"node {node} is not a member of this cluster", "127.0.0.1")
     print(f"a removed node: in the audit chain {time.monotonic() - removed:.2f} s after its removal")
     recorded("the removal", "the operator removed f9", '"success"')
 done("audit", "verify")
