@@ -483,7 +483,19 @@ pub fn known_members(raft: &Handle) -> Vec<KnownMemberFile> {
 /// # Errors
 /// The log's rejection, or that no leader could be reached in time.
 pub async fn propose(raft: &Handle, body: Command) -> Result<Outcome, Failure> {
-    let envelope = envelope(Actor::Node, String::new(), body)?;
+    propose_from(raft, String::new(), body).await
+}
+
+/// The same, for somebody at an address.
+///
+/// # Errors
+/// As [`propose`].
+pub async fn propose_from(
+    raft: &Handle,
+    client_ip: String,
+    body: Command,
+) -> Result<Outcome, Failure> {
+    let envelope = envelope(Actor::Node, client_ip, body)?;
     match carry_out(raft, &envelope).await {
         Ok(outcome) => Ok(outcome),
         Err(ProposalFailure::Failed(failure)) => Err(failure),

@@ -24,7 +24,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::certificates::{Issued, check};
 use crate::clock::SystemClock;
-use crate::compose::{known_members, propose};
+use crate::compose::{known_members, propose_from};
 use crate::config::Config;
 use crate::deeds::{self, Deed};
 use crate::exit::{Context, Exit, Failure};
@@ -221,11 +221,12 @@ impl JoinDesk {
         let turn = self.answered.acquire().await;
         let _turn = turn.map_err(|error| ServiceError(error.to_string()))?;
         let mut subject = Vec::new();
-        let answer = self.admitted(node_key, body, &mut subject).await;
+        // As it stands in ranges: without the form that IPv4 takes on a socket of both kinds.
+        let from = from.map(|from| from.ip().to_canonical().to_string()).unwrap_or_default();
+        let answer = self.admitted(node_key, &from, body, &mut subject).await;
         if let Some(spool) = &self.spool {
             let told = |name| subject.iter().find(|(known, _)| *known == name);
             let name = told("name").map_or("a node", |(_, name)| name.as_str());
-            let from = from.map(|from| from.ip().to_string()).unwrap_or_default();
             let text = match &answer {
                 Ok(_) => format!("{name} joined from {from}"),
                 Err(_) => format!("{name} tried to join from {from}"),
@@ -241,6 +242,7 @@ impl JoinDesk {
     async fn admitted(
         &self,
         node_key: [u8; 32],
+        from: &str,
         body: Vec<u8>,
         subject: &mut Vec<(&'static str, String)>,
     ) -> Result<Vec<u8>, ServiceError> {
@@ -300,7 +302,8 @@ impl JoinDesk {
             peer_address: request.peer_address,
             api_url: request.api_url,
         };
-        let outcome = propose(&self.raft, Command::AdmitMember { token: Some(digest), member })
+        let admit = Command::AdmitMember { token: Some(digest), member };
+        let outcome = propose_from(&self.raft, from.to_owned(), admit)
             .await
             .map_err(|failure| refuse(failure.message))?;
         let Outcome::MemberAdmitted { node: node_id } = outcome else {

@@ -11,6 +11,7 @@ use conclave_domain::outcome::Outcome;
 use conclave_domain::records::JoinToken;
 use conclave_domain::time::{Clock, Timestamp};
 use futures::future::BoxFuture;
+use ipnet::IpNet;
 use zeroize::Zeroizing;
 
 use crate::certificates::store::{self, Maker};
@@ -36,6 +37,8 @@ pub struct Wanted {
     pub group: Option<String>,
     /// More names under which clients reach a follower.
     pub names: Vec<String>,
+    /// Addresses from which the node may join; from anywhere without.
+    pub cidr: Vec<IpNet>,
 }
 
 /// Issues a seed, good once.
@@ -48,12 +51,12 @@ pub async fn issue(
     client_ip: String,
     wanted: Wanted,
 ) -> Result<Seed, ProposalFailure> {
-    let Wanted { name, role, life, group, names } = wanted;
+    let Wanted { name, role, life, group, names, cidr } = wanted;
     let (root_pem, issued) = presented(node, role, &name, group, &names).await?;
     let token = new_token()?;
     let life = i64::try_from(life.as_millis()).unwrap_or(i64::MAX);
     let expires_at = Timestamp(SystemClock.now().0.saturating_add(life));
-    let grant = JoinToken { name: name.clone(), role: role.into(), expires_at };
+    let grant = JoinToken { name: name.clone(), role: role.into(), expires_at, cidr };
     let command = Command::IssueJoinToken { digest: token_digest(&token), token: grant };
     let Outcome::Done = propose_as(&node.core, actor, client_ip, command).await? else {
         return Err(Failure::new(Exit::Fault, "a join token was answered something else").into());
@@ -142,6 +145,7 @@ impl Seeds for SeedDesk {
                 life: order.life,
                 group: order.group,
                 names: order.names,
+                cidr: Vec::new(),
             };
             let actor = Actor::Role(order.role);
             match issue(&node, actor, order.client_ip, wanted).await {

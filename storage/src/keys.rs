@@ -38,7 +38,7 @@ use crate::error::Fault;
 /// | 18 | secret value, of before | id NUL version (u32) | sealed bytes |
 /// | 19 | policy version | id NUL version (u32) | `PolicyVersionV1` |
 /// | 1a | keyring | | `KeyringV1` |
-/// | 1b | join token | digest (32) | `JoinTokenV1` |
+/// | 1b | join token | digest (32) | `JoinTokenV1`, or `BoundJoinTokenV2` |
 /// | 1c | member | node id (u64) | `MemberV1` |
 /// | 1d | answered | index (u64) request id (16) | reply bytes |
 /// | 1e | host factory token | digest (32) | `HostFactoryTokenV1` |
@@ -188,7 +188,7 @@ pub fn put_key(out: &mut Vec<u8>, key: &RowKey) {
 /// # Errors
 /// [`Fault::Corrupt`] when the record cannot be encoded, which none of the domain's can cause.
 pub fn put_row_value(out: &mut Vec<u8>, row: &Row) -> Result<(), Fault> {
-    let is_v2 = matches!(row, Row::AuditBlock(..) | Row::SecretVersion(..) | Row::SecretValue(..));
+    let is_v2 = v2::holds(row);
     out.push(if is_v2 { v2::VERSION } else { VERSION });
     if is_v2 { v2::put_body(out, row) } else { v1::put_body(out, row) }
 }

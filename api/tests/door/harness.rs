@@ -178,6 +178,7 @@ impl Seeds for Desk {
                 name: order.name.clone(),
                 role: MemberRole::Follower,
                 expires_at: Timestamp(at.0 + life),
+                cidr: Vec::new(),
             };
             let id = conclave_api::credentials::api_key_digest(order.name.as_bytes());
             let envelope = command::codec::encode(&Envelope {

@@ -8,8 +8,8 @@ use tokio::net::UnixStream;
 
 use super::protocol::{Account, AuditPage, Request, Response, StateHash, Status};
 use super::socket_path;
-use crate::exit::{Context, Exit, Failure};
-use crate::seed::{Seed, SeedRole};
+use crate::exit::{Exit, Failure};
+use crate::seed::Seed;
 
 /// How long an answer may take.
 const DEADLINE: Duration = Duration::from_mins(1);
@@ -87,21 +87,12 @@ pub async fn state_hash(data: &Path) -> Result<StateHash, Failure> {
     Err(response.into_failure())
 }
 
-/// Issues a seed. A follower may be of a group, and have names under which clients reach it.
+/// Issues a seed; `request` is [`Request::Seed`].
 ///
 /// # Errors
 /// As [`ask`].
-pub async fn seed(
-    data: &Path,
-    name: &str,
-    role: SeedRole,
-    life: Duration,
-    group: Option<String>,
-    names: Vec<String>,
-) -> Result<Seed, Failure> {
-    let life_s = u32::try_from(life.as_secs()).context(Exit::Usage, "life of the seed")?;
-    let request = Request::Seed { name: name.to_owned(), role, life_s, group, names };
-    let response = ask(data, &request).await?;
+pub async fn seed(data: &Path, request: &Request) -> Result<Seed, Failure> {
+    let response = ask(data, request).await?;
     if let Response::Seed(seed) = response {
         return Ok(*seed);
     }

@@ -35,6 +35,9 @@ pub enum Request {
         /// More names under which clients reach a follower.
         #[serde(default)]
         names: Vec<String>,
+        /// Addresses from which the node may join; from anywhere without.
+        #[serde(default)]
+        cidr: Vec<String>,
     },
     /// Removes a member, by name or id.
     Remove {

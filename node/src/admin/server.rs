@@ -7,6 +7,7 @@ use std::time::Duration;
 use conclave_domain::certificates::{CLUSTER_CA, CertificateKey, Condition, Origin, ROOT};
 use conclave_domain::command::{Actor, Command};
 use conclave_domain::id::AccountName;
+use conclave_domain::policy::parse_range;
 use conclave_domain::time::Clock;
 use conclave_raft::status::NodeState;
 use conclave_raft::{ChangeError, NodeRole};
@@ -66,11 +67,17 @@ pub async fn serve(node: Arc<Node>, stopped: watch::Receiver<bool>) -> Result<()
 async fn answer(node: &Node, request: Request) -> Result<Response, Failure> {
     match request {
         Request::Status => Ok(Response::Status(Box::new(status(node)))),
-        Request::Seed { name, role, life_s, group, names } => {
-            let subject = vec![("name", name.clone()), ("role", role.as_str().to_owned())];
-            let text = format!("the operator issued a seed for the {} {name}", role.as_str());
+        Request::Seed { name, role, life_s, group, names, cidr } => {
+            let mut subject = vec![("name", name.clone()), ("role", role.as_str().to_owned())];
+            let mut text = format!("the operator issued a seed for the {} {name}", role.as_str());
+            if !cidr.is_empty() {
+                subject.push(("cidr", cidr.join(", ")));
+                text.extend([format!(" at {}", cidr.join(", "))]);
+            }
+            let cidr: Result<_, _> = cidr.iter().map(|range| parse_range(range)).collect();
+            let cidr = cidr.context(Exit::Usage, "cidr")?;
             let life = Duration::from_secs(u64::from(life_s));
-            let wanted = Wanted { name, role, life, group, names };
+            let wanted = Wanted { name, role, life, group, names, cidr };
             let done = seeding::issue(node, Actor::Node, String::new(), wanted).await;
             let done = done.map(|seed| Response::Seed(Box::new(seed))).map_err(Failure::from);
             recorded(node, "issue-seed", subject, text, done).await

@@ -2,7 +2,6 @@
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -98,6 +97,10 @@ pub struct SeedArgs {
     /// For a follower: more names under which clients reach it or its group.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     names: Vec<String>,
+    /// The node must join from here: an address, or a range of them. May be said several times; from anywhere
+    /// without. It is the address that the voters see, so behind a NAT that of the NAT.
+    #[arg(long, value_name = "ADDRESS/LENGTH")]
+    cidr: Vec<String>,
     /// Remove this member first, by name or id: the new node takes its place, and its name if you like.
     #[arg(long, value_name = "MEMBER")]
     replace: Option<String>,
@@ -226,16 +229,23 @@ pub async fn cluster(command: ClusterCommand, output: Output) -> Result<(), Fail
         }
         ClusterCommand::Seed(args) => {
             let data = args.config.load()?.node.data;
-            let life = Duration::from_secs(u64::from(args.minutes) * 60);
             if let Some(member) = args.replace {
                 done(client::ask(&data, &Request::Remove { member }).await?)?;
             }
-            client::seed(&data, &args.name, args.role, life, args.group, args.names)
-                .await?
-                .write(&args.out)?;
+            let from = args.cidr.join(", ");
+            let request = Request::Seed {
+                name: args.name.clone(),
+                role: args.role,
+                life_s: args.minutes * 60,
+                group: args.group,
+                names: args.names,
+                cidr: args.cidr,
+            };
+            client::seed(&data, &request).await?.write(&args.out)?;
             output.show(&json!({ "seed": args.out, "minutes": args.minutes }), || {
+                let from = if from.is_empty() { from } else { format!(" at {from}") };
                 format!(
-                    "Wrote {}: good once, for {} minutes, for the {} {}.\n\
+                    "Wrote {}: good once, for {} minutes, for the {} {}{from}.\n\
                      Take it there by a safe way, then: conclave cluster join --seed {}",
                     args.out.display(),
                     args.minutes,

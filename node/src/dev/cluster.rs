@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::layout::{Layout, Place, Timing, create_private_folder, free_addresses};
 use crate::admin::client as admin;
-use crate::admin::protocol::{StateHash, Status};
+use crate::admin::protocol::{Request, StateHash, Status};
 use crate::client::settings::replace_private_file;
 use crate::exit::{Context, Exit, Failure};
 use crate::seed::SeedRole;
@@ -32,7 +32,7 @@ const POLL: Duration = Duration::from_millis(20);
 /// How long a running node may take to say where it stands.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(1);
 /// Life of the seeds that are used at once.
-const SEED_LIFE: Duration = Duration::from_mins(10);
+const SEED_LIFE_S: u32 = 600;
 
 /// How to start this program again: itself, with what must come before its own arguments.
 #[derive(Debug, Clone)]
@@ -257,7 +257,15 @@ impl DevCluster {
             SeedRole::Follower => ["localhost", "127.0.0.1"].map(str::to_owned).to_vec(),
         };
         let founder = self.nodes[0].place.data();
-        let issued = admin::seed(&founder, &place.name, place.role, SEED_LIFE, None, names).await?;
+        let request = Request::Seed {
+            name: place.name.clone(),
+            role: place.role,
+            life_s: SEED_LIFE_S,
+            group: None,
+            names,
+            cidr: Vec::new(),
+        };
+        let issued = admin::seed(&founder, &request).await?;
         issued.write(&seed)?;
         let args = ["cluster", "join", "--output", "json"];
         let config = OsString::from("--config");

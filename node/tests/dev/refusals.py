@@ -1,6 +1,6 @@
 """Who may not come in is refused in time, and in the audit chain, with where it came from: a seed
-that is replayed, has expired or was made for another part, a token that nobody issued, and a node that was
-removed. Run by `node/tests/dev.rs` inside `conclave dev --run`."""
+that is replayed, has expired, was made for another part or is bound to other networks, a token that nobody issued,
+and a node that was removed. Run by `node/tests/dev.rs` inside `conclave dev --run`."""
 
 import json
 import socket
@@ -70,6 +70,24 @@ refused("a seed of another name", "f5", write(other, "f6.seed"), "issued for the
 thief = dict(first, token="00" * 32, name="f4")
 blank("f4")
 refused("a stolen cluster key with a made-up token", "f4", write(thief, "f4.seed"), "unknown or already used")
+
+# One bound to networks: not from elsewhere, and that does not use it up for those who come from there.
+until("feature level", lambda: status()["level"] >= 2)
+bound = SCRATCH / "f3.seed"
+sloppy = conclave("cluster", "seed", "--name", "f3", "--role", "follower", "--cidr", "10.0.0.1/24", "--out", bound)
+assert sloppy.returncode == 2 and "10.0.0.0/24" in sloppy.stderr and not bound.exists(), sloppy
+networks = ["--cidr", "10.9.0.0/16", "--cidr", "192.0.2.7"]
+done("cluster", "seed", "--name", "f3", "--role", "follower", *networks, "--out", bound)
+recorded("a bound seed", "the operator issued a seed for the follower f3 at 10.9.0.0/16, 192.0.2.7")
+blank("f3")
+refused("a seed of other networks", "f3", bound, "issued for 10.9.0.0/16, 192.0.2.7/32, and this is 127.0.0.1")
+bound.unlink()
+done("cluster", "seed", "--name", "f3", "--role", "follower", *networks, "--cidr", "127.0.0.0/8", "--out", bound)
+blank("f3-near")
+near = config_of("f3-near")
+near.write_text(near.read_text().replace('"f3-near"', '"f3"'))
+done("cluster", "join", "--seed", bound, on="f3-near")
+recorded("a join from there", "f3 joined from 127.0.0.1", '"success"')
 
 # The one that was let in is removed while it runs, and keeps trying.
 with serving("f9"):

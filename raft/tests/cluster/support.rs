@@ -317,6 +317,7 @@ pub(crate) fn command(tag: u64) -> Vec<u8> {
         name: format!("node-{tag}"),
         role: MemberRole::Follower,
         expires_at: Timestamp(2_000_000_000_000),
+        cidr: Vec::new(),
     };
     command::codec::encode(&Envelope {
         request_id: RequestId(request),

@@ -65,7 +65,9 @@ pub fn decide(
         Command::AddMember { role, member } => asked.add_member(role, member),
         Command::RemoveMember { role, member } => asked.remove_member(role, member),
         Command::IssueJoinToken { digest, token } => asked.issue_join_token(*digest, token),
-        Command::AdmitMember { token, member } => asked.admit_member(*token, member),
+        Command::AdmitMember { token, member } => {
+            asked.admit_member(*token, &envelope.client_ip, member)
+        }
         Command::RemoveMemberNode { node } => asked.remove_member_node(*node),
         Command::DeleteAccount { account } => asked.delete_account(account),
         Command::CreateHostFactoryTokens { factory, tokens, cidr, expires_at } => {
@@ -103,6 +105,9 @@ pub fn decide(
         Command::RaiseLevel { level } => asked.raise_level(*level),
     }
 }
+
+/// Most address ranges that one seed is bound to.
+pub const JOIN_CIDRS_MAX: usize = 32;
 
 /// Most values that one command seals anew.
 pub const RESEALED_AT_ONCE_MAX: usize = 64;
@@ -663,11 +668,16 @@ impl Asked<'_> {
         if token.expires_at <= self.at {
             return Err(Rejection::Invalid("the join token would be expired at once".to_owned()));
         }
+        if token.cidr.len() > JOIN_CIDRS_MAX {
+            let found = token.cidr.len();
+            let why = format!("the seed has {found} address ranges: {JOIN_CIDRS_MAX} are allowed");
+            return Err(Rejection::Invalid(why));
+        }
         self.member_name_is_free(&token.name)?;
         done(Event::JoinTokenIssued { digest, token: token.clone() })
     }
 
-    fn admit_member(&self, token: Option<Digest>, member: &Member) -> Decision {
+    fn admit_member(&self, token: Option<Digest>, client_ip: &str, member: &Member) -> Decision {
         self.node_only("admit a member")?;
         // Its answer was lost: who proves a member's node key is told its id again.
         let present = self.state.member_nodes().iter().find(|(_, present)| *present == member);
@@ -677,7 +687,7 @@ impl Asked<'_> {
             return Ok((Vec::new(), Outcome::MemberAdmitted { node: *node }));
         }
         match token {
-            Some(digest) => self.token_admits(digest, member)?,
+            Some(digest) => self.token_admits(digest, client_ip, member)?,
             None if self.state.member_nodes().is_empty() => {}
             None => return Err(refused("only the first member of a cluster needs none")),
         }
@@ -695,7 +705,12 @@ impl Asked<'_> {
         Ok((vec![event], Outcome::MemberAdmitted { node }))
     }
 
-    fn token_admits(&self, digest: Digest, member: &Member) -> Result<(), Rejection> {
+    fn token_admits(
+        &self,
+        digest: Digest,
+        client_ip: &str,
+        member: &Member,
+    ) -> Result<(), Rejection> {
         let Some(token) = self.state.join_token(&digest) else {
             return Err(refused("unknown or already used"));
         };
@@ -710,6 +725,14 @@ impl Asked<'_> {
                 MemberRole::Voter => "issued for a voter",
                 MemberRole::Follower => "issued for a follower",
             }));
+        }
+        let client = client_ip.parse::<IpAddr>();
+        let from_there =
+            || client.is_ok_and(|client| token.cidr.iter().any(|range| range.contains(&client)));
+        if !token.cidr.is_empty() && !from_there() {
+            let ranges: Vec<String> = token.cidr.iter().map(ToString::to_string).collect();
+            let from = if client_ip.is_empty() { "an unknown address" } else { client_ip };
+            return Err(refused(format!("issued for {}, and this is {from}", ranges.join(", "))));
         }
         Ok(())
     }

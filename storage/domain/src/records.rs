@@ -403,6 +403,8 @@ pub struct JoinToken {
     pub role: MemberRole,
     /// After this it is void.
     pub expires_at: Timestamp,
+    /// Addresses from which the node may join; empty means any.
+    pub cidr: Vec<IpNet>,
 }
 
 /// What a request id was answered with, kept for a while so that a retry is answered alike.

@@ -17,11 +17,29 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use conclave_domain::codec::DecodeError;
+use conclave_domain::command::Command;
+use conclave_domain::event::Event;
 use conclave_domain::{command, event, outcome};
 use support::{
     COMMANDS, EVENTS, OUTCOMES, REJECTIONS, as_history, command_name, envelopes, event_name,
     events, load_of, replies, reply_name,
 };
+
+/// Variants of the bytes that are no variants of what they stand for.
+const BOUND_COMMAND: &str = "IssueBoundJoinToken";
+const BOUND_EVENT: &str = "BoundJoinTokenIssued";
+
+/// Whose bytes a command has.
+fn command_bytes(body: &Command) -> &'static str {
+    let is_bound = matches!(body, Command::IssueJoinToken { token, .. } if !token.cidr.is_empty());
+    if is_bound { BOUND_COMMAND } else { command_name(body) }
+}
+
+/// Whose bytes an event has.
+fn event_bytes(event: &Event) -> &'static str {
+    let is_bound = matches!(event, Event::JoinTokenIssued { token, .. } if !token.cidr.is_empty());
+    if is_bound { BOUND_EVENT } else { event_name(event) }
+}
 
 /// One family of bytes.
 struct Family<T: 'static> {
@@ -37,8 +55,8 @@ fn commands() -> Family<command::Envelope> {
     Family {
         what: "command",
         version: command::codec::VERSION,
-        names: COMMANDS.to_vec(),
-        samples: envelopes().into_iter().map(|one| (command_name(&one.body), one)).collect(),
+        names: [COMMANDS, &[BOUND_COMMAND]].concat(),
+        samples: envelopes().into_iter().map(|one| (command_bytes(&one.body), one)).collect(),
         encode: command::codec::encode,
         decode: command::codec::decode,
     }
@@ -49,8 +67,8 @@ fn changes() -> Family<event::Event> {
     Family {
         what: "change",
         version: command::codec::VERSION,
-        names: EVENTS.to_vec(),
-        samples: events().into_iter().map(|one| (event_name(&one), one)).collect(),
+        names: [EVENTS, &[BOUND_EVENT]].concat(),
+        samples: events().into_iter().map(|one| (event_bytes(&one), one)).collect(),
         encode: |event| command::codec::encode(&load_of(event.clone())),
         decode: |bytes| {
             command::codec::decode(bytes).map(|envelope| {
@@ -67,8 +85,8 @@ fn history() -> Family<event::Event> {
     Family {
         what: "event",
         version: event::codec::VERSION,
-        names: EVENTS.to_vec(),
-        samples: events().iter().map(|one| (event_name(one), as_history(one))).collect(),
+        names: [EVENTS, &[BOUND_EVENT]].concat(),
+        samples: events().iter().map(|one| (event_bytes(one), as_history(one))).collect(),
         encode: event::codec::encode,
         decode: event::codec::decode,
     }

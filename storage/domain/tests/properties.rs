@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 
 use conclave_domain::audit::{AuditCheckpoint, AuditRecord, AuditTexts, ChainVerifier, is_gap};
 use conclave_domain::command::{Actor, Command, Envelope, LoadMode, Need, Proof};
-use conclave_domain::decide::{RESEALED_AT_ONCE_MAX, decide};
+use conclave_domain::decide::{JOIN_CIDRS_MAX, RESEALED_AT_ONCE_MAX, decide};
 use conclave_domain::effect::{Effect, Row};
 use conclave_domain::event::Event;
 use conclave_domain::evolve::{Execution, REQUESTS_KEPT, answered, execute};
@@ -753,6 +753,43 @@ fn join_tokens_admit_once_and_only_whom_they_name() {
 }
 
 #[test]
+fn a_bound_join_token_admits_from_its_networks_only_and_is_not_used_up_by_others() {
+    let mut history = History::new();
+    let founder = support::member("one", MemberRole::Voter);
+    history
+        .carry_out(Actor::Node, Command::AdmitMember { token: None, member: founder })
+        .reply
+        .unwrap();
+    let digest = Digest([3; 32]);
+    let token = support::bound_join_token("two");
+    let crowd = vec![token.cidr[0]; JOIN_CIDRS_MAX + 1];
+    let crowded = JoinToken { cidr: crowd, ..token.clone() };
+    let issue = |token| Command::IssueJoinToken { digest, token };
+    let refused = history.carry_out(Actor::Node, issue(crowded)).reply;
+    assert!(matches!(&refused, Err(Rejection::Invalid(why)) if why.contains("33 address ranges")));
+    history.carry_out(Actor::Node, issue(token)).reply.unwrap();
+
+    let mut from = |number: u8, client_ip: &str| {
+        let member = support::member("two", MemberRole::Follower);
+        let envelope = Envelope {
+            request_id: RequestId([number; 16]),
+            client_ip: client_ip.to_owned(),
+            actor: Actor::Node,
+            ..envelope(Command::AdmitMember { token: Some(digest), member })
+        };
+        execute(&mut history.state, LogIndex(100 + u64::from(number)), &envelope).reply
+    };
+    for (number, address) in ["10.0.1.1", "::1", "", "nonsense"].into_iter().enumerate() {
+        let refused = from(u8::try_from(number).unwrap(), address);
+        let Err(Rejection::JoinTokenRefused(why)) = &refused else { panic!("{refused:?}") };
+        let shown = if address.is_empty() { "an unknown address" } else { address };
+        assert_eq!(*why, format!("issued for 10.0.0.0/24, 2001:db8::/32, and this is {shown}"));
+    }
+    let admitted = from(9, "2001:db8::7");
+    assert_eq!(admitted, Ok(Outcome::MemberAdmitted { node: 109 }));
+}
+
+#[test]
 fn what_is_sealed_anew_is_still_the_one_that_was_meant() {
     let mut history = History::new();
     let mut reseal = |at: SealedAt| {
@@ -809,7 +846,7 @@ fn a_role_issues_seeds_for_followers_once_the_cluster_knows_of_it_and_levels_onl
     history.carry_out(Actor::Role(id("user:admin")), change(revision, vec![added])).reply.unwrap();
     let issue = |history: &mut History, number: u8, role| {
         let expires_at = Timestamp(i64::MAX);
-        let token = JoinToken { name: format!("f{number}"), role, expires_at };
+        let token = JoinToken { name: format!("f{number}"), role, expires_at, cidr: Vec::new() };
         let command = Command::IssueJoinToken { digest: Digest([number; 32]), token };
         history.carry_out(Actor::Role(id("user:admin")), command).reply
     };
@@ -835,6 +872,7 @@ fn a_role_issues_seeds_for_followers_once_the_cluster_knows_of_it_and_levels_onl
             name: "f4".to_owned(),
             role: MemberRole::Follower,
             expires_at: Timestamp(i64::MAX),
+            cidr: Vec::new(),
         },
     };
     let stranger = history.carry_out(Actor::Role(id("host:nobody")), stranger).reply;

@@ -505,6 +505,7 @@ pub(super) fn row(table: Table, key: &[u8], body: &[u8]) -> Result<Row, Fault> {
                     name: name.to_owned(),
                     role: parser.member_role(role)?,
                     expires_at: Timestamp(expires_at),
+                    cidr: Vec::new(),
                 },
             )
         }
@@ -649,7 +650,7 @@ fn policy_text(policy: Option<&ResourceId>) -> Option<Cow<'static, str>> {
     policy.map(|id| id.to_string().into())
 }
 
-fn member_role_byte(role: MemberRole) -> u8 {
+pub(super) fn member_role_byte(role: MemberRole) -> u8 {
     match role {
         MemberRole::Voter => 1,
         MemberRole::Follower => 2,
@@ -698,7 +699,7 @@ impl Parser {
         bytes.try_into().map_err(|_| self.damaged("a part of its key has the wrong length"))
     }
 
-    fn member_role(&self, byte: u8) -> Result<MemberRole, Fault> {
+    pub(super) fn member_role(&self, byte: u8) -> Result<MemberRole, Fault> {
         match byte {
             1 => Ok(MemberRole::Voter),
             2 => Ok(MemberRole::Follower),

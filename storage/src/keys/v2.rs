@@ -1,13 +1,14 @@
-//! Version 2 of rows' bodies: audit records, as many in a row as came to the chain at once; and
-//! versions of secrets, which tell their number, since their key tells only their place.
+//! Version 2 of rows' bodies: audit records, as many in a row as came to the chain at once; versions of
+//! secrets, which tell their number, since their key tells only their place; and join tokens that are bound to
+//! addresses.
 
 use conclave_domain::audit::{AuditBlock, AuditTexts};
 use conclave_domain::effect::Row;
-use conclave_domain::records::{Digest, Fingerprint, Sealed, SecretVersion, Version};
+use conclave_domain::records::{Digest, Fingerprint, JoinToken, Sealed, SecretVersion, Version};
 use conclave_domain::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::v1::{Parser, put};
+use super::v1::{Parser, member_role_byte, put};
 use super::{Part, Table, secret_place};
 use crate::error::Fault;
 
@@ -31,9 +32,26 @@ struct SecretVersionV2 {
     created_at: i64,
 }
 
+#[derive(Serialize, Deserialize)]
+struct BoundJoinTokenV2<'a> {
+    name: &'a str,
+    role: u8,
+    expires_at: i64,
+    cidr: Vec<String>,
+}
+
 /// Whether rows of a table have a version 2.
 pub(super) const fn has(table: Table) -> bool {
-    matches!(table, Table::AuditBlock | Table::Secret)
+    matches!(table, Table::AuditBlock | Table::Secret | Table::JoinToken)
+}
+
+/// Whether a row is written in this version. Of join tokens only those that version 1 has no place for are,
+/// so that members that do not know them yet can read the others.
+pub(super) fn holds(row: &Row) -> bool {
+    if let Row::JoinToken(_, token) = row {
+        return !token.cidr.is_empty();
+    }
+    matches!(row, Row::AuditBlock(..) | Row::SecretVersion(..) | Row::SecretValue(..))
 }
 
 /// Appends a row's body.
@@ -54,6 +72,14 @@ pub(super) fn put_body(out: &mut Vec<u8>, row: &Row) -> Result<(), Fault> {
         let hashes: Vec<u8> = hashes.iter().flat_map(|hash| hash.0).collect();
         let (node, sequence) = (*node, *sequence);
         put(out, &AuditBlockV2 { node, sequence, hashes: &hashes, texts: texts.as_bytes() })
+    } else if let Row::JoinToken(_, token) = row {
+        let body = BoundJoinTokenV2 {
+            name: &token.name,
+            role: member_role_byte(token.role),
+            expires_at: token.expires_at.0,
+            cidr: token.cidr.iter().map(ToString::to_string).collect(),
+        };
+        put(out, &body)
     } else {
         Err(Fault::corrupt("a row to be written", "it has no version 2"))
     }
@@ -62,7 +88,25 @@ pub(super) fn put_body(out: &mut Vec<u8>, row: &Row) -> Result<(), Fault> {
 /// Reads a row from its key (after the table byte) and body.
 pub(super) fn row(table: Table, key: &[u8], body: &[u8]) -> Result<Row, Fault> {
     let parser = Parser { table };
-    if table == Table::Secret { secret(&parser, key, body) } else { audit(&parser, key, body) }
+    if table == Table::Secret {
+        secret(&parser, key, body)
+    } else if table == Table::JoinToken {
+        join_token(&parser, key, body)
+    } else {
+        audit(&parser, key, body)
+    }
+}
+
+fn join_token(parser: &Parser, key: &[u8], body: &[u8]) -> Result<Row, Fault> {
+    let BoundJoinTokenV2 { name, role, expires_at, cidr } = parser.body(body)?;
+    let cidr: Result<_, _> = cidr.iter().map(|net| net.parse()).collect();
+    let token = JoinToken {
+        name: name.to_owned(),
+        role: parser.member_role(role)?,
+        expires_at: Timestamp(expires_at),
+        cidr: cidr.map_err(|_no_range| parser.damaged("its addresses are no ranges"))?,
+    };
+    Ok(Row::JoinToken(Digest(parser.array(key)?), token))
 }
 
 fn audit(parser: &Parser, key: &[u8], body: &[u8]) -> Result<Row, Fault> {

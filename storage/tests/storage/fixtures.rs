@@ -130,6 +130,7 @@ pub(crate) fn issue_token(index: u64) -> Entry {
         name: format!("node-{index}"),
         role: MemberRole::Voter,
         expires_at: Timestamp(1_800_000_000_000),
+        cidr: Vec::new(),
     };
     command_entry(index, Actor::Node, Command::IssueJoinToken { digest: Digest(digest), token })
 }

@@ -167,6 +167,12 @@ enum CommandV1 {
     RaiseLevel {
         level: u32,
     },
+    /// [`Command::IssueJoinToken`] for a node that must come from certain addresses.
+    IssueBoundJoinToken {
+        digest: [u8; 32],
+        token: JoinTokenV1,
+        cidr: Vec<String>,
+    },
 }
 
 impl From<&Envelope> for EnvelopeV1 {
@@ -242,9 +248,14 @@ impl From<&Command> for CommandV1 {
             Command::RemoveMember { role, member } => {
                 Self::RemoveMember { role: role.clone(), member: member.clone() }
             }
-            Command::IssueJoinToken { digest, token } => {
+            Command::IssueJoinToken { digest, token } if token.cidr.is_empty() => {
                 Self::IssueJoinToken { digest: digest.0, token: token.into() }
             }
+            Command::IssueJoinToken { digest, token } => Self::IssueBoundJoinToken {
+                digest: digest.0,
+                token: token.into(),
+                cidr: texts(&token.cidr),
+            },
             Command::AdmitMember { token, member } => {
                 Self::AdmitMember { token: token.map(|digest| digest.0), member: member.into() }
             }
@@ -363,7 +374,10 @@ impl TryFrom<CommandV1> for Command {
             CommandV1::AddMember { role, member } => Self::AddMember { role, member },
             CommandV1::RemoveMember { role, member } => Self::RemoveMember { role, member },
             CommandV1::IssueJoinToken { digest, token } => {
-                Self::IssueJoinToken { digest: Digest(digest), token: token.into() }
+                Self::IssueJoinToken { digest: Digest(digest), token: token.bound_to(Vec::new()) }
+            }
+            CommandV1::IssueBoundJoinToken { digest, token, cidr } => {
+                Self::IssueJoinToken { digest: Digest(digest), token: token.bound_to(nets(&cidr)?) }
             }
             CommandV1::AdmitMember { token, member } => {
                 Self::AdmitMember { token: token.map(Digest), member: member.into() }

@@ -202,6 +202,12 @@ pub(crate) enum EventV1 {
     LevelRaised {
         level: u32,
     },
+    /// [`Event::JoinTokenIssued`] for a node that must come from certain addresses.
+    BoundJoinTokenIssued {
+        digest: [u8; 32],
+        token: JoinTokenV1,
+        cidr: Vec<String>,
+    },
 }
 
 impl EventV1 {
@@ -287,9 +293,14 @@ impl EventV1 {
                 }
             }
             Event::SecretExpired { resource } => Self::SecretExpired { resource: resource.clone() },
-            Event::JoinTokenIssued { digest, token } => {
+            Event::JoinTokenIssued { digest, token } if token.cidr.is_empty() => {
                 Self::JoinTokenIssued { digest: digest.0, token: token.into() }
             }
+            Event::JoinTokenIssued { digest, token } => Self::BoundJoinTokenIssued {
+                digest: digest.0,
+                token: token.into(),
+                cidr: texts(&token.cidr),
+            },
             Event::MemberAdmitted { node, member, token } => Self::MemberAdmitted {
                 node: *node,
                 member: member.into(),
@@ -427,8 +438,12 @@ impl TryFrom<EventV1> for Event {
             }
             EventV1::SecretExpired { resource } => Self::SecretExpired { resource },
             EventV1::JoinTokenIssued { digest, token } => {
-                Self::JoinTokenIssued { digest: Digest(digest), token: token.into() }
+                Self::JoinTokenIssued { digest: Digest(digest), token: token.bound_to(Vec::new()) }
             }
+            EventV1::BoundJoinTokenIssued { digest, token, cidr } => Self::JoinTokenIssued {
+                digest: Digest(digest),
+                token: token.bound_to(nets(&cidr)?),
+            },
             EventV1::MemberAdmitted { node, member, token } => {
                 Self::MemberAdmitted { node, member: member.into(), token: token.map(Digest) }
             }
@@ -735,9 +750,11 @@ impl From<&JoinToken> for JoinTokenV1 {
     }
 }
 
-impl From<JoinTokenV1> for JoinToken {
-    fn from(token: JoinTokenV1) -> Self {
-        Self { name: token.name, role: token.role.into(), expires_at: token.expires_at }
+impl JoinTokenV1 {
+    /// The token, for a node at these addresses.
+    pub(crate) fn bound_to(self, cidr: Vec<IpNet>) -> JoinToken {
+        let Self { name, role, expires_at } = self;
+        JoinToken { name, role: role.into(), expires_at, cidr }
     }
 }
 

@@ -95,7 +95,13 @@ pub(crate) fn join_token(name: &str) -> JoinToken {
         name: name.to_owned(),
         role: MemberRole::Follower,
         expires_at: Timestamp(1_700_000_600_000),
+        cidr: Vec::new(),
     }
+}
+
+pub(crate) fn bound_join_token(name: &str) -> JoinToken {
+    let cidr = ["10.0.0.0/24", "2001:db8::/32"].map(|range| range.parse().unwrap());
+    JoinToken { cidr: cidr.to_vec(), ..join_token(name) }
 }
 
 pub(crate) fn member(name: &str, role: MemberRole) -> Member {
@@ -282,6 +288,7 @@ pub(crate) fn envelopes() -> Vec<Envelope> {
         },
         Command::RefoundCluster { node: 70_000, member: member("two", MemberRole::Voter) },
         Command::RaiseLevel { level: 300 },
+        Command::IssueJoinToken { digest: Digest([3; 32]), token: bound_join_token("two") },
     ];
     let mut envelopes: Vec<Envelope> = bodies.into_iter().map(envelope).collect();
     for (place, one) in envelopes.iter_mut().enumerate() {
@@ -404,6 +411,7 @@ pub(crate) fn events() -> Vec<Event> {
         Event::Resealed { values: resealed() },
         Event::ClusterRefounded { node: 70_000, member: member("two", MemberRole::Voter) },
         Event::LevelRaised { level: 300 },
+        Event::JoinTokenIssued { digest: Digest([3; 32]), token: bound_join_token("two") },
     ]
 }
 
