@@ -171,13 +171,18 @@ impl Folder {
         let path = self.node_json();
         let text = match std::fs::read_to_string(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Err(Failure::new(
-                    Exit::Configuration,
+                let data = self.root.display();
+                let text = if self.root.join(UNFINISHED).exists() {
                     format!(
-                        "{} is not set up; run `conclave cluster init` or `conclave cluster join`",
-                        self.root.display()
-                    ),
-                ));
+                        "{data} was being set up, and that did not come to its end: run the same command \
+                         again (`conclave cluster init`, `conclave cluster join` or `conclave restore`)"
+                    )
+                } else {
+                    format!(
+                        "{data} is not set up; run `conclave cluster init` or `conclave cluster join`"
+                    )
+                };
+                return Err(Failure::new(Exit::Configuration, text));
             }
             other => other.context(Exit::Fault, path.display())?,
         };
@@ -264,6 +269,14 @@ impl Folder {
         let text = serde_json::to_vec_pretty(node).context(Exit::Failed, "node.json")?;
         replace(&self.node_json(), &text)?;
         sync_folder(&self.root)?;
+        self.forget_recovery()
+    }
+
+    /// Forgets that the node was being made the first of another cluster: it is.
+    ///
+    /// # Errors
+    /// When the mark of it cannot be removed.
+    pub fn forget_recovery(&self) -> Result<(), Failure> {
         let path = self.root.join(RECOVERING);
         std::fs::remove_file(&path).context(Exit::Fault, path.display())?;
         sync_folder(&self.root)
@@ -276,7 +289,7 @@ impl Folder {
     pub fn begin_setup(&self) -> Result<(), Failure> {
         let data = self.root.display();
         if self.root.join(UNFINISHED).exists() {
-            std::fs::remove_dir_all(&self.root).context(Exit::Configuration, data)?;
+            return self.clear_setup();
         } else if self.root.join("node.key").exists() {
             let text = format!(
                 "{data} holds a node whose node.json is missing; restore that file from a backup, \
@@ -293,6 +306,27 @@ impl Folder {
             .create(&self.root)
             .context(Exit::Configuration, self.root.display())?;
         create(&self.root.join(UNFINISHED), b"")?;
+        sync_folder(&self.root)
+    }
+
+    /// Removes what an unfinished set-up has left, but for the mark of it: cut off, this too is known again.
+    fn clear_setup(&self) -> Result<(), Failure> {
+        for entry in
+            std::fs::read_dir(&self.root).context(Exit::Configuration, self.root.display())?
+        {
+            let entry = entry.context(Exit::Configuration, self.root.display())?;
+            if entry.file_name() == UNFINISHED {
+                continue;
+            }
+            let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            let path = entry.path();
+            let removed = if is_folder {
+                std::fs::remove_dir_all(&path)
+            } else {
+                std::fs::remove_file(&path)
+            };
+            removed.context(Exit::Configuration, path.display())?;
+        }
         sync_folder(&self.root)
     }
 

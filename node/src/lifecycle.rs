@@ -16,6 +16,7 @@ use crate::admin;
 use crate::compose::Node;
 use crate::config::Config;
 use crate::exit::{Context, Exit, Failure};
+use crate::folder::Folder;
 use crate::jobs;
 use crate::local_socket;
 use crate::reload::reload;
@@ -53,6 +54,10 @@ pub async fn serve(config: &Config, end_with_stdin: bool) -> Result<(), Failure>
     let metrics_text = Arc::new(move || recorder.render());
 
     let building = async {
+        // Before anybody is asked for a passphrase.
+        let folder = Folder::new(&config.node.data);
+        drop(folder.read_node()?);
+        folder.refuse_half_recovered()?;
         let master = unseal::master_key(config).await?;
         Node::build_with(config, master, Some(metrics_text)).await
     };

@@ -156,7 +156,18 @@ pub fn look(config: &Config, typed: Option<&Secret>) -> Result<Survivor, Failure
     let datadir = Datadir::open(&config.node.data, FailPoints::new());
     let datadir = datadir.context(Exit::Configuration, "data folder")?;
     let master = unseal::open(&config.unseal, &folder, typed)?;
-    let begun = folder.recovery_begun()?.is_some();
+    let begun = folder.recovery_begun()?;
+    // The mark goes last, after node.json: an attempt that was cut off between the two has nothing left to do.
+    if begun.as_ref() == Some(&node.cluster_id) {
+        folder.forget_recovery()?;
+        let text = format!(
+            "the recovery had come to its end: {} is the only node of the new cluster {}. Start it with \
+             `conclave server`",
+            node.name, node.cluster_id
+        );
+        return Err(Failure::new(Exit::Refused, text));
+    }
+    let begun = begun.is_some();
     let (log, state) = open(&datadir)?;
     if state.read(|view| view.state.keyring().is_none()) {
         let text = format!("{} has not got the cluster's state yet: choose another", node.name);

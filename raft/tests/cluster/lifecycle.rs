@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use conclave_raft::{ChangeError, LEAP, NodeRole, NodeState, refound};
+use conclave_storage::failpoint::POINTS;
 use conclave_storage::{Datadir, FailPoints, LogStore, StateStore};
 use tokio::time::Instant;
 
@@ -226,19 +227,29 @@ async fn a_survivor_founded_anew_is_alone_with_all_that_its_disk_had_and_grows_a
         cluster.node_mut(id).stop().await;
     }
     let node = cluster.node(3);
-    let before = {
-        let datadir = Datadir::open(node.folder.path(), FailPoints::default()).unwrap();
+    // Cut short at any durable step it is done again, by whoever opens the disk next; and so it is when it had
+    // come to its end.
+    let (mut before, mut cut) = (None, Vec::new());
+    for point in POINTS.iter().map(Some).chain([None, None]) {
+        let points = FailPoints::new();
+        let datadir = Datadir::open(node.folder.path(), points.clone()).unwrap();
         let (log, state) =
             (LogStore::open(&datadir).unwrap().0, StateStore::open(&datadir).unwrap());
-        let before = log.last().unwrap().0;
-        // Cut short by a crash it would be done again.
-        for leaps in 1..=2 {
-            assert_eq!(refound(&log, &state, Some(3), node.info()).unwrap(), 3);
-            assert_eq!(state.applied_index(), before + leaps * LEAP);
-            assert_eq!(log.last().unwrap().0, state.applied_index());
+        before = before.or(log.last().map(|(index, _)| index));
+        if let Some(point) = point {
+            points.arm(&format!("{point}=err")).unwrap();
         }
-        before
-    };
+        match refound(&log, &state, Some(3), node.info()) {
+            Ok(id) => {
+                assert_eq!(id, 3);
+                assert_eq!((state.applied_index() - before.unwrap()) % LEAP, 0);
+                assert_eq!(log.last().unwrap().0, state.applied_index());
+            }
+            Err(fault) => cut.push(format!("{}: {fault}", point.unwrap())),
+        }
+    }
+    assert!(cut.len() >= 8, "{cut:?}");
+    let before = before.unwrap();
     let tls = cluster.authority.tls();
     cluster.node_mut(3).start(tls, &[]).await;
     assert_eq!(cluster.leader().await, 3);
