@@ -64,6 +64,31 @@ fn unknown_keys_are_refused_by_name() {
 }
 
 #[test]
+fn a_value_of_the_wrong_type_is_named_with_its_key_its_line_and_the_way_out() {
+    let name = "name = \"n1\"";
+    let cases = [
+        (name, "name = 5", "node.name = 5", "write it as text, in quotes"),
+        ("[raft]", "[raft]\nheartbeat_ms = \"50\"", "raft.heartbeat_ms = \"50\"", "whole number"),
+        ("[raft]", "[raft]\nheartbeat_ms = -5", "raft.heartbeat_ms = -5", "whole number"),
+        ("[raft]", "[[audit.output]]\nto = 7\n[raft]", "audit.output.to = 7", "in quotes"),
+        ("[reads]", "[reads]\nforward_writes = 1", "reads.forward_writes = 1", "true or false"),
+    ];
+    for (before, after, what, fix) in cases {
+        let text = with(before, after);
+        let line =
+            text.lines().position(|line| what.ends_with(line) && line.contains('=')).unwrap();
+        let error = parse(&text).expect_err("it should be refused").to_string();
+        assert!(error.contains(what) && error.contains(fix), "{error}");
+        assert!(error.contains(&format!("conclave.toml, line {}: ", line + 1)), "{error}");
+    }
+    for section in ["node", "unseal", "tls"] {
+        let error = parse(&format!("{section} = 5\n")).expect_err("it is no section").to_string();
+        let expected = format!("line 1: {section} = 5 is not valid: write [{section}] on a line");
+        assert!(error.contains(&expected) && !error.contains("Raw"), "{error}");
+    }
+}
+
+#[test]
 fn clouds_are_asked_by_https_and_the_environment_wins() {
     let clouds =
         |text: &str| parse(&with("# sts_uri = \"\"", text)).map(|config| config.api.clouds);

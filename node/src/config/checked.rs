@@ -16,6 +16,7 @@ use super::environment::{
     DYNAMIC_SECRETS, GOOGLE_URI, HOST_FACTORIES, JWT_ISSUER, STS_URI, ServerEnvironment,
 };
 use super::raw::{RawCluster, RawConfig, RawOutput, RawPolicy, RawRaft};
+use super::syntax;
 use super::unseal::{self, UnsealConfig};
 use conclave_api::settings::{Clouds, Wanted};
 
@@ -69,6 +70,16 @@ pub enum ConfigError {
         line: Option<usize>,
         /// What is wrong.
         source: Box<Self>,
+    },
+    /// A key has a value of the wrong type.
+    #[error("{key} = {value} is not valid: {fix}")]
+    Type {
+        /// The dotted key.
+        key: String,
+        /// What stands there, as it is written.
+        value: String,
+        /// What would be right.
+        fix: String,
     },
     /// A key has a value that cannot be right.
     #[error("{key} = {value:?} is not valid: {fix}")]
@@ -370,10 +381,8 @@ impl Config {
     /// # Errors
     /// What is wrong and how to right it.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let raw: RawConfig = toml::from_str(text).map_err(|error| ConfigError::Syntax {
-            path: path.to_owned(),
-            message: error.to_string().trim_end().to_owned(),
-        })?;
+        let raw: RawConfig =
+            toml::from_str(text).map_err(|error| syntax::refusal(text, path, &error))?;
         Self::check(raw, path).map_err(|error| {
             let line =
                 if let ConfigError::Value { key, .. } = &error { line_of(text, key) } else { None };

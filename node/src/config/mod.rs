@@ -6,6 +6,7 @@ mod checked;
 pub mod environment;
 mod raw;
 mod reload;
+mod syntax;
 mod unseal;
 
 pub use checked::{
