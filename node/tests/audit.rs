@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail loudly")]
 
+#[path = "audit/pretender.rs"]
+mod pretender;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -215,6 +218,7 @@ async fn a_forged_batch_over_the_wire_is_refused_and_in_the_chain_with_its_sourc
         life: Duration::from_mins(1),
         group: None,
         names: Vec::new(),
+        cidr: Vec::new(),
     };
     let seed = seeding::issue(&node, Actor::Node, String::new(), wanted).await.unwrap();
     let folder = tempfile::tempdir().unwrap();

@@ -70,8 +70,10 @@ fn dev_with(environment: &[(&str, &OsStr)], size: [&str; 2], script: &str) {
         calm() { touch stop; wait $!; rm stop; test "$(cat failed)" = 0 || { cat failed; exit 1; }; wc -l < asked; }
     "#;
     let script = format!("set -e\n{helpers}\n{script}");
+    let scratch = package::scratch();
     let output = Command::new(env!("CARGO_BIN_EXE_conclave"))
         .stdin(Stdio::null())
+        .env("TMPDIR", scratch.path())
         .envs(environment.iter().copied())
         .args(["dev", "--voters", size[0], "--followers", size[1], "--run", "bash", "-c"])
         .args([&script, "bash", env!("CARGO_BIN_EXE_conclave")])

@@ -25,15 +25,9 @@ fn scripts() -> PathBuf {
 
 /// Runs a shell script against a development cluster; the script finds the program in `$1`.
 fn against_dev(size: &[&str], script: &str) {
-    let status = conclave()
-        .arg("dev")
-        .args(size)
-        .args(["--run", "sh", "-eu"])
-        .arg(scripts().join(script))
-        .arg(env!("CARGO_BIN_EXE_conclave"))
-        .status()
-        .unwrap();
-    assert!(status.success(), "{script} ended with {status}");
+    let mut command = conclave();
+    command.arg("dev").args(size).args(["--run", "sh", "-eu"]).arg(scripts().join(script));
+    run(command.arg(env!("CARGO_BIN_EXE_conclave")), script);
 }
 
 /// Runs a Python script against a development cluster of three voters and a follower.

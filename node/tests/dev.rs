@@ -147,12 +147,8 @@ fn the_command_line_speaks_to_a_cluster_and_ends_with_telling_codes() {
         test $(code $1 variable) = 2
     "#;
     python::program("curl");
-    let status = conclave()
-        .args(["dev", "--voters", "1", "--followers", "0", "--run", "sh", "-exc", script, "sh"])
-        .arg(binary)
-        .status()
-        .unwrap();
-    assert!(status.success(), "{status}");
+    let args = ["dev", "--voters", "1", "--followers", "0", "--run", "sh", "-exc", script, "sh"];
+    run(conclave().args(args).arg(binary), "the command line");
 }
 
 #[test]
@@ -177,12 +173,8 @@ fn accounts_are_managed_by_the_operator_and_over_https_by_whom_that_is_given() {
         test "$(call -H "$as" $url/accounts)" = '["dev"]'
     "#;
     python::program("curl");
-    let status = conclave()
-        .args(["dev", "--voters", "1", "--followers", "0", "--run", "sh", "-ec", script, "sh"])
-        .arg(env!("CARGO_BIN_EXE_conclave"))
-        .status()
-        .unwrap();
-    assert!(status.success(), "{status}");
+    let args = ["dev", "--voters", "1", "--followers", "0", "--run", "sh", "-ec", script, "sh"];
+    run(conclave().args(args).arg(env!("CARGO_BIN_EXE_conclave")), "accounts");
 }
 
 #[test]
@@ -207,6 +199,11 @@ fn machines(name: &str) {
 #[test]
 fn a_backup_made_under_load_is_restored_grown_and_restarted_and_clients_reconnect() {
     machines("restore.py");
+}
+
+#[test]
+fn a_restore_and_a_recovery_that_are_killed_come_to_their_end_when_done_again() {
+    machines("cut_short.py");
 }
 
 #[test]

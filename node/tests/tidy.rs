@@ -296,6 +296,31 @@ fn every_module_is_on_the_map() {
     assert!(missing.is_empty(), "not on the map of ARCHITECTURE.md: {missing:#?}");
 }
 
+/// What operators are told that a test shows, a test of that name shows.
+#[test]
+fn the_tests_that_operators_are_told_of_exist() {
+    let mut defined = BTreeSet::new();
+    for file in sources() {
+        for line in read(&file).lines() {
+            let line = line.trim_start().trim_start_matches("async ");
+            if let Some((name, _)) = line.strip_prefix("fn ").and_then(|rest| rest.split_once("()"))
+            {
+                defined.insert(name.to_owned());
+            }
+        }
+    }
+    let document = "node/docs/operations.md";
+    let is_test = |span: &str| {
+        span.matches('_').count() >= 3 && span.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
+    };
+    let named: Vec<_> =
+        code_spans(&read(document)).into_iter().filter(|(_, span)| is_test(span)).collect();
+    assert!(named.len() > 40, "{named:?}");
+    for (line, name) in named {
+        assert!(defined.contains(&name), "{document}:{line}: there is no test {name}");
+    }
+}
+
 #[test]
 fn the_walks_pass_through_real_places_in_order() {
     let map = read("ARCHITECTURE.md");

@@ -7,4 +7,5 @@ mod node;
 #[path = "../support/package.rs"]
 mod package;
 mod reload;
+mod unit;
 mod unseal;

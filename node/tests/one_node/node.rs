@@ -100,6 +100,18 @@ impl Node {
         self.by(&["timeout", "60"], words).output().unwrap()
     }
 
+    /// Runs a command on a terminal and types these lines; answers how it ended, and what the screen showed.
+    pub(crate) fn typed(&self, words: &[&str], lines: &[&str]) -> (Option<i32>, String) {
+        package("python3", &["python3", "--version"], "this test types on a terminal");
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/one_node/terminal.py");
+        let lines = self.secret("typed", &lines.join("\n"));
+        let mut command = self.by(&["python3", script], words);
+        let output = command.stdin(std::fs::File::open(lines).unwrap()).output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(error.is_empty(), "{words:?}: {error}");
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    }
+
     pub(crate) fn done(&self, words: &[&str]) -> String {
         let output = self.run(words);
         let error = String::from_utf8_lossy(&output.stderr);

@@ -135,6 +135,28 @@ fn a_node_that_waits_for_its_passphrase_says_so_and_opens_when_it_comes() {
 }
 
 #[test]
+fn a_passphrase_that_is_typed_on_a_terminal_is_not_shown() {
+    let mut node = Node::new("[unseal]\nby = \"passphrase\"\n");
+    let init = ["cluster", "init"];
+    let (code, shown) = node.typed(&init, &[PASSPHRASE, "a slip of the fingers"]);
+    assert!(code == Some(2) && shown.contains("the two are not the same"), "{code:?} {shown}");
+    let (code, shown) = node.typed(&init, &[PASSPHRASE, PASSPHRASE]);
+    assert_eq!(code, Some(0), "{shown}");
+    assert!(shown.starts_with("New passphrase of n1: ") && shown.contains("Again: "), "{shown}");
+    assert!(!shown.contains(PASSPHRASE), "{shown}");
+    node.start();
+    node.until("a sealed answer", || node.health().0 == "502");
+    let (code, shown) = node.typed(&["unseal"], &["incorrect horse battery staple"]);
+    assert!(code == Some(7) && shown.contains("that is not the passphrase"), "{code:?} {shown}");
+    let (code, shown) = node.typed(&["unseal"], &[PASSPHRASE]);
+    assert!(code == Some(0) && shown.contains("n1 is unsealed"), "{code:?} {shown}");
+    assert!(shown.starts_with("Passphrase of n1: ") && !shown.contains(PASSPHRASE), "{shown}");
+    node.serves();
+    node.holds_nowhere(PASSPHRASE);
+    assert!(!node.log().contains(PASSPHRASE));
+}
+
+#[test]
 fn an_hsm_that_is_away_is_waited_for_and_a_wrong_pin_is_not_tried_again() {
     let mut node = Node::new(&by_hsm("pin"));
     token(&node);

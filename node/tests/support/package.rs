@@ -1,6 +1,8 @@
 //! Programs that tests need, by their names at the machine's package manager, where this process may
 //! ask for that.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
 /// Whoever holds this file locked may ask the package manager; the scripts know it, too.
@@ -30,8 +32,17 @@ pub(crate) fn package(name: &str, probe: &[&str], why: &str) {
     assert!(works(), "{why}; {name} was installed, but {probe:?} fails still");
 }
 
+/// A folder for what programs of a test leave among temporary files, gone with it. Programs that run as
+/// somebody else may pass through it.
+pub(crate) fn scratch() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), Permissions::from_mode(0o711)).unwrap();
+    folder
+}
+
 /// Runs a command, which must succeed; `what` says what it was for.
 pub(crate) fn run(command: &mut Command, what: &str) {
-    let status = command.stdin(Stdio::null()).status().unwrap();
+    let scratch = scratch();
+    let status = command.env("TMPDIR", scratch.path()).stdin(Stdio::null()).status().unwrap();
     assert!(status.success(), "{what}: {command:?} ended with {status}");
 }
