@@ -13,17 +13,20 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
+use super::directory_pool::{Place, Pool};
 use super::outbound::Outbound;
 
 /// Stands in a filter for the login.
 pub(crate) const PLACE: &str = "%s";
 /// Servers of one directory.
 const SERVERS_MAX: usize = 8;
+/// How long a connection of before may take to its first answer; then another is made.
+const KEPT_PATIENCE_MAX: Duration = Duration::from_secs(1);
 /// Longest pause before a server that says nothing is left for the next one.
 const PATIENCE_MIN: Duration = Duration::from_millis(250);
 
 /// How a connection is kept from others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Cover {
     /// Not at all.
     Plain,
@@ -34,7 +37,7 @@ pub(crate) enum Cover {
 }
 
 /// One server.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Server {
     pub(crate) cover: Cover,
     pub(crate) host: String,
@@ -108,6 +111,14 @@ pub(crate) enum Finding {
     Refused(String),
 }
 
+/// Why there is not one entry for a login.
+enum NoEntry {
+    Several,
+    Because(&'static str),
+}
+
+const SEVERAL: &str = "the directory has several entries for it";
+
 /// Why a directory said nothing of use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Trouble {
@@ -140,9 +151,16 @@ pub(crate) enum Question<'a> {
 }
 
 /// A connection, which ends when it is dropped.
-struct Session {
+pub(crate) struct Session {
     ldap: Ldap,
     _driver: JoinSet<()>,
+}
+
+impl Session {
+    /// Whether the other end, or an error, has ended it.
+    pub(crate) fn is_closed(&mut self) -> bool {
+        self.ldap.is_closed()
+    }
 }
 
 impl Directory {
@@ -151,6 +169,7 @@ impl Directory {
     pub(crate) async fn ask(
         &self,
         outbound: &Outbound,
+        pool: &Pool,
         first: usize,
         question: &Question<'_>,
     ) -> (usize, Result<Finding, Trouble>) {
@@ -171,7 +190,7 @@ impl Directory {
             let left = deadline.saturating_duration_since(Instant::now());
             let servers_left = u32::try_from(count - turn).unwrap_or(u32::MAX);
             let patience = (left / servers_left).max(PATIENCE_MIN);
-            let asking = self.ask_one(outbound, server, tls.clone(), patience, question);
+            let asking = self.ask_one(outbound, pool, server, tls.clone(), patience, question);
             match tokio::time::timeout(patience, asking).await {
                 Ok(Ok(finding)) => return (at, Ok(finding)),
                 Ok(Err(trouble)) => last = trouble,
@@ -189,37 +208,90 @@ impl Directory {
     async fn ask_one(
         &self,
         outbound: &Outbound,
+        pool: &Pool,
         server: &Server,
         tls: Option<Arc<ClientConfig>>,
         patience: Duration,
         question: &Question<'_>,
     ) -> Result<Finding, Trouble> {
-        let mut session = connect(outbound, server, tls).await?;
-        let ldap = &mut session.ldap;
-        if let Some((name, password)) = &self.searcher {
-            let bound = ldap.simple_bind(name, password).await?;
-            if bound.rc != 0 {
-                return Err(Trouble::new(format!("the searcher may not log in ({})", bound.rc)));
+        let place = Place { server: server.clone(), authorities: self.authorities.clone() };
+        let kept = self.kept(pool, &place, patience).await?;
+        let (mut session, made) = if let Some(kept) = kept {
+            kept
+        } else {
+            let mut session = connect(outbound, server, tls).await?;
+            self.log_in(&mut session.ldap).await??;
+            (session, Instant::now())
+        };
+        let (finding, is_at_rest) = self.put(&mut session.ldap, patience, question).await?;
+        // Who searches must be said at the start of the next question, to have nothing of this one left.
+        if is_at_rest && self.searcher.is_some() {
+            pool.keep(place, session, made);
+        }
+        Ok(finding)
+    }
+
+    /// A connection of before on which the searcher may search again; none where there is none that is good.
+    async fn kept(
+        &self,
+        pool: &Pool,
+        place: &Place,
+        patience: Duration,
+    ) -> Result<Option<(Session, Instant)>, Trouble> {
+        if self.searcher.is_none() {
+            return Ok(None);
+        }
+        while let Some((mut session, made)) = pool.take(place) {
+            // Something between may have forgotten the connection without a word: that must leave time for another.
+            let trying = self.log_in(&mut session.ldap);
+            match tokio::time::timeout(KEPT_PATIENCE_MAX.min(patience / 4), trying).await {
+                Ok(Ok(logged_in)) => return logged_in.map(|()| Some((session, made))),
+                // It was ended from the other end.
+                Ok(Err(_)) => {}
+                // The others are as old or older.
+                Err(_elapsed) => return Ok(None),
             }
         }
+        Ok(None)
+    }
+
+    /// Says who searches; the outer error is the connection's.
+    async fn log_in(&self, ldap: &mut Ldap) -> Result<Result<(), Trouble>, LdapError> {
+        let Some((name, password)) = &self.searcher else { return Ok(Ok(())) };
+        let bound = ldap.simple_bind(name, password).await?;
+        Ok(match bound.rc {
+            0 => Ok(()),
+            code => Err(Trouble::new(format!("the searcher may not log in ({code})"))),
+        })
+    }
+
+    /// Puts the question to a connection, and tells whether it has nothing under way afterwards.
+    async fn put(
+        &self,
+        ldap: &mut Ldap,
+        patience: Duration,
+        question: &Question<'_>,
+    ) -> Result<(Finding, bool), Trouble> {
         let login = match question {
             Question::Password { login, .. } | Question::Search { login } => login,
         };
         let found = self.find(ldap, login, patience).await?;
         let (name, password) = match (found, question) {
-            (Err(why), _) => return Ok(Finding::Refused(why)),
+            // A search that found too much is cut off, and the rest of it may still come.
+            (Err(NoEntry::Several), _) => return Ok((Finding::Refused(SEVERAL.to_owned()), false)),
+            (Err(NoEntry::Because(why)), _) => return Ok((Finding::Refused(why.to_owned()), true)),
             (Ok(_), Question::Search { .. }) => {
-                return Ok(Finding::Refused("it was only searched for".to_owned()));
+                return Ok((Finding::Refused("it was only searched for".to_owned()), true));
             }
             (Ok(name), Question::Password { password, .. }) => (name, password),
         };
         let bound = ldap.simple_bind(&name, password).await?;
-        let _ended = ldap.unbind().await;
         match bound.rc {
-            0 => Ok(Finding::Proven),
+            0 => Ok((Finding::Proven, true)),
             // Wrong password, no such entry any more, locked, expired, or not allowed to log in.
             19 | 32 | 34 | 48 | 49 | 50 | 53 => {
-                Ok(Finding::Refused(format!("the directory refuses its password ({})", bound.rc)))
+                let why = format!("the directory refuses its password ({})", bound.rc);
+                Ok((Finding::Refused(why), true))
             }
             code => Err(Trouble::new(format!("the directory answers {code} to a password"))),
         }
@@ -231,7 +303,7 @@ impl Directory {
         ldap: &mut Ldap,
         login: &str,
         patience: Duration,
-    ) -> Result<Result<String, String>, Trouble> {
+    ) -> Result<Result<String, NoEntry>, Trouble> {
         let seconds = i32::try_from(patience.as_secs()).unwrap_or(i32::MAX).max(1);
         let options =
             SearchOptions::new().deref(DerefAliases::Never).sizelimit(2).timelimit(seconds);
@@ -247,20 +319,20 @@ impl Directory {
             }
             names.push(ldap3::SearchEntry::construct(entry).dn);
             if names.len() > 1 {
-                return Ok(Err("the directory has several entries for it".to_owned()));
+                return Ok(Err(NoEntry::Several));
             }
         }
         let ended = search.finish().await;
         match ended.rc {
             0 => {}
-            4 => return Ok(Err("the directory has several entries for it".to_owned())),
+            4 => return Ok(Err(NoEntry::Several)),
             code => return Err(Trouble::new(format!("the directory answers {code} to a search"))),
         }
         Ok(match names.pop() {
             // With an empty name, whatever password would be nobody's and right.
             Some(name) if !name.trim().is_empty() => Ok(name),
-            Some(_) => Err("the directory's entry for it has no name".to_owned()),
-            None => Err("the directory has no entry for it".to_owned()),
+            Some(_) => Err(NoEntry::Because("the directory's entry for it has no name")),
+            None => Err(NoEntry::Because("the directory has no entry for it")),
         })
     }
 }

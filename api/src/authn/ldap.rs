@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use super::directory::{Cover, Directory, Finding, Question, Trouble, servers, unfit_template};
+use super::directory_pool::Pool;
 use super::outbound::{Outbound, pinned};
 use super::variables::Variables;
 use super::{Attempt, Authenticator, Denied, NOT_FROM_HERE, StatusError, Verdict, is_from_within};
@@ -35,6 +36,8 @@ const NOBODY: &str = "conclave-status-check";
 
 pub(crate) struct Ldap {
     outbound: Arc<Outbound>,
+    /// Connections that wait for the next question.
+    pool: Pool,
     /// Which server of a service answered last.
     answered: Mutex<HashMap<ResourceId, usize>>,
     asking: Semaphore,
@@ -42,7 +45,8 @@ pub(crate) struct Ldap {
 
 impl Ldap {
     pub(crate) fn new(outbound: Arc<Outbound>) -> Self {
-        Self { outbound, answered: Mutex::default(), asking: Semaphore::new(ASKING_MAX) }
+        let asking = Semaphore::new(ASKING_MAX);
+        Self { outbound, pool: Pool::default(), answered: Mutex::default(), asking }
     }
 }
 
@@ -92,7 +96,7 @@ impl Ldap {
         for server in std::mem::take(&mut directory.servers) {
             directory.servers = vec![server];
             let question = Question::Search { login: NOBODY };
-            let (_, answer) = directory.ask(&self.outbound, 0, &question).await;
+            let (_, answer) = directory.ask(&self.outbound, &Pool::default(), 0, &question).await;
             answer.map_err(|trouble| Denied::new(in_trouble(&trouble)))?;
         }
         Ok(())
@@ -167,7 +171,7 @@ impl Ldap {
         })?;
         let known = || self.answered.lock().unwrap_or_else(PoisonError::into_inner);
         let first = known().get(service).copied().unwrap_or_default() % directory.servers.len();
-        let (at, answer) = directory.ask(&self.outbound, first, question).await;
+        let (at, answer) = directory.ask(&self.outbound, &self.pool, first, question).await;
         if at != first {
             known().insert(service.clone(), at);
         }

@@ -8,6 +8,7 @@ mod azure;
 mod cert;
 mod claims;
 mod directory;
+mod directory_pool;
 mod enablement;
 mod facts;
 mod gcp;

@@ -5,6 +5,8 @@ use std::fs;
 use std::io::Write as _;
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use conclave_api::ports::Part;
@@ -12,6 +14,10 @@ use http::{Method, StatusCode};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose};
 use serde_json::Value;
+use tokio::io::copy_bidirectional;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use super::harness::{House, Reply, basic};
@@ -25,6 +31,11 @@ const START: Duration = Duration::from_secs(20);
 /// How long a directory may take, and a whole request: far apart, to see which of the two ended it.
 const OUTBOUND_TIME_MAX: Duration = Duration::from_secs(3);
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(20);
+
+/// People of the directory beside those that have names of their own; its groups, and the people in each.
+const MANY: usize = 2000;
+const GROUPS: usize = 300;
+const MEMBERS: usize = 20;
 
 /// A directory server, ended when it is dropped.
 struct Slapd {
@@ -84,10 +95,35 @@ fn people() -> String {
     person("Star * and (bracket)", "people", "star*", &password("star-Secret1!"));
     person("Doe\\, Jane \\+ \\\"Q\\\"", "people", "jane.doe", &password("jane-Secret1!"));
     person("Zoë Ümlaut", "people", "zoë", &password("zoe-Secret1!"));
-    for at in 0..200 {
+    for at in 0..MANY {
         person(&format!("many {at}"), "people", &format!("many{at}"), &password("many-Secret1!"));
     }
+    groups(&mut text);
     text
+}
+
+/// Groups of people and of each other, in a ring; some are called what people are called.
+fn groups(text: &mut String) {
+    text.push_str(
+        "dn: ou=groups,dc=example,dc=org\nobjectClass: organizationalUnit\nou: groups\n\n",
+    );
+    let name = |at: usize| match at % GROUPS {
+        0 => "alice".to_owned(),
+        at => format!("group {at}"),
+    };
+    for at in 0..GROUPS {
+        let (name, next) = (name(at), name(at + 1));
+        text.extend([format!(
+            "dn: cn={name},ou=groups,dc=example,dc=org\nobjectClass: groupOfNames\n\
+             objectClass: extensibleObject\ncn: {name}\nuid: {name}\n\
+             member: cn={next},ou=groups,dc=example,dc=org\n"
+        )]);
+        for person in 0..MEMBERS {
+            let person = (at * 7 + person) % MANY;
+            text.extend([format!("member: cn=many {person},ou=people,dc=example,dc=org\n")]);
+        }
+        text.push('\n');
+    }
 }
 
 fn base64(text: &str) -> String {
@@ -163,6 +199,16 @@ impl Slapd {
     fn signal(&self, name: &str) {
         let pid = self.server.id().to_string();
         let _sent = Command::new("kill").args([&format!("-{name}"), &pid]).status();
+    }
+
+    /// Whether it holds that many people without names of their own, and that many groups.
+    fn has(&self, people: usize, groups: usize) {
+        let config = self.folder.path().join("slapd.conf");
+        let output = Command::new("/usr/sbin/slapcat").arg("-f").arg(config).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let count = |start: &str| text.lines().filter(|line| line.starts_with(start)).count();
+        assert_eq!(count("uid: many"), people);
+        assert_eq!(count("objectClass: groupOfNames"), groups);
     }
 
     fn start_tls(&self) -> String {
@@ -318,6 +364,16 @@ async fn people_in_the_directory_log_in_and_authenticate() {
     let apart = [("host", "localhost"), ("port", port.as_str()), ("connect_type", "ssl")];
     world.add("apart", &apart, SEARCHER_PASSWORD).await;
     assert_eq!(world.login("apart", "alice", "alice-Secret1!").await.status, StatusCode::OK);
+    // One of two thousand, as soon as it is somebody here, whatever groups are called.
+    world
+        .house
+        .load(
+            "demo",
+            "- !user many1999\n- !grant {role: !group everybody, member: !user many1999}\n",
+        )
+        .await;
+    assert_eq!(world.login("corp", "many1999", "many-Secret1!").await.status, StatusCode::OK);
+    world.slapd.has(MANY, GROUPS);
     // On a follower, with the leader gone.
     *world.house.proposer.part.lock().unwrap() = Part::Follower;
     *world.house.proposer.age.lock().unwrap() = Some(Duration::from_secs(5));
@@ -508,4 +564,100 @@ async fn passwords_go_without_tls_only_where_both_policy_and_operator_say_so() {
     world.add("plain", &plain, SEARCHER_PASSWORD).await;
     let reply = world.login("plain", "alice", "alice-Secret1!").await;
     assert_eq!(reply.status, StatusCode::OK, "{}", world.reason());
+}
+
+/// Stands between the door and the directory: counts connections, and can cut them or swallow what they carry.
+struct Between {
+    port: u16,
+    made: Arc<AtomicUsize>,
+    live: Arc<Mutex<Vec<AbortHandle>>>,
+    swallows: watch::Sender<u64>,
+    _accepting: JoinSet<()>,
+}
+
+impl Between {
+    async fn before(to: u16) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let made = Arc::new(AtomicUsize::new(0));
+        let live: Arc<Mutex<Vec<AbortHandle>>> = Arc::default();
+        let (swallows, swallowed) = watch::channel(0);
+        let (count, kept) = (made.clone(), live.clone());
+        let mut accepting = JoinSet::new();
+        accepting.spawn(async move {
+            loop {
+                let (mut client, _) = listener.accept().await.unwrap();
+                count.fetch_add(1, Ordering::SeqCst);
+                let mut swallowed = swallowed.clone();
+                let before = *swallowed.borrow_and_update();
+                let carry = tokio::spawn(async move {
+                    let mut server = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
+                    tokio::select! {
+                        _ = copy_bidirectional(&mut client, &mut server) => {}
+                        _told = async { swallowed.wait_for(|now| *now > before).await.is_ok() } => std::future::pending().await,
+                    }
+                });
+                kept.lock().unwrap().push(carry.abort_handle());
+            }
+        });
+        Self { port, made, live, swallows, _accepting: accepting }
+    }
+
+    fn made(&self) -> usize {
+        self.made.load(Ordering::SeqCst)
+    }
+
+    fn cut(&self) {
+        for carry in self.live.lock().unwrap().drain(..) {
+            carry.abort();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_serves_one_question_after_the_other_and_is_replaced_when_it_is_lost() {
+    let world = World::new().await;
+    let between = Between::before(world.slapd.plain_port).await;
+    let uri = format!("ldap://localhost:{}", between.port);
+    world.add("kept", &[("uri", &uri)], SEARCHER_PASSWORD).await;
+    let logs_in = async |login: &str| {
+        let reply = world.login("kept", login, &format!("{login}-Secret1!")).await;
+        assert_eq!(reply.status, StatusCode::OK, "{login}: {}", world.reason());
+    };
+    // Whoever it was that was asked about before: the next is asked about by the searcher.
+    for _ in 0..5 {
+        logs_in("alice").await;
+        logs_in("bob").await;
+        let reply = world.login("kept", "alice", "bob-Secret1!").await;
+        world.refused("wrong password", &reply, 401, "refuses its password (49)");
+        let reply = world.login("kept", "absent", "x").await;
+        world.refused("no entry", &reply, 401, "no entry");
+    }
+    assert_eq!(between.made(), 1);
+    // After several entries were found, the rest of them could be taken for an answer.
+    let reply = world.login("kept", "twin", "twin-Secret1!").await;
+    world.refused("several entries", &reply, 401, "several entries");
+    logs_in("alice").await;
+    assert_eq!(between.made(), 2);
+    // The server, or a firewall without a word, ends it: nobody notices.
+    between.cut();
+    logs_in("alice").await;
+    assert_eq!(between.made(), 3);
+    between.swallows.send_modify(|times| *times += 1);
+    logs_in("bob").await;
+    assert_eq!(between.made(), 4);
+    // Many at once have one each, of which some stay.
+    futures::future::join_all((0..12).map(|_| logs_in("alice"))).await;
+    let most = between.made();
+    assert!((5..=16).contains(&most), "{most}");
+    logs_in("bob").await;
+    assert_eq!(between.made(), most);
+    // Another authority is believed, another searcher searches: what was proven before counts no more.
+    world.set("kept", "tls-ca-cert", &super::issuer::certificates().0).await;
+    let reply = world.login("kept", "alice", "alice-Secret1!").await;
+    world.refused("another authority", &reply, 502, "certificate");
+    world.set("kept", "tls-ca-cert", &world.slapd.authority).await;
+    world.set("kept", "bind-password", "wrong").await;
+    let reply = world.login("kept", "alice", "alice-Secret1!").await;
+    world.refused("another password of the searcher", &reply, 502, "searcher may not log in (49)");
 }

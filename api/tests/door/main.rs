@@ -7,6 +7,7 @@ mod audit;
 mod azure;
 mod cert;
 mod compatibility;
+mod examples;
 mod fuzz;
 mod gcp;
 mod harness;
