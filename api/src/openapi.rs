@@ -424,6 +424,7 @@ fn operations() -> Vec<Operation> {
             .query("follower_hostname", Words, "Its group's load balancer, or its own name")
             .query("name", Words, "What the node is called; the first label of that without")
             .query("names", Texts, "More names under which clients reach it")
+            .query("cidr", Texts, "Addresses from which the follower may join; any without")
             .query("minutes", Number, "How long the seed is good; an hour without")
             .takes(Form("Parameters"), "The same parameters")
             .takes(Json("Parameters"), "The same parameters")

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use futures::future::BoxFuture;
+use ipnet::IpNet;
 use zeroize::Zeroizing;
 
 use conclave_domain::id::RoleId;
@@ -179,6 +180,8 @@ pub struct SeedOrder {
     pub group: Option<String>,
     /// More names under which clients reach it.
     pub names: Vec<String>,
+    /// Addresses from which the follower may join; from anywhere without.
+    pub cidr: Vec<IpNet>,
     /// How long the seed is good.
     pub life: Duration,
 }

@@ -145,7 +145,7 @@ impl Seeds for SeedDesk {
                 life: order.life,
                 group: order.group,
                 names: order.names,
-                cidr: Vec::new(),
+                cidr: order.cidr,
             };
             let actor = Actor::Role(order.role);
             match issue(&node, actor, order.client_ip, wanted).await {

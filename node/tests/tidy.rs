@@ -303,7 +303,7 @@ fn the_tests_that_operators_are_told_of_exist() {
     for file in sources() {
         for line in read(&file).lines() {
             let line = line.trim_start().trim_start_matches("async ");
-            if let Some((name, _)) = line.strip_prefix("fn ").and_then(|rest| rest.split_once("()"))
+            if let Some((name, _)) = line.strip_prefix("fn ").and_then(|rest| rest.split_once('('))
             {
                 defined.insert(name.to_owned());
             }

@@ -178,7 +178,7 @@ impl Seeds for Desk {
                 name: order.name.clone(),
                 role: MemberRole::Follower,
                 expires_at: Timestamp(at.0 + life),
-                cidr: Vec::new(),
+                cidr: order.cidr.clone(),
             };
             let id = conclave_api::credentials::api_key_digest(order.name.as_bytes());
             let envelope = command::codec::encode(&Envelope {
@@ -193,6 +193,7 @@ impl Seeds for Desk {
             reply.map_err(SeedRefusal::Rejected)?;
             let seed = serde_json::json!({
                 "name": order.name, "group": order.group, "names": order.names, "life_ms": life,
+                "cidr": order.cidr.iter().map(ToString::to_string).collect::<Vec<_>>(),
             });
             Ok(Zeroizing::new(seed.to_string().into_bytes()))
         })

@@ -47,6 +47,15 @@ async fn automation_with_the_privilege_gets_a_seed_and_leaves_a_record() {
     assert_eq!((&record["operation"], &record["result"]), (&"issue".into(), &"success".into()));
     assert_eq!(record["user"], "demo:host:automation");
     assert_eq!(record["subject"]["name"], "f7");
+    // Bound to addresses, and not to what is none.
+    let bound = format!("{BODY}&cidr=10.0.0.0/24&cidr=192.0.2.7");
+    let reply = house.send_as(AUTOMATION, &Method::POST, PATH, bound.replace("f7", "f8")).await;
+    assert_eq!(reply.json()["cidr"], serde_json::json!(["10.0.0.0/24", "192.0.2.7/32"]));
+    for bad in ["10.0.0.1/24", "10.0.0.0/33", "here", ""] {
+        let body = format!("{BODY}&cidr={bad}");
+        let reply = house.send_as(AUTOMATION, &Method::POST, PATH, body).await;
+        assert_eq!(reply.status, StatusCode::UNPROCESSABLE_ENTITY, "{bad}: {}", reply.text());
+    }
     // What is left out has a sense of its own.
     let reply =
         house.send_as(AUTOMATION, &Method::POST, PATH, "follower_hostname=west.example.com").await;

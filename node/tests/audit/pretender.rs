@@ -3,7 +3,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use conclave::certificates::template::peer_name;
@@ -22,6 +22,7 @@ use conclave_raft::{
 use conclave_storage::{Datadir, FailPoints, LogStore, StateStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::time::Instant;
 
 use crate::{alone, configured, until, verified};
 

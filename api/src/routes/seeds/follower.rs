@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
+use conclave_domain::policy::parse_range;
 use conclave_domain::rbac::seed_service;
+use ipnet::IpNet;
 
 use crate::authz;
 use crate::context::{Answer, Call, wiped_bytes};
@@ -53,6 +55,7 @@ pub(crate) async fn create(call: &mut Call) -> Result<Answer, Refusal> {
         name: named,
         group: Some(group),
         names: names(&params)?,
+        cidr: cidr(&params)?,
         life: Duration::from_secs(u64::from(minutes(&params)?) * 60),
     };
     let seeds = call.door.seeds().ok_or(Refusal::unavailable("this node does not serve yet"))?;
@@ -81,6 +84,11 @@ fn names(params: &Query) -> Result<Vec<String>, Refusal> {
         return Err(Refusal::Unprocessable(text));
     }
     Ok(names)
+}
+
+fn cidr(params: &Query) -> Result<Vec<IpNet>, Refusal> {
+    let ranges = params.values("cidr").map(parse_range);
+    ranges.collect::<Result<_, _>>().map_err(|error| Refusal::Unprocessable(error.to_string()))
 }
 
 fn minutes(params: &Query) -> Result<u32, Refusal> {
