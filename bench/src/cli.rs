@@ -35,6 +35,8 @@ enum What {
     Read(Contest),
     /// API key to access token, each login another host's.
     Authn(Contest),
+    /// JWT to access token, each login another host's, in turn with API keys.
+    Jwt(Contest),
     /// fsync and RSA rates of this machine, now.
     Calibrate,
     /// Single layers in this process: decide, seal, apply.
@@ -76,7 +78,7 @@ struct Contest {
     /// Bytes of a value.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(16..=65536))]
     value_bytes: u32,
-    /// Hosts that log in, in `authn`.
+    /// Hosts that log in, in `authn` and `jwt`.
     #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     hosts: u32,
     /// Threads of the generator.
@@ -158,6 +160,7 @@ async fn run(arguments: &Arguments) -> Result<String, Fault> {
         What::Write(contest) => compete(Workload::Write, contest, arguments.json, &scratch).await,
         What::Read(contest) => compete(Workload::Read, contest, arguments.json, &scratch).await,
         What::Authn(contest) => compete(Workload::Authn, contest, arguments.json, &scratch).await,
+        What::Jwt(contest) => compete(Workload::Jwt, contest, arguments.json, &scratch).await,
     }
 }
 
@@ -171,7 +174,14 @@ async fn compete(
     if !contest.peer_alone {
         entrants.push(Entrant::Conclave);
     }
-    entrants.extend(contest.peer.map(Entrant::Peer));
+    match (workload, contest.peer) {
+        (Workload::Jwt, None) => entrants.push(Entrant::ApiKeys),
+        (Workload::Jwt, Some(_)) => {
+            let text = "jwt is measured in turn with API keys: leave --peer out";
+            return Err(Fault::Usage(text.to_owned()));
+        }
+        (_, peer) => entrants.extend(peer.map(Entrant::Peer)),
+    }
     let setting = Setting {
         workload,
         clients: usize::from(contest.clients),

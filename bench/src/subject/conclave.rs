@@ -13,6 +13,7 @@ use conclave::dev::{ClusterOptions, DevCluster, Reexec};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
+use super::jwt::{self, Issuer};
 use super::{KEYS_PER_CLIENT, Running, Setting, Subject, Workload, must, value_of};
 use crate::Fault;
 use crate::load::Client;
@@ -47,6 +48,7 @@ pub(super) async fn start(setting: Setting, scratch: &Scratch) -> Result<Subject
     let admin = door.log_in("admin", cluster.admin_key()).await?;
     let clients = match setting.workload {
         Workload::Authn => door.log_ins(&admin, setting).await?,
+        Workload::Jwt => door.log_ins_by_token(&admin, setting).await?,
         Workload::Write | Workload::Read => door.secrets(&admin, setting).await?,
     };
     Ok(Subject {
@@ -148,7 +150,7 @@ impl Door {
                 must(NAME, &self.endpoint, "POST", &path, &[token.header()], &value).await?;
                 let (method, body) = match setting.workload {
                     Workload::Read => ("GET", &b""[..]),
-                    Workload::Write | Workload::Authn => ("POST", &value[..]),
+                    Workload::Write | Workload::Authn | Workload::Jwt => ("POST", &value[..]),
                 };
                 let request = Request::http1(method, SERVER_NAME, &path, &[token.header()], body);
                 requests.push(if body.is_empty() { request } else { request.stamped() });
@@ -169,11 +171,46 @@ impl Door {
                 requests.push(Request::http1("POST", SERVER_NAME, &path, &[], key.as_bytes()));
             }
         }
-        let mut shares = vec![Vec::new(); setting.clients];
-        for (number, request) in requests.into_iter().enumerate() {
-            shares[number % setting.clients].push(request);
+        Ok(self.shared_out(requests, setting.clients))
+    }
+
+    /// As [`Door::log_ins`], but each host shows a JWT of its own. Its issuer's keys stand in a variable.
+    async fn log_ins_by_token(
+        &self,
+        admin: &Token,
+        setting: Setting,
+    ) -> Result<Vec<Client>, Fault> {
+        let issuer = Issuer::new()?;
+        self.load(admin, &jwt::policy_of_service()).await?;
+        for (variable, value) in issuer.variables()? {
+            let id = escaped(&format!("conjur/authn-jwt/{}/{variable}", jwt::SERVICE));
+            let path = format!("/secrets/{}/variable/{id}", self.account);
+            self.call("POST", &path, admin, value.as_bytes()).await?;
         }
-        Ok(shares.into_iter().map(|requests| self.client(requests)).collect())
+        let service = format!("/authn-jwt/{}/{}", jwt::SERVICE, self.account);
+        self.call("PATCH", &service, admin, b"enabled=true").await?;
+        let path = format!("{service}/authenticate");
+        let hosts = setting.hosts.max(setting.clients);
+        for first in (0..hosts).step_by(HOSTS_PER_LOAD) {
+            let last = hosts.min(first + HOSTS_PER_LOAD);
+            self.load(admin, &jwt::policy_of_hosts(first..last)).await?;
+        }
+        let mut requests = Vec::with_capacity(hosts);
+        let form = ("Content-Type", "application/x-www-form-urlencoded");
+        for host in 0..hosts {
+            let body = format!("jwt={}", issuer.token(host)?);
+            requests.push(Request::http1("POST", SERVER_NAME, &path, &[form], body.as_bytes()));
+        }
+        Ok(self.shared_out(requests, setting.clients))
+    }
+
+    /// Each client takes turns among its own.
+    fn shared_out(&self, requests: Vec<Request>, clients: usize) -> Vec<Client> {
+        let mut shares = vec![Vec::new(); clients];
+        for (number, request) in requests.into_iter().enumerate() {
+            shares[number % clients].push(request);
+        }
+        shares.into_iter().map(|requests| self.client(requests)).collect()
     }
 
     fn client(&self, requests: Vec<Request>) -> Client {

@@ -3,6 +3,7 @@
 
 pub(crate) mod conclave;
 mod etcd;
+mod jwt;
 mod nginx;
 mod openbao;
 
@@ -33,6 +34,8 @@ pub enum Workload {
     Read,
     /// An API key for an access token, each time another host's.
     Authn,
+    /// An issuer's JWT for an access token, each time another host's.
+    Jwt,
 }
 
 impl fmt::Display for Workload {
@@ -41,6 +44,7 @@ impl fmt::Display for Workload {
             Self::Write => "write",
             Self::Read => "read",
             Self::Authn => "authn",
+            Self::Jwt => "jwt",
         })
     }
 }
@@ -61,6 +65,8 @@ pub enum Peer {
 pub enum Entrant {
     /// Conclave.
     Conclave,
+    /// Conclave once more, whose clients log in with API keys.
+    ApiKeys,
     /// A peer.
     Peer(Peer),
 }
@@ -105,6 +111,11 @@ impl Subject {
     ) -> Result<Self, Fault> {
         match entrant {
             Entrant::Conclave => conclave::start(setting, scratch).await,
+            Entrant::ApiKeys => {
+                let setting = Setting { workload: Workload::Authn, ..setting };
+                let subject = conclave::start(setting, scratch).await?;
+                Ok(Self { name: "conclave-api-keys", ..subject })
+            }
             Entrant::Peer(Peer::Etcd) => etcd::start(setting, scratch).await,
             Entrant::Peer(Peer::Openbao) => openbao::start(setting, scratch).await,
             Entrant::Peer(Peer::Nginx) => nginx::start(setting, scratch).await,

@@ -19,6 +19,9 @@ const NAME: &str = "openbao";
 const POLICY: &str = r#"path "secret/data/*" { capabilities = ["create", "update", "read"] }"#;
 
 pub(super) async fn start(setting: Setting, scratch: &Scratch) -> Result<Subject, Fault> {
+    if setting.workload == Workload::Jwt {
+        return Err(Fault::Usage("openbao has no workload `jwt` to compare with".to_owned()));
+    }
     if setting.workload == Workload::Write {
         return Err(Fault::Usage(
             "openbao runs here as one node: its writes have not the durability of three voters"
@@ -54,7 +57,9 @@ pub(super) async fn start(setting: Setting, scratch: &Scratch) -> Result<Subject
     .await?;
     let requests = match setting.workload {
         Workload::Authn => logins(&endpoint, &admin).await?,
-        Workload::Read | Workload::Write => reads(&endpoint, &admin, setting, &mut daemons).await?,
+        Workload::Read | Workload::Write | Workload::Jwt => {
+            reads(&endpoint, &admin, setting, &mut daemons).await?
+        }
     };
     let clients = (0..setting.clients).map(|client| {
         // Clients begin at different keys.
