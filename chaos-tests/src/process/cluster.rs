@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use conclave::admin::client as admin;
-use conclave::admin::protocol::Status;
+use conclave::admin::protocol::{Request, Status};
 use conclave::folder::Folder;
 use conclave::seed::SeedRole;
 use futures::future::join_all;
@@ -538,9 +538,15 @@ pub async fn admit(place: &Place, program: &Path, member: &Path) -> Result<(), H
             SeedRole::Voter => Vec::new(),
             SeedRole::Follower => vec![TLS_NAME.to_owned()],
         };
-        let life = Duration::from_mins(10);
-        let seed = admin::seed(member, &place.name, place.role, life, None, names).await?;
-        seed.write(&file)?;
+        let request = Request::Seed {
+            name: place.name.clone(),
+            role: place.role,
+            life_s: 600,
+            group: None,
+            names,
+            cidr: Vec::new(),
+        };
+        admin::seed(member, &request).await?.write(&file)?;
     }
     let (config, seed) = (place.config(), file.to_string_lossy().into_owned());
     let config = config.to_string_lossy();
