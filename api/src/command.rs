@@ -19,9 +19,10 @@ use crate::token::sha256;
 
 /// The header by which a client marks retries of one request as such.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
-/// First pause before proposing again; each next one is twice as long.
+/// First pause before proposing again, unless another leader is known earlier; each next one is twice as
+/// long.
 const PAUSE_FIRST: Duration = Duration::from_millis(10);
-/// Longest pause before proposing again.
+/// Longest such pause.
 const PAUSE_MAX: Duration = Duration::from_millis(250);
 
 impl Call {
@@ -92,7 +93,8 @@ impl Call {
     /// Proposes a command and waits for what it was answered.
     ///
     /// While no leader is known, and while the fate of the command is not known, it is proposed
-    /// again with the same id: the log answers a repeated id as it did the first time.
+    /// again with the same id: the log answers a repeated id as it did the first time. That is done as
+    /// soon as another leader is known, so that a hand-over costs no more than it takes.
     pub(crate) async fn propose(
         &mut self,
         request_id: RequestId,
@@ -116,6 +118,7 @@ impl Call {
         let bytes = command::codec::encode(&envelope);
         let mut pause = PAUSE_FIRST;
         loop {
+            let reign = self.door.proposer.reign();
             let attempt = self.door.proposer.propose(bytes.clone());
             let error = match tokio::time::timeout_at(self.deadline, attempt).await {
                 Ok(Ok(committed)) => {
@@ -137,8 +140,10 @@ impl Call {
                 tracing::warn!(%error, request_id = %self.request_id, "write.propose gave up");
                 return Err(error.into());
             }
-            tokio::time::sleep_until(next).await;
-            pause = (pause * 2).min(PAUSE_MAX);
+            tokio::select! {
+                () = self.door.proposer.next_reign(reign) => pause = PAUSE_FIRST,
+                () = tokio::time::sleep_until(next) => pause = (pause * 2).min(PAUSE_MAX),
+            }
         }
     }
 }

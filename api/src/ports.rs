@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 use conclave_domain::id::RoleId;
 use conclave_domain::outcome::Rejection;
 pub use conclave_domain::time::Clock;
+pub use conclave_raft::Reign;
 use conclave_raft::{Handle, NodeState};
 pub use conclave_storage::seal::{Secret, Vault};
 pub use conclave_storage::{StateStore, View};
@@ -147,6 +148,12 @@ pub trait Proposer: Send + Sync + 'static {
     /// Confirms how far the log goes and waits until this node has applied that far. Reads made
     /// after it are linearizable. Answers the index reached.
     fn read_barrier(&self) -> BoxFuture<'_, Result<u64, ReadError>>;
+
+    /// Who leads now, as far as this node knows. Cheap: asked at every write.
+    fn reign(&self) -> Reign;
+
+    /// Waits until this node knows a leader, and of another reign than that one. May never end.
+    fn next_reign(&self, than: Reign) -> BoxFuture<'_, ()>;
 
     /// Waits, so long at most, until this node has applied `index`.
     fn wait_applied(&self, index: u64, within: Duration) -> BoxFuture<'_, Result<(), ReadError>>;
@@ -293,6 +300,14 @@ impl Proposer for Agreement {
 
     fn read_barrier(&self) -> BoxFuture<'_, Result<u64, ReadError>> {
         Box::pin(async move { Ok(self.handle.read_barrier().await?) })
+    }
+
+    fn reign(&self) -> Reign {
+        self.handle.reign()
+    }
+
+    fn next_reign(&self, than: Reign) -> BoxFuture<'_, ()> {
+        Box::pin(self.handle.next_reign(than))
     }
 
     fn wait_applied(&self, index: u64, within: Duration) -> BoxFuture<'_, Result<(), ReadError>> {

@@ -18,7 +18,7 @@ use crate::token::Verified;
 const CONSISTENCY: &str = "x-conclave-consistency";
 /// How long a read waits for the next leader before it is refused.
 const LEADERLESS_TIME_MAX: Duration = Duration::from_secs(2);
-/// The pause before a leader is asked for again.
+/// The pause before a leader is asked for again, unless another one is known earlier.
 const LEADERLESS_PAUSE: Duration = Duration::from_millis(50);
 
 /// How often a read looks again before it makes room for others: long enough for what changes the
@@ -76,6 +76,7 @@ impl Call {
     pub(crate) async fn barrier_in_any_case(&mut self) -> Result<(), Refusal> {
         let give_up = self.deadline.min(Instant::now() + LEADERLESS_TIME_MAX);
         loop {
+            let reign = self.door.proposer.reign();
             let barrier = self.door.proposer.read_barrier();
             match tokio::time::timeout_at(self.deadline, barrier).await {
                 Ok(Ok(index)) => {
@@ -83,7 +84,9 @@ impl Call {
                     return Ok(());
                 }
                 Ok(Err(ReadError::NoLeader)) if Instant::now() + LEADERLESS_PAUSE < give_up => {
-                    tokio::time::sleep(LEADERLESS_PAUSE).await;
+                    let next_reign = self.door.proposer.next_reign(reign);
+                    // Whichever it was: ask again.
+                    drop(tokio::time::timeout(LEADERLESS_PAUSE, next_reign).await);
                 }
                 Ok(Err(error)) => return Err(error.into()),
                 Err(_elapsed) => {

@@ -39,6 +39,8 @@ use crate::wire::latest::{Request, Response};
 
 /// How long a proposal may still be answered here after this node stopped to lead.
 const AFTERMATH: Duration = Duration::from_millis(500);
+/// How long a hand-over waits for the heir to have what this node's log has at first.
+const HEIR_CATCHES_UP: Duration = Duration::from_secs(2);
 /// How often other members may be asked for their list.
 const REFRESH_EVERY: Duration = Duration::from_secs(1);
 
@@ -90,6 +92,15 @@ pub struct Committed {
     pub index: u64,
     /// The encoded reply, the same on every member.
     pub reply: Vec<u8>,
+}
+
+/// Who leads, and since which election, as far as a member knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reign {
+    /// The term.
+    pub term: u64,
+    /// Its leader; none while nobody is known to have won.
+    pub leader: Option<u64>,
 }
 
 /// A running member. Clones share it; it runs until [`Handle::shutdown`].
@@ -331,6 +342,25 @@ impl Handle {
         }
     }
 
+    /// Who leads now, as far as this node knows.
+    pub fn reign(&self) -> Reign {
+        self.0.reign()
+    }
+
+    /// Waits until this node knows a leader, and of another reign than that one. Whoever was given
+    /// [`ProposeError::NoLeader`] or [`ReadError::NoLeader`] need not try again before, but for a leader that
+    /// is not heard from and not replaced: look again after a while in any case.
+    pub async fn next_reign(&self, than: Reign) {
+        let Some(raft) = self.0.raft() else { return };
+        let mut metrics = raft.server_metrics();
+        loop {
+            let reign = Reign::of(&metrics.borrow_and_update());
+            if (reign.leader.is_some() && reign != than) || metrics.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// Time since this node's state was known to be level; none until it was so in this life.
     pub fn age(&self) -> Option<Duration> {
         self.0.age()
@@ -475,12 +505,16 @@ impl Handle {
         self.0.change(ChangeMembers::SetNodes(BTreeMap::from([(id, info)]))).await
     }
 
-    /// Hands leadership over: to the member given, or to the standby that has most of the log.
-    /// Returns who leads then. Proposals meanwhile are given back as "no leader" and lose nothing.
+    /// Hands leadership over: to the member given, or to the standby that has most of the log and is
+    /// there. Returns who leads then. Proposals meanwhile are given back as "no leader" and lose nothing.
+    ///
+    /// From the order on, this node takes no proposals, and the heir waits for the end of this node's log.
+    /// So the order is only given once the heir is almost level.
     ///
     /// # Errors
-    /// [`ChangeError::NotLeader`], [`ChangeError::NotAMember`]; [`ChangeError::Unknown`] when no
-    /// hand-over was seen in time.
+    /// [`ChangeError::NotLeader`], [`ChangeError::NotAMember`]; [`ChangeError::NotCaughtUp`] when the heir is
+    /// not there or too far behind: then nothing has changed; [`ChangeError::Unknown`] when no hand-over was
+    /// seen in time.
     pub async fn transfer_leader(&self, to: Option<u64>) -> Result<u64, ChangeError> {
         let node = &self.0;
         let raft = node.raft().ok_or(ChangeError::Closed)?;
@@ -493,7 +527,11 @@ impl Handle {
         let target = match to {
             Some(id) if id == me => return Ok(me),
             Some(id) => candidates().find(|member| member.id == id),
-            None => candidates().max_by_key(|member| member.matched),
+            None => candidates().max_by_key(|member| {
+                let is_there =
+                    member.silent_for.is_some_and(|time| time < node.config.election_min);
+                (is_there, member.matched)
+            }),
         };
         let Some(target) = target.map(|member| member.id) else {
             return Err(to.map_or_else(
@@ -501,6 +539,7 @@ impl Handle {
                 ChangeError::NotAMember,
             ));
         };
+        self.wait_caught_up(target, HEIR_CATCHES_UP).await?;
         raft.trigger().transfer_leader(target).await.map_err(|_| ChangeError::Closed)?;
         let wait = node.config.election_max * 5;
         match self.wait_leader(wait, |leader| leader.is_some_and(|id| id != me)).await {
@@ -611,6 +650,12 @@ impl Handle {
     }
 }
 
+impl Reign {
+    fn of(metrics: &openraft::metrics::RaftServerMetrics<TypeConfig>) -> Self {
+        Self { term: convert::term(&metrics.vote), leader: metrics.current_leader }
+    }
+}
+
 impl std::fmt::Debug for Handle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Handle(node {})", self.0.config.node_id)
@@ -655,6 +700,35 @@ impl Node {
 
     pub(crate) fn leader(&self) -> Option<u64> {
         self.raft()?.server_metrics().borrow_watched().current_leader
+    }
+
+    fn reign(&self) -> Reign {
+        let none = Reign { term: 0, leader: None };
+        self.raft().map_or(none, |raft| Reign::of(&raft.server_metrics().borrow_watched()))
+    }
+
+    /// Waits, not for long, until a majority has followed this node as leader of late, or it leads no more. The
+    /// engine refuses proposals before, as it must: a new leader's first round may still be under way.
+    pub(crate) async fn followed(&self) {
+        let Some(raft) = self.raft() else { return };
+        let mut metrics = raft.metrics();
+        let lease = self.config.election_max;
+        let followed = async {
+            loop {
+                {
+                    let now = metrics.borrow_and_update();
+                    let since = now.last_quorum_acked.map(|at| openraft::Instant::elapsed(&*at));
+                    if now.state != ServerState::Leader || since.is_some_and(|time| time < lease) {
+                        return;
+                    }
+                }
+                if metrics.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        // Late or not, the engine decides.
+        drop(tokio::time::timeout(lease, followed).await);
     }
 
     pub(crate) fn leads(&self) -> bool {
@@ -703,8 +777,14 @@ impl Node {
             self.quorum.followed_since(term, since).await;
             Ok(index)
         };
-        let confirmed = tokio::time::timeout(self.config.read_timeout, confirmed).await;
-        confirmed.unwrap_or_else(|_late| Err(no_leader()))
+        tokio::select! {
+            biased;
+            confirmed = tokio::time::timeout(self.config.read_timeout, confirmed) => {
+                confirmed.unwrap_or_else(|_late| Err(no_leader()))
+            }
+            // Nobody will confirm that any more.
+            () = self.leader_is_not(self.config.node_id) => Err(no_leader()),
+        }
     }
 
     /// Asks whoever leads for the index that a read must see.

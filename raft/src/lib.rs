@@ -47,7 +47,7 @@ pub mod wire;
 pub use adapter::FaultHook;
 pub use config::{Config, ConfigError, KnownMember};
 pub use error::{CallError, ChangeError, Fault, ProposeError, ReadError};
-pub use handle::{Committed, Handle, Parts, StartError};
+pub use handle::{Committed, Handle, Parts, Reign, StartError};
 pub use members::{MemberList, Members};
 pub use refound::{LEAP, refound};
 pub use service::{SERVICE_JOIN, Service, ServiceError};

@@ -215,19 +215,27 @@ impl Node {
     }
 
     async fn propose_here(&self, command: Bytes, hops: u8) -> Result<Committed, ProposeError> {
-        // The copy is a counted reference; it is only needed when somebody else leads by now.
-        let fate = self.groups.join(command.clone());
-        let fate = tokio::time::timeout(self.config.propose_timeout, fate)
-            .await
-            .map_err(|_| ProposeError::Unknown)?;
+        let mut fate = self.take_part(&command).await?;
+        if matches!(fate, Fate::NotLeader(None)) && self.leads() {
+            self.followed().await;
+            fate = self.take_part(&command).await?;
+        }
         match fate {
             Fate::Committed(committed) => Ok(committed),
-            Fate::NotLeader(Some(id)) if id != self.config.node_id => {
+            // While this node hands over, the engine names the heir, which does not lead yet.
+            Fate::NotLeader(Some(id)) if id != self.config.node_id && self.leader() == Some(id) => {
                 self.forward(id, command, hops).await
             }
             Fate::NotLeader(leader) => Err(ProposeError::NoLeader { leader }),
             Fate::Unknown => Err(ProposeError::Unknown),
         }
+    }
+
+    /// Proposes with the next group. The copy is a counted reference, for when it is not taken.
+    async fn take_part(&self, command: &Bytes) -> Result<Fate, ProposeError> {
+        tokio::time::timeout(self.config.propose_timeout, self.groups.join(command.clone()))
+            .await
+            .map_err(|_| ProposeError::Unknown)
     }
 
     async fn forward(&self, to: u64, command: Bytes, hops: u8) -> Result<Committed, ProposeError> {

@@ -15,7 +15,7 @@ use conclave_api::credentials::new_account;
 use conclave_api::openapi;
 use conclave_api::ports::{
     Clock, ClusterStatus, Committed, Health, HealthError, Part, ProposeError, Proposer, ReadError,
-    SeedOrder, SeedRefusal, Seeds, StateStore, Vault,
+    Reign, SeedOrder, SeedRefusal, Seeds, StateStore, Vault,
 };
 use conclave_api::{Door, Durability, Parts, Peer, Settings, Spool, health_router, router};
 use conclave_domain::audit::AuditTexts;
@@ -127,6 +127,14 @@ impl Proposer for Single {
                 Ok(self.state.applied_index())
             }
         })
+    }
+
+    fn reign(&self) -> Reign {
+        Reign { term: 1, leader: Some(1) }
+    }
+
+    fn next_reign(&self, _than: Reign) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::pending())
     }
 
     fn wait_applied(&self, index: u64, within: Duration) -> BoxFuture<'_, Result<(), ReadError>> {

@@ -101,9 +101,16 @@ async fn leadership_is_handed_over_without_losing_a_write() {
     };
     tokio::time::sleep(Duration::from_millis(50)).await;
     let started = Instant::now();
+    let bystander = cluster.node((1..=3).find(|id| ![old, target].contains(id)).unwrap()).handle();
+    let before = bystander.reign();
+    assert_eq!(before.leader, Some(old));
     let new = cluster.node(old).handle().transfer_leader(Some(target)).await.unwrap();
     println!("hand-over took {:?}", started.elapsed());
     assert_eq!(new, target);
+    bystander.next_reign(before).await;
+    let after = bystander.reign();
+    assert_eq!(after.leader, Some(target));
+    assert!(after.term > before.term, "{after:?} after {before:?}");
     assert_eq!(
         cluster.node(old).handle().transfer_leader(None).await,
         Err(ChangeError::NotLeader { leader: Some(target) })
