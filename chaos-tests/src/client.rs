@@ -234,6 +234,7 @@ pub struct Asked {
     path: String,
     authorization: Option<String>,
     idempotency_key: Option<String>,
+    is_local: bool,
     body: Bytes,
 }
 
@@ -241,13 +242,20 @@ impl Asked {
     /// Any request.
     pub fn new(method: Method, path: impl Into<String>, body: impl Into<Bytes>) -> Self {
         let (path, body) = (path.into(), body.into());
-        Self { method, path, authorization: None, idempotency_key: None, body }
+        Self { method, path, authorization: None, idempotency_key: None, is_local: false, body }
     }
 
     /// The same, marked by a key that is its own: sent again it is carried out once at most.
     #[must_use]
     pub fn repeatable(mut self, key: impl Into<String>) -> Self {
         self.idempotency_key = Some(key.into());
+        self
+    }
+
+    /// The same, content with what the node itself holds.
+    #[must_use]
+    pub fn local(mut self) -> Self {
+        self.is_local = true;
         self
     }
 
@@ -266,6 +274,9 @@ impl Asked {
         }
         if let Some(key) = self.idempotency_key {
             request = request.header("idempotency-key", key);
+        }
+        if self.is_local {
+            request = request.header("x-conclave-consistency", "local");
         }
         request.body(Full::new(self.body)).map_err(not_sent)
     }

@@ -5,6 +5,7 @@
 //! all who would have come meanwhile. A request that is tried again carries the same idempotency key:
 //! it is one operation of the history, from its first try to its last answer.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -22,6 +23,9 @@ use crate::workload::{Active, RunClock, outcome, request};
 const PAUSE_FIRST: Duration = Duration::from_millis(10);
 /// Longest pause before another try.
 const PAUSE_MAX: Duration = Duration::from_millis(160);
+
+/// Between two looks at what is done with.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// How the clients ask.
 #[derive(Debug, Clone, Copy)]
@@ -51,8 +55,50 @@ pub struct Asking {
     pub done: Option<u64>,
 }
 
+/// What became of many requests.
+#[derive(Debug, Default)]
+pub struct Tried {
+    /// How many there were.
+    pub requests: u64,
+    /// Those whose first try failed.
+    pub failed_first: u64,
+    /// Those that failed for good.
+    pub failed: u64,
+    /// What first tries said, and how many said it.
+    failures: Vec<(String, u64)>,
+}
+
+impl Tried {
+    /// Counts one request.
+    pub fn add(&mut self, asking: &Asking) {
+        self.requests += 1;
+        self.failed += u64::from(asking.done.is_none());
+        let Some(failure) = &asking.first_failure else { return };
+        self.failed_first += 1;
+        match self.failures.iter_mut().find(|(text, _)| text == failure) {
+            Some((_, count)) => *count += 1,
+            None => self.failures.push((failure.clone(), 1)),
+        }
+    }
+
+    /// What first tries said most, most frequent first.
+    pub fn words(mut self) -> Vec<String> {
+        self.failures.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        self.failures.iter().take(8).map(|(text, count)| format!("{count} times: {text}")).collect()
+    }
+}
+
+/// The longest time between two moments of which the later came at or after `began`. The last one before
+/// that counts, too, so that a gap is seen whole.
+pub fn longest_gap(mut moments: Vec<u64>, began: u64) -> Option<u64> {
+    moments.sort_unstable();
+    let first = moments.partition_point(|moment| *moment < began).saturating_sub(1);
+    moments[first..].windows(2).map(|pair| pair[1] - pair[0]).max()
+}
+
 /// A request that has fallen due.
 struct Due {
+    number: u64,
     intended: u64,
     secret: Arc<str>,
     call: Call,
@@ -72,6 +118,8 @@ struct Shared {
     pace: Pace,
     stop: AtomicBool,
     seen: Mutex<(History, Vec<Asking>)>,
+    /// Requests that are due and not done with, by their moment.
+    pending: Mutex<BTreeSet<(u64, u64)>>,
     /// The latest moment for which an acknowledged write was intended.
     acknowledged: watch::Sender<u64>,
 }
@@ -93,6 +141,7 @@ impl Clients {
             pace,
             stop: AtomicBool::new(false),
             seen: Mutex::default(),
+            pending: Mutex::default(),
             acknowledged: watch::Sender::new(0),
         });
         let (due, queue) = mpsc::unbounded_channel();
@@ -110,6 +159,29 @@ impl Clients {
         let mut acknowledged = self.shared.acknowledged.subscribe();
         let reached = acknowledged.wait_for(|intended| *intended >= time);
         matches!(timeout(patience, reached).await, Ok(Ok(_)))
+    }
+
+    /// Waits until so many requests are done with; false when they are not in time.
+    pub async fn answers(&self, count: usize, patience: Duration) -> bool {
+        self.comes_true(patience, || self.answered() >= count).await
+    }
+
+    /// Waits until every request that fell due before that time is done with, those that hang on a hurt node
+    /// too; false when they are not in time.
+    pub async fn done_before(&self, time: u64, patience: Duration) -> bool {
+        let done = || self.shared.pending().first().is_none_or(|(due, _)| *due >= time);
+        self.comes_true(patience, done).await
+    }
+
+    async fn comes_true(&self, patience: Duration, condition: impl Fn() -> bool) -> bool {
+        let start = Instant::now();
+        while !condition() {
+            if start.elapsed() > patience {
+                return false;
+            }
+            sleep(LOOK_EVERY).await;
+        }
+        true
     }
 
     /// How many requests are done with so far.
@@ -131,6 +203,10 @@ impl Clients {
 }
 
 impl Shared {
+    fn pending(&self) -> std::sync::MutexGuard<'_, BTreeSet<(u64, u64)>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Lets requests fall due until told to stop.
     async fn pace(
         self: Arc<Self>,
@@ -148,7 +224,9 @@ impl Shared {
             }
             let is_write = rng.below(per_second) < u64::from(self.pace.writes);
             let Some((secret, call)) = secrets.plan(is_write, number, &mut rng) else { continue };
-            if due.send(Due { intended: self.clock.at(moment), secret, call }).is_err() {
+            let intended = self.clock.at(moment);
+            self.pending().insert((intended, number));
+            if due.send(Due { number, intended, secret, call }).is_err() {
                 return;
             }
         }
@@ -163,7 +241,9 @@ impl Shared {
         loop {
             let next = queue.lock().await.recv().await;
             let Some(due) = next else { return };
+            let place = (due.intended, due.number);
             let (operation, asking) = self.pursue(&door, due).await;
+            self.pending().remove(&place);
             if asking.is_write && asking.done.is_some() {
                 self.acknowledged.send_if_modified(|latest| {
                     let is_later = asking.intended > *latest;
@@ -179,7 +259,7 @@ impl Shared {
 
     /// Tries until there is an answer, a refusal, or no patience left.
     async fn pursue(&self, door: &Door, due: Due) -> (Operation, Asking) {
-        let Due { intended, secret, call } = due;
+        let Due { intended, secret, call, .. } = due;
         let mut asked = request(&self.login, &secret, &call);
         if let Call::Write(value) = &call {
             asked = asked.repeatable(value.to_string());

@@ -4,6 +4,7 @@
 //! Exit codes: 0 valid, 1 invalid (a promise was broken), 2 unknown (nothing was proved).
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -28,7 +29,7 @@ struct Cli {
 enum Command {
     /// Hurt a cluster of real processes. Drills: leader-kill, leader-pause, leader-isolate,
     /// restart-all, power-cut, calm, revocation, canary, disk-faults, garbage, certificates,
-    /// failover, converge, audit.
+    /// failover, hand-over, upgrade, converge, audit.
     Drill(DrillArgs),
     /// Hurt simulated clusters: the same seed, the same run.
     Sim(SimArgs),
@@ -48,13 +49,17 @@ struct DrillArgs {
     /// How long a calm drill lasts.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
-    /// Writes a second of a failover drill.
+    /// Writes a second of the drills failover and hand-over; of an upgrade at most 100.
     #[arg(long, default_value_t = 500)]
     rate: u32,
     /// Faults of a failover drill, with commas between them; all without it. So many trials each.
     #[arg(long, value_delimiter = ',', value_parser =
         clap::builder::PossibleValuesParser::new(drill::failover::BLOWS))]
     faults: Vec<String>,
+    /// The `conclave` that the nodes of an upgrade run at first, such as one of an earlier commit; without it
+    /// all are restarted with the version that they have.
+    #[arg(long, value_name = "PATH")]
+    old_binary: Option<PathBuf>,
     /// Keep all cores busy during a calm drill.
     #[arg(long)]
     busy: bool,
@@ -109,6 +114,7 @@ fn drill_command(args: &DrillArgs) -> ExitCode {
     };
     let length = match args.name.as_str() {
         "calm" => format!("--seconds {}", args.seconds),
+        "upgrade" => format!("--rate {}", args.rate),
         _ => format!("--trials {}", args.trials),
     };
     let mut replay = vec![format!(
@@ -117,6 +123,12 @@ fn drill_command(args: &DrillArgs) -> ExitCode {
     )];
     if args.busy {
         replay.push("--busy".to_owned());
+    }
+    if let Some(path) = &args.old_binary {
+        replay.push(format!("--old-binary {}", path.display()));
+    }
+    if args.name == "hand-over" {
+        replay.push(format!("--rate {}", args.rate));
     }
     if args.name == "failover" {
         replay.push(format!("--rate {}", args.rate));
@@ -131,6 +143,7 @@ fn drill_command(args: &DrillArgs) -> ExitCode {
         seconds: args.seconds,
         rate: args.rate,
         faults: args.faults.clone(),
+        old_binary: args.old_binary.clone(),
         busy: args.busy,
         keep: args.keep,
         replay,

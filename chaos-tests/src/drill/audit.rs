@@ -22,6 +22,7 @@ use super::{Options, finish, fresh_secrets, put};
 use crate::checker::Violation;
 use crate::client::{Asked, Door, Login};
 use crate::process::cluster::{ACCOUNT, Cluster, Footing, Shape, conclave};
+use crate::process::node::Program;
 use crate::process::shell::HarnessError;
 use crate::rng::Rng;
 
@@ -142,7 +143,7 @@ async fn in_mode(
     for node in &cluster.nodes {
         let config = node.place.config();
         let verify = ["audit", "verify", "--config", &config.to_string_lossy()];
-        if let Err(error) = conclave(&node.place, &std::env::current_exe()?, &verify).await {
+        if let Err(error) = conclave(&node.place, &Program::this()?, &verify).await {
             let detail = format!("{}, {}: {error}", mode.name, node.place.name);
             report.broken([Violation { invariant: "I5 the chain is whole", detail }]);
         }

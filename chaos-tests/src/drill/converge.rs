@@ -28,6 +28,7 @@ use crate::client::Door;
 use crate::clients::{Clients, Pace};
 use crate::process::cluster::{Cluster, Footing, Shape, admit};
 use crate::process::network::Hurdle;
+use crate::process::node::Program;
 use crate::process::shell::HarnessError;
 use crate::rng::Rng;
 use crate::workload::{RunClock, secrets_needed};
@@ -419,7 +420,7 @@ impl Storm<'_> {
 
     fn ask_join(&self, name: &str, asked: PathBuf) -> Result<Asked, HarnessError> {
         let at = self.position(name).ok_or_else(|| HarnessError::new("nobody of that name"))?;
-        let (place, program) = (self.cluster.nodes[at].place.clone(), std::env::current_exe()?);
+        let (place, program) = (self.cluster.nodes[at].place.clone(), Program::this()?);
         Ok(tokio::spawn(async move {
             timeout(CHANGE_PATIENCE, admit(&place, &program, &asked))
                 .await

@@ -23,7 +23,7 @@ use super::report::{Milliseconds, Report};
 use super::{Options, RECOVERY_PATIENCE, finish, fresh_secrets, highest_term, judge_on, put};
 use crate::checker::Violation;
 use crate::client::Door;
-use crate::clients::{Asking, Clients, Pace};
+use crate::clients::{Asking, Clients, Pace, Tried, longest_gap};
 use crate::history::History;
 use crate::process::balancer::Balancer;
 use crate::process::cluster::{Cluster, Footing, HEALTH_PATIENCE, Shape};
@@ -37,6 +37,8 @@ const ROUNDS_PER_CLUSTER: u32 = 25;
 const TRIAL_SECONDS_MAX: u64 = 12;
 /// Clients' connections to the balancer.
 const CONNECTIONS: usize = 64;
+/// By then the clients must have been answered a third of a second's worth.
+const WARM_WITHIN: Duration = Duration::from_secs(5);
 /// Figures of fewer trials say nothing about a target.
 const TRIALS_TO_JUDGE: usize = 20;
 /// The follower's limit in this drill, as `settings` has it.
@@ -63,8 +65,10 @@ enum Blow {
     HandOver,
 }
 
+/// The planned one.
+pub const HAND_OVER: &str = "hand-over";
 /// Every blow by its name.
-pub const BLOWS: [&str; 4] = ["kill", "pause", "isolate", "hand-over"];
+pub const BLOWS: [&str; 4] = ["kill", "pause", "isolate", HAND_OVER];
 
 impl Blow {
     fn all() -> [Self; 4] {
@@ -76,7 +80,7 @@ impl Blow {
             Self::Kill => BLOWS[0],
             Self::Pause => BLOWS[1],
             Self::Isolate => BLOWS[2],
-            Self::HandOver => BLOWS[3],
+            Self::HandOver => HAND_OVER,
         }
     }
 }
@@ -127,10 +131,7 @@ struct Tally {
     again: Vec<u64>,
     gaps: Vec<u64>,
     slowest: Vec<u64>,
-    requests: u64,
-    failed_first: u64,
-    failed: u64,
-    failures: Vec<(String, u64)>,
+    tried: Tried,
 }
 
 /// What is at hand in a trial.
@@ -242,8 +243,10 @@ impl Stage {
         let secrets = self.secrets.clone();
         let clients =
             Clients::start(&self.door, login, secrets, self.pace, self.clock, rng.fork("load"));
-        sleep(Duration::from_millis(rng.between(700, 1200))).await;
-        if clients.answered() < usize::try_from(self.pace.writes / 3).unwrap_or(usize::MAX) {
+        let warm = usize::try_from(self.pace.writes / 3).unwrap_or(usize::MAX);
+        let is_warm = clients.answers(warm, WARM_WITHIN).await;
+        sleep(Duration::from_millis(rng.between(100, 400))).await;
+        if !is_warm {
             report.unclear(format!("round {round}: hardly any request succeeded before the fault"));
         }
         let follower = self.cluster.follower().ok_or_else(|| HarnessError::new("no follower"))?;
@@ -257,11 +260,12 @@ impl Stage {
         self.strike(tally.blow, leader, cut_from_all).await?;
         let at = self.clock.now();
         let is_back = clients.acknowledges_after(at, RECOVERY_PATIENCE).await;
-        // What of the clients hangs on the hurt node must show, too.
-        sleep(Duration::from_millis(rng.between(500, 1500))).await;
+        // What of the clients hangs on the hurt node must show, too; healing would free it.
+        clients.done_before(self.clock.now(), RECOVERY_PATIENCE).await;
+        sleep(Duration::from_millis(rng.between(100, 400))).await;
         let moved = self.others_lead(leader, term).await;
         self.mend(tally.blow, leader)?;
-        sleep(Duration::from_millis(rng.between(300, 600))).await;
+        sleep(Duration::from_millis(rng.between(100, 400))).await;
 
         let (tried, failures) = probe.stop().await;
         report.follower_probes += tried;
@@ -356,16 +360,7 @@ impl Stage {
 impl Tally {
     fn new(blow: Blow) -> Self {
         let (again, gaps, slowest) = (Vec::new(), Vec::new(), Vec::new());
-        Self {
-            blow,
-            again,
-            gaps,
-            slowest,
-            requests: 0,
-            failed_first: 0,
-            failed: 0,
-            failures: Vec::new(),
-        }
+        Self { blow, again, gaps, slowest, tried: Tried::default() }
     }
 
     /// Takes in a trial whose fault began at one time and was fully on at another.
@@ -374,43 +369,27 @@ impl Tally {
         let again =
             writes().filter(|asking| asking.intended >= at).filter_map(|asking| asking.done);
         self.again.extend(again.min().map(|done| done.saturating_sub(began)));
-        let mut acknowledged: Vec<u64> = writes().filter_map(|asking| asking.done).collect();
-        acknowledged.sort_unstable();
-        // From the last acknowledgement before the fault on, so that a gap is seen whole.
-        let first = acknowledged.partition_point(|done| *done < began).saturating_sub(1);
-        let gaps = acknowledged[first..].windows(2).map(|pair| pair[1] - pair[0]);
-        self.gaps.extend(gaps.max());
+        self.gaps.extend(longest_gap(writes().filter_map(|asking| asking.done).collect(), began));
         let after = || askings.iter().filter(|asking| asking.intended >= began);
         let latencies =
             after().filter_map(|asking| Some(asking.done?.saturating_sub(asking.intended)));
         self.slowest.extend(latencies.max());
         // What was under way when the fault came counts, too.
         let touched = askings.iter().filter(|asking| asking.done.is_none_or(|done| done >= began));
-        for asking in touched {
-            self.requests += 1;
-            self.failed += u64::from(asking.done.is_none());
-            let Some(failure) = &asking.first_failure else { continue };
-            self.failed_first += 1;
-            match self.failures.iter_mut().find(|(text, _)| text == failure) {
-                Some((_, count)) => *count += 1,
-                None => self.failures.push((failure.clone(), 1)),
-            }
-        }
+        touched.for_each(|asking| self.tried.add(asking));
     }
 
-    fn figures(mut self) -> Failover {
-        self.failures.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-        let failures = self.failures.iter().take(8);
+    fn figures(self) -> Failover {
         Failover {
             fault: self.blow.name(),
             trials: self.gaps.len(),
-            failures: failures.map(|(text, count)| format!("{count} times: {text}")).collect(),
             writes_again_ms: Milliseconds::of(self.again),
             gap_ms: Milliseconds::of(self.gaps),
             slowest_ms: Milliseconds::of(self.slowest),
-            requests: self.requests,
-            failed_without_retry: self.failed_first,
-            failed_after_retry: self.failed,
+            requests: self.tried.requests,
+            failed_without_retry: self.tried.failed_first,
+            failed_after_retry: self.tried.failed,
+            failures: self.tried.words(),
         }
     }
 
@@ -425,9 +404,9 @@ impl Tally {
             }
         };
         let count = |number: u64| u32::try_from(number).map_or(f64::MAX, f64::from);
-        judge("requests that failed after retries", count(self.failed), 0.0);
+        judge("requests that failed after retries", count(self.tried.failed), 0.0);
         if self.blow == Blow::HandOver {
-            judge("requests that failed at the first try", count(self.failed_first), 0.0);
+            judge("requests that failed at the first try", count(self.tried.failed_first), 0.0);
         }
         if self.gaps.len() < TRIALS_TO_JUDGE {
             return missed;
@@ -543,7 +522,8 @@ mod tests {
         assert_eq!(tally.again, [620 * MS]);
         assert_eq!(tally.gaps, [610 * MS]);
         assert_eq!(tally.slowest, [615 * MS]);
-        assert_eq!((tally.requests, tally.failed_first, tally.failed), (4, 2, 1));
+        let tried = &tally.tried;
+        assert_eq!((tried.requests, tried.failed_first, tried.failed), (4, 2, 1));
         assert_eq!(tally.targets_missed().len(), 1, "one request failed for good");
         let figures = tally.figures();
         assert_eq!(figures.failures, ["2 times: reset"]);

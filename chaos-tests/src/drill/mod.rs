@@ -3,8 +3,8 @@
 //!
 //! - [`fault`]: the faults; [`probe`]: what is watched beside the load; [`turnover`]: what is
 //!   changed beside it; [`report`]: the verdict
-//! - [`audit`], [`canary`], [`certificates`], [`converge`], [`disk_faults`], [`failover`], [`garbage`]:
-//!   drills of another shape
+//! - [`audit`], [`canary`], [`certificates`], [`converge`], [`disk_faults`], [`failover`], [`garbage`],
+//!   [`upgrade`]: drills of another shape
 //!
 //! A trial: health → fresh secrets → load → fault → recovery → healing → health → final scan of
 //! all versions on all nodes → judgement. Each wait is for a condition, with an end.
@@ -21,8 +21,10 @@ pub mod probe;
 pub mod processors;
 pub mod report;
 pub mod turnover;
+pub mod upgrade;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -76,6 +78,8 @@ pub struct Options {
     pub rate: u32,
     /// Which faults, for drills that know several; all when none is named.
     pub faults: Vec<String>,
+    /// The program that the nodes of an upgrade run at first; without it, this one.
+    pub old_binary: Option<PathBuf>,
     /// Whether all cores are kept busy meanwhile.
     pub busy: bool,
     /// Whether logs stay on disk when the verdict is not valid.
@@ -85,7 +89,7 @@ pub struct Options {
 }
 
 /// Every drill by its name.
-pub const NAMES: [&str; 14] = [
+pub const NAMES: [&str; 16] = [
     "leader-kill",
     "leader-pause",
     "leader-isolate",
@@ -98,6 +102,8 @@ pub const NAMES: [&str; 14] = [
     "garbage",
     "certificates",
     "failover",
+    "hand-over",
+    "upgrade",
     "converge",
     "audit",
 ];
@@ -124,6 +130,11 @@ pub async fn run(name: &str, options: Options) -> Result<Report, HarnessError> {
         "audit" => audit::run(&options, &mut report).await,
         "converge" => converge::run(&options, &mut report).await,
         "failover" => failover::run(&options, &mut report).await,
+        "hand-over" => {
+            let options = Options { faults: vec![failover::HAND_OVER.to_owned()], ..options };
+            failover::run(&options, &mut report).await
+        }
+        "upgrade" => upgrade::run(&options, &mut report).await,
         _ => {
             let names = NAMES.join(", ");
             return Err(HarnessError(format!("no drill {name:?}; there are: {names}")));
@@ -298,7 +309,7 @@ async fn judge_on(
     Ok(())
 }
 
-/// The versions of each secret that a node shows: one beyond those that can be is asked for, too.
+/// The versions of each secret that a node itself holds: one beyond those that can be is asked for, too.
 async fn scan(
     cluster: &Cluster,
     door: &Arc<Door>,
@@ -308,7 +319,7 @@ async fn scan(
     let wanted = secrets.iter().flat_map(|secret| (1..=last).map(move |version| (secret, version)));
     let reads = stream::iter(wanted).map(|(secret, version)| async move {
         let answer = door
-            .ask(cluster.login.read(secret, Some(version)))
+            .ask(cluster.login.read(secret, Some(version)).local())
             .await
             .map_err(|error| HarnessError(format!("scan of {secret}: {error}")))?;
         match answer.status {

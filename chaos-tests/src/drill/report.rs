@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::audit::Audited;
 use super::failover::{Failover, Outlasted};
 use super::turnover::Turned;
+use super::upgrade::Upgraded;
 use crate::checker::{Judgement, Violation};
 
 /// What a run proves.
@@ -111,6 +112,9 @@ pub struct Report {
     /// How long the follower served alone; of the drill `failover`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub all_voters_down: Option<Outlasted>,
+    /// What clients of a load balancer saw of the drill `upgrade`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upgraded: Option<Upgraded>,
     /// From the last fault until all members held the same; of the drill `converge`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub converged_ms: Option<Milliseconds>,
@@ -169,6 +173,7 @@ impl Report {
             rotation_ms: None,
             failovers: Vec::new(),
             all_voters_down: None,
+            upgraded: None,
             converged_ms: None,
             troubles: BTreeMap::new(),
             restarts: 0,
@@ -278,6 +283,21 @@ impl Report {
                 alone.refused_after_ms,
                 alone.max_staleness_ms,
                 alone.answer.trim()
+            );
+        }
+        if let Some(upgraded) = &self.upgraded {
+            let gap = upgraded.gap_ms.unwrap_or_default();
+            text += &format!(
+                "upgraded    {} nodes from {}, level {} to {}; no acknowledgement for {:.0} ms at most\n            \
+                 {} of {} requests failed at the first try, {} for good\n",
+                upgraded.nodes,
+                upgraded.from.display(),
+                upgraded.level_before,
+                upgraded.level_after,
+                gap.max,
+                upgraded.failed_without_retry,
+                upgraded.requests,
+                upgraded.failed_after_retry
             );
         }
         if let Some(time) = self.converged_ms {

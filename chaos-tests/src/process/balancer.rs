@@ -125,6 +125,25 @@ impl Balancer {
         }
     }
 
+    /// Waits until it does not hold that server to be up any more.
+    ///
+    /// # Errors
+    /// When it does for longer than that.
+    pub async fn wait_gone(&self, server: &str, patience: Duration) -> Result<(), HarnessError> {
+        let start = Instant::now();
+        loop {
+            let states = self.states().await?;
+            if !states.iter().any(|(name, state)| name == server && state.starts_with("UP")) {
+                return Ok(());
+            }
+            if start.elapsed() > patience {
+                let text = format!("HAProxy still holds {server} to be up after {patience:?}");
+                return Err(HarnessError(text));
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
     /// What it holds of each server.
     async fn states(&self) -> std::io::Result<Vec<(String, String)>> {
         let mut stream = UnixStream::connect(&self.socket).await?;

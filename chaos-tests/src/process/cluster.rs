@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::balancer::{Balancer, Setup};
 use super::disk::Disk;
 use super::network::Network;
-use super::node::{API_PORT, Node, PEER_PORT, Place};
+use super::node::{API_PORT, Node, PEER_PORT, Place, Program};
 use super::shell::HarnessError;
 use crate::checker::convergence::Holding;
 use crate::client::{Answer, Asked, Door, Login};
@@ -111,7 +111,14 @@ impl Cluster {
     /// # Errors
     /// When any step fails; with what the step said.
     pub async fn found(shape: Shape) -> Result<Self, HarnessError> {
-        let program = std::env::current_exe()?;
+        Self::found_with(shape, Program::this()?).await
+    }
+
+    /// The same, of nodes that are run by that program.
+    ///
+    /// # Errors
+    /// As [`Self::found`].
+    pub async fn found_with(shape: Shape, program: Program) -> Result<Self, HarnessError> {
         let folder = tempfile::Builder::new().prefix("conclave-chaos-").tempdir()?;
         let count = shape.voters + shape.followers;
         let network = match shape.footing {
@@ -153,7 +160,7 @@ impl Cluster {
     }
 
     /// Founds the cluster on the first node and starts it.
-    async fn init(&mut self, program: &Path) -> Result<(), HarnessError> {
+    async fn init(&mut self, program: &Program) -> Result<(), HarnessError> {
         let place = &self.nodes[0].place;
         let config = place.config();
         let config = config.to_string_lossy();
@@ -174,7 +181,7 @@ impl Cluster {
     }
 
     /// Lets one node join, starts it, and waits until it plays its part.
-    async fn join(&mut self, number: usize, program: &Path) -> Result<(), HarnessError> {
+    async fn join(&mut self, number: usize, program: &Program) -> Result<(), HarnessError> {
         let place = self.nodes[number].place.clone();
         let founder = self.nodes[0].place.data();
         if self.doors.is_empty() {
@@ -212,7 +219,7 @@ impl Cluster {
         write_durably(&place.config(), &configuration(&place, self.shape))?;
         let address = SocketAddr::new(place.address, API_PORT);
         self.doors.push(Arc::new(self.door(0)?.elsewhere(0, address)));
-        self.nodes.push(Node::new(place, std::env::current_exe()?));
+        self.nodes.push(Node::new(place, Program::this()?));
         Ok(self.nodes.len() - 1)
     }
 
@@ -530,7 +537,7 @@ impl Cluster {
 ///
 /// # Errors
 /// What the cluster or the node said; it may be tried again.
-pub async fn admit(place: &Place, program: &Path, member: &Path) -> Result<(), HarnessError> {
+pub async fn admit(place: &Place, program: &Program, member: &Path) -> Result<(), HarnessError> {
     let file = place.folder.join("seed");
     let is_old = file.exists();
     if !is_old {
@@ -597,7 +604,7 @@ fn configuration(place: &Place, shape: Shape) -> String {
 /// When it fails; with what it said.
 pub async fn conclave(
     place: &Place,
-    program: &Path,
+    program: &Program,
     args: &[&str],
 ) -> Result<String, HarnessError> {
     let output = place.conclave(program, args).stdin(std::process::Stdio::null()).output().await?;

@@ -68,18 +68,46 @@ impl Place {
         self.folder.with_extension("log")
     }
 
-    /// A `conclave` command line, run by this very program, in the node's namespace.
-    pub fn conclave(&self, program: &Path, args: &[&str]) -> Command {
+    /// A `conclave` command line in the node's namespace.
+    pub fn conclave(&self, program: &Program, args: &[&str]) -> Command {
         let mut command = match &self.namespace {
             Some(namespace) => {
                 let mut command = Command::new("ip");
-                command.args(["netns", "exec", namespace]).arg(program);
+                command.args(["netns", "exec", namespace]).arg(&program.path);
                 command
             }
-            None => Command::new(program),
+            None => Command::new(&program.path),
         };
-        command.arg("conclave").args(args).kill_on_drop(true);
+        command.args(program.first_word).args(args).kill_on_drop(true);
         command
+    }
+}
+
+/// What runs nodes and their commands.
+#[derive(Debug, Clone)]
+pub struct Program {
+    path: PathBuf,
+    /// What makes it behave as `conclave`, where it is something else, too.
+    first_word: Option<&'static str>,
+}
+
+impl Program {
+    /// This very program.
+    ///
+    /// # Errors
+    /// When the system does not say where it is.
+    pub fn this() -> std::io::Result<Self> {
+        Ok(Self { path: std::env::current_exe()?, first_word: Some("conclave") })
+    }
+
+    /// A `conclave` of any version.
+    pub fn conclave(path: PathBuf) -> Self {
+        Self { path, first_word: None }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 }
 
@@ -90,15 +118,20 @@ pub struct Node {
     pub place: Place,
     /// Its id in the cluster, once it has one.
     pub id: u64,
-    program: PathBuf,
+    program: Program,
     child: Option<Child>,
     lives: u64,
 }
 
 impl Node {
-    /// A node that has not been started; `program` is this very program.
-    pub fn new(place: Place, program: PathBuf) -> Self {
+    /// A node that has not been started.
+    pub fn new(place: Place, program: Program) -> Self {
         Self { place, id: 0, program, child: None, lives: 0 }
+    }
+
+    /// From its next start on it is run by that program.
+    pub fn run_by(&mut self, program: Program) {
+        self.program = program;
     }
 
     /// How often it has been started.

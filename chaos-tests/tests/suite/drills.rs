@@ -147,3 +147,15 @@ fn what_was_answered_is_in_the_audit_chain_once() {
         assert!(found.iter().all(|found| found["answers"].as_u64() > Some(40)), "{report:#}");
     }
 }
+
+#[test]
+fn all_nodes_are_upgraded_one_after_the_other_and_nothing_fails_for_good() {
+    if !may("a network namespace", NAMESPACE) {
+        return;
+    }
+    let report = drill("upgrade", &["--seed", "7", "--rate", "20"]);
+    assert_nothing_lost(&report);
+    assert_eq!((&report["trials"], &report["upgraded"]["nodes"]), (&4.into(), &4.into()));
+    assert_eq!(report["upgraded"]["failed_after_retry"], 0, "{report:#}");
+    assert_eq!(report["follower_read_failures"], 0, "{report:#}");
+}
