@@ -489,33 +489,22 @@ impl StateStore {
         Ok(())
     }
 
-    /// Digest of every row of every table, history and applied mark included, as of one moment.
-    /// Reads the whole database.
+    /// Digest of every row of every table, history and applied mark included, as of one moment. Of the audit
+    /// chain it takes record by record: how many lie in a row depends on the version that wrote it, and members
+    /// that came from different versions hold the same. Reads the whole database.
     ///
     /// # Errors
     /// [`Fault::Corrupt`], [`Fault::Database`].
     pub fn state_hash(&self) -> Result<StateHash, Fault> {
         let engine = self.engine();
-        let mut context = Context::new(&SHA256);
-        let mut mark = None;
         let skips = self.points().has_bug(SeededBug::StateHashSkipsTable);
-        // Every key there can be: a table added later cannot be forgotten here.
-        engine.scan(&[], &[0xff; 1], &mut |key, value| {
-            if skips && keys::is_secret_value(key) {
-                return Ok(ControlFlow::Continue(()));
+        loop {
+            let first = audit_first(&*engine)?;
+            if let Some(hash) = hash_of_rows(&*engine, first, skips)? {
+                return Ok(hash);
             }
-            if key == [Table::Mark as u8] {
-                mark = Some(AppliedMark::decode(value)?);
-            }
-            context.update(&len_u32(key.len()).to_be_bytes());
-            context.update(key);
-            context.update(&len_u32(value.len()).to_be_bytes());
-            context.update(value);
-            Ok(ControlFlow::Continue(()))
-        })?;
-        let mut hash = [0; 32];
-        hash.copy_from_slice(context.finish().as_ref());
-        Ok(StateHash { index: mark.map_or(0, |mark| mark.index), hash })
+            // The chain was trimmed in between, which is seldom.
+        }
     }
 
     /// History of the entries from `from` on, at most `limit` of those that made something happen.
@@ -763,6 +752,67 @@ fn load(engine: &dyn Engine) -> Result<(State, Option<AppliedMark>), Fault> {
         })?;
     }
     Ok((state, read_mark(engine)?))
+}
+
+/// Number of the oldest audit record kept; 0 in a state that has had none.
+fn audit_first(engine: &dyn Engine) -> Result<u64, Fault> {
+    let key = [Table::AuditHead as u8];
+    let value = engine.get(&key)?;
+    match value.map(|value| keys::row(&key, &value)).transpose()? {
+        Some(Row::AuditHead(head)) => Ok(head.first),
+        Some(_) | None => Ok(0),
+    }
+}
+
+/// Digest of all rows of a state whose audit chain begins with record `first`; none when it began with another
+/// one at the moment of the digest.
+fn hash_of_rows(engine: &dyn Engine, first: u64, skips: bool) -> Result<Option<StateHash>, Fault> {
+    let mut context = Context::new(&SHA256);
+    let (mut mark, mut first_then) = (None, 0);
+    // Lengths go in, so that no two lists of rows make one digest.
+    let add = |context: &mut Context, bytes: &[u8]| {
+        context.update(&len_u32(bytes.len()).to_be_bytes());
+        context.update(bytes);
+    };
+    // Every key there can be: a table added later cannot be forgotten here.
+    engine.scan(&[], &[0xff; 1], &mut |key, value| {
+        if skips && keys::is_secret_value(key) {
+            return Ok(ControlFlow::Continue(()));
+        }
+        if key.first() == Some(&(Table::AuditBlock as u8)) {
+            let Row::AuditBlock(last, block) = keys::row(key, value)? else {
+                return Err(Fault::corrupt("audit records", "another row stands in their place"));
+            };
+            // A row goes with its last record: those before it may have gone from the chain.
+            for (number, record) in block.records(last).filter(|(number, _)| *number >= first) {
+                add(&mut context, &keys::audit_block_key(number));
+                for number in [record.node, record.sequence] {
+                    context.update(&number.to_be_bytes());
+                }
+                context.update(&record.hash.0);
+                add(&mut context, record.text.as_bytes());
+            }
+            return Ok(ControlFlow::Continue(()));
+        }
+        if key == [Table::Mark as u8] {
+            mark = Some(AppliedMark::decode(value)?);
+        }
+        if let [table] = key
+            && *table == Table::AuditHead as u8
+            && let Row::AuditHead(head) = keys::row(key, value)?
+        {
+            first_then = head.first;
+        }
+        add(&mut context, key);
+        add(&mut context, value);
+        Ok(ControlFlow::Continue(()))
+    })?;
+    if first_then != first {
+        return Ok(None);
+    }
+    let mut hash = [0; 32];
+    hash.copy_from_slice(context.finish().as_ref());
+    Ok(Some(StateHash { index: mark.map_or(0, |mark| mark.index), hash }))
 }
 
 fn read_mark(engine: &dyn Engine) -> Result<Option<AppliedMark>, Fault> {

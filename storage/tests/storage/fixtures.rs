@@ -7,7 +7,8 @@ use conclave_domain::command::{self, Actor, Command, Envelope, LoadMode};
 use conclave_domain::event::Event;
 use conclave_domain::id::{AccountName, Id, Kind};
 use conclave_domain::records::{
-    Digest, Fingerprint, JoinToken, MemberRole, NewApiKey, RequestId, Revision, Sealed, SigningKey,
+    Digest, Fingerprint, JoinToken, Member, MemberRole, NewApiKey, RequestId, Revision, Sealed,
+    SigningKey,
 };
 use conclave_domain::time::Timestamp;
 use conclave_storage::memory::SimDisk;
@@ -133,6 +134,25 @@ pub(crate) fn issue_token(index: u64) -> Entry {
         cidr: Vec::new(),
     };
     command_entry(index, Actor::Node, Command::IssueJoinToken { digest: Digest(digest), token })
+}
+
+/// Makes node 1 a member, the only one.
+pub(crate) fn only_member(index: u64) -> Entry {
+    let member = Member {
+        name: "n1".to_owned(),
+        role: MemberRole::Voter,
+        node_key: [7; 32],
+        peer_address: "192.0.2.7:7443".to_owned(),
+        api_url: "https://192.0.2.7".to_owned(),
+    };
+    command_entry(index, Actor::Node, Command::RefoundCluster { node: 1, member })
+}
+
+/// Puts these records of node 1 into the audit chain, as its first.
+pub(crate) fn append_audit(index: u64, records: &[&str]) -> Entry {
+    let records = records.iter().map(|text| (*text).to_owned()).collect();
+    let body = Command::AppendAudit { node: 1, first: 1, lost: 0, records };
+    command_entry(index, Actor::Node, body)
 }
 
 /// Applies the entries that make the account and its variable; the next index is 4.

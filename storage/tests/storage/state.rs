@@ -8,7 +8,10 @@ use conclave_storage::keys;
 use conclave_storage::memory::SimDisk;
 use conclave_storage::{Datadir, Fault, StateStore};
 
-use crate::fixtures::{found, issue_token, membership, real, set_secret, simulated, variable};
+use crate::fixtures::{
+    append_audit, found, issue_token, membership, only_member, real, set_secret, simulated,
+    variable,
+};
 
 #[test]
 fn a_view_shows_state_and_value_of_one_moment() {
@@ -174,6 +177,52 @@ fn the_hash_covers_secret_values() {
         store.state_hash().unwrap()
     };
     assert_ne!(hash(false), hash(true));
+}
+
+/// Puts the audit chain into rows as version 1 had them: one for each record.
+fn age_audit(datadir: &Datadir) {
+    let folder = datadir.state().join(format!("{:020}", 1));
+    let engine = datadir.disk().engine(&folder, Profile::State).unwrap();
+    let (from, to) = keys::Table::AuditBlock.bounds();
+    let mut batch = Batch::new();
+    engine
+        .scan(&from, &to, &mut |key, value| {
+            let Row::AuditBlock(last, block) = keys::row(key, value)? else {
+                panic!("another row among audit records");
+            };
+            batch.delete(key);
+            for (number, record) in block.records(last) {
+                // All numbers and lengths are small here: one byte each.
+                let byte = |number: u64| u8::try_from(number).unwrap();
+                let mut body = vec![1, byte(record.node), byte(record.sequence)];
+                body.extend_from_slice(&record.hash.0);
+                body.push(byte(record.text.len() as u64));
+                body.extend_from_slice(record.text.as_bytes());
+                batch.put(&[&[0x21], &number.to_be_bytes()[..]].concat(), &body);
+            }
+            Ok(std::ops::ControlFlow::Continue(()))
+        })
+        .unwrap();
+    engine.write(&batch, Durability::Synced).unwrap();
+}
+
+#[test]
+fn the_hash_of_the_audit_chain_does_not_tell_how_many_records_lie_in_a_row() {
+    let folder = tempfile::tempdir().unwrap();
+    let look = |store: &StateStore| {
+        (store.audit_records(0, 9, 1 << 20).unwrap(), store.state_hash().unwrap())
+    };
+    let before = {
+        let store = StateStore::open(&real(folder.path())).unwrap();
+        found(&store);
+        let short = store.apply(&[only_member(4)]).map(|_| store.state_hash().unwrap()).unwrap();
+        store.apply(&[append_audit(5, &["one", "two", "three"])]).unwrap();
+        assert_ne!(short.hash, store.state_hash().unwrap().hash);
+        look(&store)
+    };
+    assert_eq!(before.0.len(), 3);
+    age_audit(&real(folder.path()));
+    assert!(before == look(&StateStore::open(&real(folder.path())).unwrap()));
 }
 
 #[test]
