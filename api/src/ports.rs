@@ -16,7 +16,7 @@ use conclave_domain::id::RoleId;
 use conclave_domain::outcome::Rejection;
 pub use conclave_domain::time::Clock;
 pub use conclave_raft::Reign;
-use conclave_raft::{Handle, NodeState};
+use conclave_raft::{Handle, NodeRole, NodeState};
 pub use conclave_storage::seal::{Secret, Vault};
 pub use conclave_storage::{StateStore, View};
 
@@ -290,6 +290,19 @@ impl Agreement {
     }
 }
 
+fn part_of_voter(leader: Option<u64>) -> Part {
+    if leader.is_some() { Part::Standby } else { Part::Candidate }
+}
+
+/// The part of a member that has no vote. One that came to be a voter is none of the followers, whose answers
+/// may be out of date: its clients are those of voters, and are to see no older state there.
+fn part_without_vote(role: NodeRole, leader: Option<u64>) -> Part {
+    match role {
+        NodeRole::Voter => part_of_voter(leader),
+        NodeRole::Follower => Part::Follower,
+    }
+}
+
 impl Proposer for Agreement {
     fn propose(&self, command: Vec<u8>) -> BoxFuture<'_, Result<Committed, ProposeError>> {
         Box::pin(async move {
@@ -323,9 +336,8 @@ impl Proposer for Agreement {
         }
         let members = self.handle.members();
         match members.members.get(&self.node_id) {
-            Some(me) if me.voter && self.handle.leader().is_some() => Part::Standby,
-            Some(me) if me.voter => Part::Candidate,
-            Some(_) => Part::Follower,
+            Some(me) if me.voter => part_of_voter(self.handle.leader()),
+            Some(me) => part_without_vote(me.info.role, self.handle.leader()),
             None => Part::Joining,
         }
     }
@@ -345,7 +357,12 @@ impl Proposer for Agreement {
                 NodeState::Leader => Part::Leader,
                 NodeState::Standby => Part::Standby,
                 NodeState::Candidate => Part::Candidate,
-                NodeState::Follower => Part::Follower,
+                NodeState::Follower => {
+                    let mut members = status.members.iter();
+                    let me = members.find(|member| member.id == status.node_id);
+                    let role = me.map_or(NodeRole::Follower, |me| me.info.role);
+                    part_without_vote(role, status.leader)
+                }
                 NodeState::Joining => Part::Joining,
                 NodeState::Stopped => Part::Stopped,
             },
@@ -419,5 +436,13 @@ mod tests {
         for strange in [&b""[..], b"\x01", b"\x01\x02{}", b"\x02\x01{}"] {
             assert_eq!(Health::decode(strange), None, "{strange:?}");
         }
+    }
+
+    #[test]
+    fn who_came_to_be_a_voter_answers_as_one_before_it_has_its_vote() {
+        assert_eq!(part_without_vote(NodeRole::Voter, Some(1)), Part::Standby);
+        assert_eq!(part_without_vote(NodeRole::Voter, None), Part::Candidate);
+        assert_eq!(part_without_vote(NodeRole::Follower, Some(1)), Part::Follower);
+        assert_eq!(part_without_vote(NodeRole::Follower, None), Part::Follower);
     }
 }
