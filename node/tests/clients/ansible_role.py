@@ -92,7 +92,8 @@ def outside():
         if has.returncode != 0 or not shutil.which("c_rehash") or not pathlib.Path(
                 "/etc/ssl/certs/ca-certificates.crt").exists():
             install = "apt-get update -q && apt-get install -qy --no-install-recommends "
-            subprocess.run(["sh", "-c", install + "python3-apt ca-certificates openssl"], check=True,
+            subprocess.run(["flock", "/tmp/conclave-tests-apt.lock",
+                            "sh", "-c", install + "python3-apt ca-certificates openssl"], check=True,
                            env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
         inside = [sys.executable, __file__, COLLECTIONS, "inside"]
         return subprocess.run([*overlay, work, *inside], check=False).returncode
