@@ -39,7 +39,8 @@ if not program("initdb"):
     print("PostgreSQL is missing; asking apt-get for it", flush=True)
     # Left to itself, the package would start a server of its own.
     install = "apt-get install -qy --no-install-recommends"
-    subprocess.run(["flock", "/tmp/conclave-tests-apt.lock", "sh", "-euc", f"apt-get update -q; {install} postgresql-common; echo "
+    subprocess.run(["flock", "/tmp/conclave-tests-apt.lock", "sh", "-euc",
+                    f"apt-get update -q; {install} postgresql-common; echo "
                     "'create_main_cluster = false' >> /etc/postgresql-common/createcluster.conf; "
                     f"{install} postgresql openssl"],
                    check=True, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
