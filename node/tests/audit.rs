@@ -16,7 +16,7 @@ use conclave::config::Config;
 use conclave::jobs;
 use conclave::join::join;
 use conclave::peer_service::{PeerService, SERVICE_AUDIT};
-use conclave::seed::SeedRole;
+use conclave::seed::{Seed, SeedRole};
 use conclave::seeding::{self, Wanted};
 use conclave_api::audit::{Outcome, Record, Severity, SpoolError, SpoolReader};
 use conclave_domain::audit::{AuditTexts, ChainVerifier};
@@ -207,11 +207,8 @@ async fn a_batch_in_anothers_name_is_refused_and_recorded() {
     node.core.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_forged_batch_over_the_wire_is_refused_and_in_the_chain_with_its_source() {
-    let (_folder, node) = alone("", |_| {}).await;
-    let ship = tokio::spawn(jobs::ship(node.clone()));
-    let membership = tokio::spawn(jobs::membership(node.clone()));
+/// A seed for the follower f1.
+async fn seed_of_f1(node: &Arc<Node>) -> Seed {
     let wanted = Wanted {
         name: "f1".to_owned(),
         role: SeedRole::Follower,
@@ -220,7 +217,15 @@ async fn a_forged_batch_over_the_wire_is_refused_and_in_the_chain_with_its_sourc
         names: Vec::new(),
         cidr: Vec::new(),
     };
-    let seed = seeding::issue(&node, Actor::Node, String::new(), wanted).await.unwrap();
+    seeding::issue(node, Actor::Node, String::new(), wanted).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_forged_batch_over_the_wire_is_refused_and_in_the_chain_with_its_source() {
+    let (_folder, node) = alone("", |_| {}).await;
+    let ship = tokio::spawn(jobs::ship(node.clone()));
+    let membership = tokio::spawn(jobs::membership(node.clone()));
+    let seed = seed_of_f1(&node).await;
     let folder = tempfile::tempdir().unwrap();
     let config = Config::load(&configured(folder.path(), "f1", "")).unwrap();
     let joined = join(&config, &seed, None).await.unwrap();

@@ -11,10 +11,8 @@ use conclave::compose::{Node, known_members};
 use conclave::config::Config;
 use conclave::folder::Folder;
 use conclave::join::{Joined, join};
-use conclave::seed::{Seed, SeedRole};
-use conclave::seeding::{self, Wanted};
+use conclave::seed::Seed;
 use conclave::{jobs, unseal};
-use conclave_domain::command::Actor;
 use conclave_raft::{
     Handle, Identity, Lane, NodeKey, Parts, Peer, Quic, QuicSettings, Tls, TlsMaterial, Transport,
     Urgency,
@@ -24,7 +22,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::time::Instant;
 
-use crate::{alone, configured, until, verified};
+use crate::{alone, configured, seed_of_f1, until, verified};
 
 /// How long a refusal may take to be in the chain, on a machine that does much else.
 const WITHIN: Duration = Duration::from_secs(30);
@@ -45,15 +43,7 @@ impl Scene {
         let (folder, node) = alone("", |_| {}).await;
         let (ship, membership) = (jobs::ship(node.clone()), jobs::membership(node.clone()));
         let jobs = vec![tokio::spawn(ship), tokio::spawn(membership)];
-        let wanted = Wanted {
-            name: "f1".to_owned(),
-            role: SeedRole::Follower,
-            life: Duration::from_mins(1),
-            group: None,
-            names: Vec::new(),
-            cidr: Vec::new(),
-        };
-        let seed = seeding::issue(&node, Actor::Node, String::new(), wanted).await.unwrap();
+        let seed = seed_of_f1(&node).await;
         let second = tempfile::tempdir().unwrap();
         let config = Config::load(&configured(second.path(), "f1", "")).unwrap();
         let joined = join(&config, &seed, None).await.unwrap();
