@@ -19,6 +19,7 @@ CONCLAVE = sys.argv[1]
 ACCOUNT = "acme"
 WORK = pathlib.Path(tempfile.mkdtemp(dir=sys.argv[2]))
 PATIENCE_S = 90
+UNAVAILABLE = 8  # The exit code that says: worth a retry.
 VARIABLE = f"/secrets/{ACCOUNT}/variable/app%2Fpassword"
 
 machines = []
@@ -66,8 +67,14 @@ class Machine:
     def run(self, *words, code=0):
         """Runs a command with this configuration; answers its output and its errors."""
         command = [CONCLAVE, *words, "--config", self.config, "--output", "json"]
-        run = subprocess.run(command, capture_output=True, check=False, stdin=subprocess.DEVNULL)
-        error = run.stderr.decode()
+        end = time.monotonic() + PATIENCE_S
+        while True:
+            run = subprocess.run(command, capture_output=True, check=False, stdin=subprocess.DEVNULL)
+            error = run.stderr.decode()
+            # A busy machine may be without a leader for a moment.
+            if run.returncode != UNAVAILABLE or code == UNAVAILABLE or time.monotonic() > end:
+                break
+            time.sleep(0.2)
         assert run.returncode == code, f"{words}: {run.returncode}, not {code}: {error}"
         return json.loads(run.stdout) if run.stdout.strip() else None, error
 

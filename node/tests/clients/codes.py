@@ -48,9 +48,10 @@ with socket.socket() as probe:
     probe.bind(("127.0.0.1", 0))
     PORT = probe.getsockname()[1]
 script = pathlib.Path(__file__).with_name("provider.mjs")
-provider = subprocess.Popen(
-    ["node", script, sys.argv[1], WORK, str(PORT), SECRET, BACK],
-    stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+with (WORK / "provider.err").open("wb") as said:
+    provider = subprocess.Popen(
+        ["node", script, sys.argv[1], WORK, str(PORT), SECRET, BACK],
+        stdout=subprocess.PIPE, stderr=said, text=True)
 
 
 def request(method, url, path, body=None, headers=()):
@@ -171,7 +172,8 @@ def at_the_follower(admin):
 
 
 def everything():
-    assert provider.stdout.readline() == "listening\n", "the provider did not start"
+    if provider.stdout.readline() != "listening\n":
+        raise SystemExit(f"the provider did not start: {(WORK / 'provider.err').read_text()}")
     status, token = request("POST", URL, f"/authn/{ACCOUNT}/admin/authenticate", KEY.encode())
     assert status == 200, status
     admin = header(token)

@@ -13,7 +13,7 @@ import time
 import urllib.parse
 
 from around import AUTHENTICATE, KEY, SECRET, TLS, WITHIN_S, by_name, exchange, nodes
-from newcomers import SCRATCH, blank, change, conclave, done, leader, serving, status, until
+from newcomers import SCRATCH, blank, change, conclave, done, hand_over, leader, serving, status, until
 
 
 class Load:
@@ -98,10 +98,8 @@ def failback():
     for node in voters():
         if node["name"] == home:
             continue
-        done("cluster", "transfer-leader", node["name"])
-        until(f"{node['name']} does not lead", lambda: leader() == node["name"])
-        done("cluster", "transfer-leader", home)
-        until(f"{home} does not lead again", lambda: leader() == home)
+        hand_over(node["name"])
+        hand_over(home)
     said = running.stop()
     assert running.failed == 0, said
     print(f"failback to a chosen node: {said}")
@@ -112,9 +110,7 @@ def two_of_five():
     their place, in the other."""
     # As behind a load balancer: nobody is sent to a node that does not answer.
     running = load("n4", "n5")
-    if until("no leader", leader) != "n1":
-        done("cluster", "transfer-leader", "n1")
-        until("n1 does not lead", lambda: leader() == "n1")
+    hand_over("n1")
     stopped = [by_name()[name]["pid"] for name in ("n4", "n5")]
     for pid in stopped:
         # Not killed: the dev cluster would start them again.

@@ -14,6 +14,7 @@ from around import FOLDER, WITHIN_S, by_name, free_port, nodes
 
 SCRATCH = pathlib.Path(tempfile.mkdtemp())
 CONCLAVE = os.environ["CONCLAVE"]
+REFUSED, UNAVAILABLE = 7, 8  # Exit codes.
 
 
 def config_of(name):
@@ -27,8 +28,16 @@ def conclave(*words, on="n1"):
                           check=False)
 
 
-def done(*words, on="n1"):
-    run = conclave(*words, on=on)
+def done(*words, on="n1", seconds=60):
+    """Its output. What says that it is worth a retry is tried again: a busy machine may be without a leader for a
+    moment."""
+    end = time.monotonic() + seconds
+    while True:
+        run = conclave(*words, on=on)
+        if run.returncode != UNAVAILABLE or time.monotonic() > end:
+            break
+        print(f"{words} on {on}: {run.stderr}")
+        time.sleep(0.2)
     assert run.returncode == 0, (words, on, run.stdout, run.stderr)
     return run.stdout
 
@@ -56,6 +65,31 @@ def leader():
         if run.returncode == 0 and json.loads(run.stdout)["part"] == "leader":
             return node["name"]
     return None
+
+
+def at_leader(*words):
+    """Does it at whoever leads; leadership may move in between."""
+    def attempt():
+        name = leader()
+        if name is None:
+            return None
+        run = conclave(*words, on=name)
+        if run.returncode:
+            print(f"{words} at {name}: {run.stderr}")
+        return run.returncode == 0
+    return until(f"{words} is not done", attempt)
+
+
+def hand_over(name):
+    """Has it lead; it is not refused for long, since an heir that lags catches up."""
+    def attempt():
+        home = leader()
+        if home not in (None, name):
+            run = conclave("cluster", "transfer-leader", name, on=home)
+            if run.returncode:
+                print(f"{home} does not hand over to {name}: {run.stderr}")
+        return leader() == name
+    return until(f"{name} does not lead", attempt)
 
 
 def blank(name, extra=""):

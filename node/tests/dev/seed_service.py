@@ -8,8 +8,8 @@ import sys
 import urllib.error
 import urllib.parse
 
-from around import ACCOUNT, SECRET, TLS, address, authenticate, balancer, by_name, exchange, nodes
-from newcomers import SCRATCH, blank, change, conclave, done, recorded, serving, status, until
+from around import ACCOUNT, SECRET, TLS, address, authenticate, balancer, exchange, nodes
+from newcomers import SCRATCH, at_leader, blank, change, conclave, done, recorded, serving, status, until
 
 DEPLOY = pathlib.Path(sys.argv[1])
 VOTERS = [node["name"] for node in nodes() if node["part"] != "follower"]
@@ -80,4 +80,4 @@ with balancer(DEPLOY / "voters.cfg", SCRATCH, **by_address) as port:
         exchange(url, SECRET, token, b"seen by the newcomer")
         TLS.check_hostname = False  # It is asked by its address; its certificate is its group's.
         until("f9 does not serve", lambda: ask(mine["api_url"], SECRET, token)[1] == b"seen by the newcomer")
-    done("cluster", "remove", "f9", on=next(n["name"] for n in by_name().values() if n["part"] == "leader"))
+    at_leader("cluster", "remove", "f9")
