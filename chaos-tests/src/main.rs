@@ -29,7 +29,7 @@ struct Cli {
 enum Command {
     /// Hurt a cluster of real processes. Drills: leader-kill, leader-pause, leader-isolate,
     /// restart-all, power-cut, calm, revocation, canary, disk-faults, garbage, certificates,
-    /// failover, hand-over, upgrade, converge, audit.
+    /// failover, hand-over, upgrade, converge, audit, jobs.
     Drill(DrillArgs),
     /// Hurt simulated clusters: the same seed, the same run.
     Sim(SimArgs),
@@ -49,7 +49,7 @@ struct DrillArgs {
     /// How long a calm drill lasts.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
-    /// Writes a second of the drills failover and hand-over; of an upgrade at most 100.
+    /// Writes a second of the drills failover and hand-over; of upgrade and jobs at most 100.
     #[arg(long, default_value_t = 500)]
     rate: u32,
     /// Faults of a failover drill, with commas between them; all without it. So many trials each.

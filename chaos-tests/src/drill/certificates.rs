@@ -130,7 +130,7 @@ async fn trial(
 }
 
 /// The rows as any node tells them.
-async fn rows(cluster: &Cluster) -> Result<Vec<Row>, HarnessError> {
+pub(super) async fn rows(cluster: &Cluster) -> Result<Vec<Row>, HarnessError> {
     let asked = cluster.nodes.iter().map(|node| {
         let data = node.place.data();
         async move { ask(&data, &Request::Certificates).await }
@@ -143,13 +143,18 @@ async fn rows(cluster: &Cluster) -> Result<Vec<Row>, HarnessError> {
     Err(HarnessError::new("no node tells its certificates"))
 }
 
-fn newest(rows: &[Row], name: &str) -> u32 {
+/// The newest generation of that name; 0 when there is none.
+pub(super) fn newest(rows: &[Row], name: &str) -> u32 {
     rows.iter().filter(|row| row.name == name).map(|row| row.revision).max().unwrap_or_default()
 }
 
 /// Waits until that name is past that generation, nothing is under way, what nodes present hangs on the
 /// newest of everything, all have loaded it, and one root is left. Gives the generation.
-async fn wait_settled(cluster: &Cluster, name: &str, past: u32) -> Result<u32, HarnessError> {
+pub(super) async fn wait_settled(
+    cluster: &Cluster,
+    name: &str,
+    past: u32,
+) -> Result<u32, HarnessError> {
     let start = Instant::now();
     loop {
         let found = rows(cluster).await;

@@ -4,7 +4,7 @@
 //! - [`fault`]: the faults; [`probe`]: what is watched beside the load; [`turnover`]: what is
 //!   changed beside it; [`report`]: the verdict
 //! - [`audit`], [`canary`], [`certificates`], [`converge`], [`disk_faults`], [`failover`], [`garbage`],
-//!   [`upgrade`]: drills of another shape
+//!   [`jobs`], [`upgrade`]: drills of another shape
 //!
 //! A trial: health → fresh secrets → load → fault → recovery → healing → health → final scan of
 //! all versions on all nodes → judgement. Each wait is for a condition, with an end.
@@ -17,6 +17,7 @@ pub mod disk_faults;
 pub mod failover;
 pub mod fault;
 pub mod garbage;
+pub mod jobs;
 pub mod probe;
 pub mod processors;
 pub mod report;
@@ -89,7 +90,7 @@ pub struct Options {
 }
 
 /// Every drill by its name.
-pub const NAMES: [&str; 16] = [
+pub const NAMES: [&str; 17] = [
     "leader-kill",
     "leader-pause",
     "leader-isolate",
@@ -106,6 +107,7 @@ pub const NAMES: [&str; 16] = [
     "upgrade",
     "converge",
     "audit",
+    "jobs",
 ];
 
 /// Runs a drill. What goes wrong in the harness ends in the report, too, as unknown.
@@ -134,6 +136,7 @@ pub async fn run(name: &str, options: Options) -> Result<Report, HarnessError> {
             let options = Options { faults: vec![failover::HAND_OVER.to_owned()], ..options };
             failover::run(&options, &mut report).await
         }
+        "jobs" => jobs::run(&options, &mut report).await,
         "upgrade" => upgrade::run(&options, &mut report).await,
         _ => {
             let names = NAMES.join(", ");

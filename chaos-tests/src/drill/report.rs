@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::audit::Audited;
 use super::failover::{Failover, Outlasted};
+use super::jobs::Done;
 use super::turnover::Turned;
 use super::upgrade::Upgraded;
 use crate::checker::{Judgement, Violation};
@@ -128,6 +129,9 @@ pub struct Report {
     /// What was found of the audit chain in each mode; of the drill `audit`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub audited: Vec<Audited>,
+    /// What clients saw of each job of operators; of the drill `jobs`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub jobs: Vec<Done>,
     /// How many terms the cluster went through.
     pub elections: u64,
     /// Operations left out because too many were in flight.
@@ -178,6 +182,7 @@ impl Report {
             troubles: BTreeMap::new(),
             restarts: 0,
             audited: Vec::new(),
+            jobs: Vec::new(),
             elections: 0,
             skipped: 0,
             processors_busy: None,
@@ -319,6 +324,16 @@ impl Report {
                 found.missing,
                 found.repeated,
                 found.records
+            );
+        }
+        for done in &self.jobs {
+            text += &format!(
+                "{:34}{:6.0} ms; {} of {} requests failed at the first try, {} for good\n",
+                done.job,
+                done.took_ms.unwrap_or_default().p50,
+                done.failed_without_retry,
+                done.requests,
+                done.failed_after_retry
             );
         }
         for reason in self.reasons.iter().take(20) {

@@ -159,3 +159,15 @@ fn all_nodes_are_upgraded_one_after_the_other_and_nothing_fails_for_good() {
     assert_eq!(report["upgraded"]["failed_after_retry"], 0, "{report:#}");
     assert_eq!(report["follower_read_failures"], 0, "{report:#}");
 }
+
+#[test]
+fn operators_jobs_are_done_under_load_and_what_fails_is_counted() {
+    let report = drill("jobs", &["--trials", "1", "--seed", "7", "--rate", "20"]);
+    assert_nothing_lost(&report);
+    let jobs = report["jobs"].as_array().expect("figures of each job");
+    assert_eq!(jobs.len(), 19);
+    assert!(
+        jobs.iter().all(|job| job["times"] == 1 && job["failed_after_retry"] == 0),
+        "{jobs:#?}"
+    );
+}
