@@ -57,6 +57,16 @@ fn load_balancers_find_who_may_serve() {
 }
 
 #[test]
+fn every_way_of_logging_in_works_through_a_balancer_and_with_every_voter_dead() {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    // Nodes are told at their start where clouds are, so the script starts the cluster.
+    let mut script = Command::new(python(CLIENT));
+    script.stdin(Stdio::null()).env("CONCLAVE_WITHIN_S", WITHIN_S);
+    script.arg(here.join("tests/clients/every_way.py")).arg(env!("CARGO_BIN_EXE_conclave"));
+    run(script.arg(here.join("deploy/haproxy")), "every_way.py");
+}
+
+#[test]
 fn every_answer_that_released_a_secret_is_in_the_audit_chain_once_whoever_dies() {
     python::provide();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/dev/audit_trail.py");

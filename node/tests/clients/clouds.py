@@ -1,14 +1,11 @@
 """Machines of clouds log in: with PyPI `conjur-api`'s own strategies for Amazon, Azure and Google, and at the
-follower while every voter is silent. What stands for the clouds is one HTTPS server with a certificate of
-an authority that only the operator knows: it judges signatures of version 4 with botocore's own code, and
-shows the keys of tokens; and one HTTP server that gives a machine its tokens, as metadata servers do.
+follower while every voter is silent. What stands for the clouds is in `standins.py`.
 
 Run by `node/tests/clients.rs` with the program's path: the servers come first, since a node is told at its
 start where clouds are. Then it runs itself against `conclave dev`. Every fact is an assertion."""
 
 import asyncio
 import base64
-import http.server
 import json
 import os
 import pathlib
@@ -18,128 +15,12 @@ import ssl
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 
-from botocore.auth import SigV4Auth
-from botocore.awsrequest import AWSRequest
-from botocore.credentials import Credentials
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
-
-from certificates import certificates
-
-ACCOUNT_AT_AMAZON = "123456789012"
-MACHINES = {"ASIAWEB0000000000000": ("secret-of-web", "session-of-web", "web"),
-            "ASIAOTHER00000000000": ("secret-of-other", "session-of-other", "other")}
-RESOURCE = ("/subscriptions/sub-1/resourcegroups/web/providers/Microsoft.Compute/"
-            "virtualMachines/vm-1")
-
-
-def b64(data):
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
-
-
-class Clouds:
-    """The servers, and what they sign with."""
-
-    def __init__(self, work):
-        self.key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-        certificates(work)
-        self.https = self.start(self.answer_https)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(work / "server.pem", work / "server.key")
-        self.https.socket = context.wrap_socket(self.https.socket, server_side=True)
-        self.url = f"https://localhost:{self.https.server_port}"
-        self.metadata = self.start(self.answer_metadata)
-        for server in (self.https, self.metadata):
-            threading.Thread(target=server.serve_forever, daemon=True).start()
-
-    @staticmethod
-    def start(answer):
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self):
-                status, body = answer(self)
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_):
-                pass
-
-        return http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-
-    def answer_https(self, request):
-        path = request.path.split("?")[0]
-        if path == "/":
-            return self.answer_sts(request)
-        if path == "/keys":
-            numbers = self.key.public_key().public_numbers()
-            n = numbers.n.to_bytes(256, "big")
-            keys = [{"kty": "RSA", "use": "sig", "kid": "k1", "e": "AQAB", "n": b64(n)}]
-            return 200, json.dumps({"keys": keys}).encode()
-        for issuer in (self.url, f"{self.url}/tenant/"):
-            base = issuer.rstrip("/")[len(self.url):]
-            if path == f"{base}/.well-known/openid-configuration":
-                document = {"issuer": issuer, "jwks_uri": f"{self.url}/keys"}
-                return 200, json.dumps(document).encode()
-        return 404, b""
-
-    @staticmethod
-    def answer_sts(request):
-        """Who am I?, as the Security Token Service answers it."""
-        authorization = request.headers.get("Authorization", "")
-        fields = dict(part.strip().split("=", 1)
-                      for part in authorization.partition(" ")[2].split(",") if "=" in part)
-        key, _, region, service, _ = fields.get("Credential", "////").split("/")
-        if key not in MACHINES or service != "sts":
-            return 403, b'{"Error": {"Code": "InvalidClientTokenId"}}'
-        secret, session, role = MACHINES[key]
-        headers = {name: request.headers[name] for name in fields["SignedHeaders"].split(";")}
-        date = request.headers["X-Amz-Date"]
-        url = f"https://{request.headers['Host']}{request.path}"
-        signed = AWSRequest(method="GET", url=url, headers=headers)
-        signed.context["timestamp"] = date
-        signer = SigV4Auth(Credentials(key, secret, session), service, region)
-        text = signer.string_to_sign(signed, signer.canonical_request(signed))
-        wrong = signer.signature(text, signed) != fields["Signature"]
-        if wrong or request.headers["X-Amz-Security-Token"] != session:
-            return 403, b'{"Error": {"Code": "SignatureDoesNotMatch"}}'
-        arn = f"arn:aws:sts::{ACCOUNT_AT_AMAZON}:assumed-role/{role}/i-0123"
-        result = {"Account": ACCOUNT_AT_AMAZON, "Arn": arn, "UserId": "AROA:i-0123"}
-        answer = {"GetCallerIdentityResponse": {"GetCallerIdentityResult": result}}
-        return 200, json.dumps(answer).encode()
-
-    def answer_metadata(self, request):
-        """What a machine is given that asks for its own tokens."""
-        address = urllib.parse.urlsplit(request.path)
-        query = dict(urllib.parse.parse_qsl(address.query))
-        if address.path == "/metadata/identity/oauth2/token":
-            assert request.headers["Metadata"] == "true" and query["api-version"]
-            token = self.token(iss=f"{self.url}/tenant/", aud=query["resource"], oid="oid-1",
-                               xms_mirid=RESOURCE)
-            return 200, json.dumps({"access_token": token}).encode()
-        if address.path == "/identity":
-            assert request.headers["Metadata-Flavor"] == "Google" and query["format"] == "full"
-            machine = {"instance_name": "web-1", "project_id": "acme", "zone": "europe-west3-a"}
-            return 200, self.token(
-                iss=self.url, aud=query["audience"], sub="1134", email_verified=True,
-                email="web@acme.iam.gserviceaccount.com",
-                google={"compute_engine": machine}).encode()
-        return 404, b""
-
-    def token(self, **claims):
-        now = int(time.time())
-        header = {"alg": "RS256", "typ": "JWT", "kid": "k1"}
-        claims = {"iat": now, "exp": now + 300, **claims}
-        message = ".".join(b64(json.dumps(part).encode()) for part in (header, claims))
-        signature = self.key.sign(message.encode(), padding.PKCS1v15(), hashes.SHA256())
-        return f"{message}.{b64(signature)}"
-
+from standins import ACCOUNT_AT_AMAZON, MACHINES, Clouds
 
 def outside(program):
     work = pathlib.Path(tempfile.mkdtemp())

@@ -5,7 +5,6 @@ knows. Run by
 `node/tests/clients.rs` against `conclave dev`; every fact is an assertion."""
 
 import asyncio
-import atexit
 import base64
 import http.server
 import json
@@ -13,7 +12,6 @@ import os
 import pathlib
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import tempfile
@@ -29,6 +27,8 @@ from conjur_api.providers import JWTAuthenticationStrategy, SimpleCredentialsPro
 from conjur_api.providers import cert_authentication_strategy as by_certificates
 from conjur_api.providers.ldap_authentication_strategy import LdapAuthenticationStrategy
 
+from directory import directory
+
 URL = os.environ["CONJUR_APPLIANCE_URL"]
 ACCOUNT = os.environ["CONJUR_ACCOUNT"]
 KEY = os.environ["CONJUR_AUTHN_API_KEY"]
@@ -38,22 +38,10 @@ TLS = ssl.create_default_context(cafile=CERT)
 WORK = pathlib.Path(tempfile.mkdtemp())
 PASSWORD = "carol-Secret1!"
 
-if not (os.path.exists("/usr/sbin/slapd") and shutil.which("openssl")):
-    print("slapd or openssl is missing; asking apt-get for them", flush=True)
-    install = "apt-get update -q && apt-get install -qy --no-install-recommends slapd openssl"
-    subprocess.run(["flock", "/tmp/conclave-tests-apt.lock", "sh", "-euc", install], check=True,
-                   env={**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"})
-
 
 def run(*command, text=None):
     return subprocess.run(command, check=True, capture_output=True, input=text, cwd=WORK,
                           timeout=60).stdout
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def b64(data):
@@ -113,46 +101,7 @@ issuer.socket = server_tls.wrap_socket(issuer.socket, server_side=True)
 threading.Thread(target=issuer.serve_forever, daemon=True).start()
 
 # A directory with one person in it.
-(WORK / "data").mkdir()
-(WORK / "slapd.conf").write_text(f"""
-include /etc/ldap/schema/core.schema
-include /etc/ldap/schema/cosine.schema
-include /etc/ldap/schema/nis.schema
-include /etc/ldap/schema/inetorgperson.schema
-modulepath /usr/lib/ldap
-moduleload back_mdb
-TLSCACertificateFile {WORK}/ca.pem
-TLSCertificateFile {WORK}/server.pem
-TLSCertificateKeyFile {WORK}/server.key
-database mdb
-suffix "dc=example,dc=org"
-directory {WORK}/data
-maxsize 16777216
-access to attrs=userPassword by anonymous auth by * none
-access to * by * read
-""")
-run("/usr/sbin/slapadd", "-q", "-f", "slapd.conf", text=f"""dn: dc=example,dc=org
-objectClass: dcObject
-objectClass: organization
-o: Example
-dc: example
-
-dn: cn=Carol,dc=example,dc=org
-objectClass: inetOrgPerson
-objectClass: posixAccount
-cn: Carol
-sn: A
-uid: carol
-uidNumber: 1000
-gidNumber: 1000
-homeDirectory: /
-userPassword: {PASSWORD}
-""".encode())
-LDAP_PORT = free_port()
-slapd = subprocess.Popen(["/usr/sbin/slapd", "-d", "0", "-f", "slapd.conf", "-h",
-                          f"ldap://127.0.0.1:{LDAP_PORT}"], cwd=WORK, stdout=subprocess.DEVNULL,
-                         stderr=subprocess.DEVNULL)
-atexit.register(slapd.kill)
+LDAP_PORT = directory(WORK, PASSWORD)
 
 
 def request(method, url, path, body=None, headers=(), context=TLS):
