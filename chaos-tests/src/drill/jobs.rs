@@ -513,7 +513,7 @@ impl Operator<'_> {
         wait_settled(self.cluster, "cluster", before).await?;
         self.wait_rows("no certificate with the new name", |rows| {
             let newest = rows.iter().rev().find(|row| row.name == "cluster");
-            newest.is_some_and(|row| row.names.iter().any(|name| name == "secrets.test"))
+            newest.is_some_and(|row| row.subject.contains("CN=secrets.test"))
         })
         .await
     }

@@ -199,7 +199,8 @@ pub fn wanted(
     let role = if name.starts_with(FOLLOWER_PREFIX) { LeafRole::Follower } else { LeafRole::Voter };
     // A leader's configuration names the voters' load balancer, not that of a group of followers.
     let added = if name == CLUSTER { configured } else { &[] };
-    let configured = union(&certificate.configured, added);
+    // Its first name is the common name, so that the balancer gets another name by a change of the file.
+    let configured = union(added, &certificate.configured);
     let holders: Vec<(&u64, &Member)> = state
         .member_nodes()
         .iter()
@@ -387,6 +388,10 @@ mod tests {
             &["lb".to_owned(), "other".to_owned()],
         );
         assert_eq!(wanted.names, ["lb", "other", "n1", "n2"]);
+        let renamed = ["other".to_owned()];
+        let certificate = &state.certificate(CLUSTER).unwrap().1.certificate;
+        let wanted = super::wanted(&state, CLUSTER, certificate, &renamed);
+        assert_eq!(wanted.names, ["other", "lb", "n1", "n2"]);
         assert_eq!((wanted.holders.as_slice(), wanted.role), (&[1, 5][..], LeafRole::Voter));
 
         let mut state = cluster();

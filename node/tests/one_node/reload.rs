@@ -115,6 +115,6 @@ fn the_load_balancers_name_changes_by_a_reload() {
     std::fs::write(node.path("conclave.toml"), text).unwrap();
     let said = node.done(&["config", "reload"]);
     assert!(said.contains("tls.names") && said.contains("in force"), "{said}");
-    node.until("the name in the certificate", || named().contains("secrets.example.com"));
+    node.until("the common name", || named().contains("CN=secrets.example.com"));
     assert_eq!(node.health().0, "200");
 }
