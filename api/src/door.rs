@@ -15,9 +15,9 @@ use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use axum::body::Body;
 use conclave_domain::time::Timestamp;
 use http::header::{
-    ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, HOST, HeaderName, HeaderValue,
+    ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue,
 };
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use rustls::pki_types::CertificateDer;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -211,6 +211,7 @@ impl Door {
         let started = Instant::now();
         let (parts, body) = request.into_parts();
         let is_head = parts.method == Method::HEAD;
+        let may_be_last = parts.version < Version::HTTP_2;
         // Both share what they are cloned from.
         let (method, uri) = (parts.method.clone(), parts.uri.clone());
         let request_id = request_id(&parts.headers);
@@ -249,6 +250,11 @@ impl Door {
         }
         let index = visit.index.max(self.state.applied_index());
         stamp(&mut response, &visit.request_id, index, is_head);
+        if may_be_last && self.is_draining() {
+            // Whoever keeps connections goes elsewhere with the next request, before this node ends. HTTP/2 has
+            // its own way of saying so, which cuts off nobody.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         self.meters.request(visit.route, response.status(), started.elapsed());
         log(&visit, &method, loggable(uri.path()), response.status(), started.elapsed());
         response

@@ -253,6 +253,7 @@ impl Reply {
 /// A door and everything behind it.
 pub(crate) struct House {
     pub(crate) router: Router,
+    pub(crate) door: Arc<Door>,
     /// What listens without TLS.
     pub(crate) plain_health: Router,
     pub(crate) state: StateStore,
@@ -309,7 +310,8 @@ impl House {
         door.issue_seeds_with(Arc::new(Desk(proposer.clone(), clock.clone())));
         let house = Self {
             plain_health: health_router(&door),
-            router: router(door),
+            router: router(door.clone()),
+            door,
             state,
             clock,
             proposer,

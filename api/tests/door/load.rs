@@ -156,6 +156,15 @@ async fn a_check_finds_the_parts_that_it_is_set_for_with_and_without_tls() {
     for hidden in ["/", "/info", "/metrics", "/whoami", "/remote_health/n1", "/health/"] {
         assert_eq!(ask(hidden).await, StatusCode::NOT_FOUND, "{hidden} is not for plain HTTP");
     }
+    house.door.drain();
+    assert_eq!(
+        ask("/health/ready").await,
+        StatusCode::NOT_FOUND,
+        "told apart from one that is not well"
+    );
+    assert_eq!(ask("/health").await, StatusCode::BAD_GATEWAY);
+    house.door.undrain();
+    assert_eq!(ask("/health/ready").await, StatusCode::OK);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

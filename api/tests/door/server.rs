@@ -52,6 +52,20 @@ async fn raw_requests_are_answered_or_refused_and_the_listener_drains() {
     let answer = exchange(address, &long).await;
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
 
+    // Who keeps a connection is told to go elsewhere before the end, and is asked back after a change of mind.
+    let keep = "GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n";
+    house.door.drain();
+    let answer = exchange(address, keep).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 200 OK") && answer.contains("connection: close"),
+        "{answer}"
+    );
+    house.door.undrain();
+    let answer = exchange(address, get).await;
+    let again = exchange(address, &format!("{keep}{get}")).await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    assert_eq!(again.matches("HTTP/1.1 200 OK").count(), 2, "{again}");
+
     stop.send(()).unwrap();
     tokio::time::timeout(Duration::from_secs(5), serving).await.unwrap().unwrap();
     assert!(TcpStream::connect(address).await.is_err());

