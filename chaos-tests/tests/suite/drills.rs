@@ -8,6 +8,11 @@ use serde_json::Value;
 /// One cluster at a time: side by side they would measure each other.
 static TURN: Mutex<()> = Mutex::new(());
 
+/// Brings the programs that the two below want, from Debian's packages; tests that do so take turns by that lock.
+const PROGRAMS: &str = "for both in ip:iproute2 iptables:iptables mkfs.ext4:e2fsprogs mount:mount; do \
+    command -v ${both%:*} >/dev/null || missing=\"$missing ${both#*:}\"; done; \
+    test -z \"$missing\" || flock /tmp/conclave-tests-apt.lock sh -c \"apt-get update -q && \
+    DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $missing\"";
 /// Makes and removes a network namespace and looks at its packet filter.
 const NAMESPACE: &str = "ip netns add cctest$$ && ip netns exec cctest$$ iptables -L INPUT; \
     status=$?; ip netns del cctest$$ && exit $status";
@@ -35,7 +40,7 @@ fn drill(name: &str, args: &[&str]) -> Value {
 
 /// Namespaces and loop devices need root and the kernel's leave.
 fn may(what: &str, try_it: &str) -> bool {
-    let tried = Command::new("sh").args(["-c", try_it]).output();
+    let tried = Command::new("sh").args(["-c", &format!("{PROGRAMS}; {try_it}")]).output();
     let why = match tried {
         Ok(tried) if tried.status.success() => return true,
         Ok(tried) => String::from_utf8_lossy(&tried.stderr).trim().to_owned(),
