@@ -110,10 +110,9 @@ impl Iam {
         };
         let answer = answer.map_err(|trouble| refused(&trouble).of(&role))?;
         let arn = arn_of(&answer).ok_or_else(|| {
-            let refusal = Refusal::Empty(StatusCode::BAD_GATEWAY);
-            Denied::with(refusal, "STS cannot be asked: its answer is none").of(&role)
+            Denied::new("CONJ00063E STS cannot be asked: its answer is none").of(&role)
         })?;
-        match assumed_role(&arn) {
+        match assumed_role(&arn, request.partition) {
             Some(proven) if proven == (number, named) => {}
             Some(_) => {
                 let why = "CONJ00063E The client has another role at Amazon than the host's id";
@@ -166,10 +165,10 @@ fn signable(
 }
 
 fn in_trouble(trouble: &CallError) -> String {
-    format!("STS cannot be asked: {trouble}")
+    format!("CONJ00063E STS cannot be asked: {trouble}")
 }
 
-/// The service's no, told apart from trouble in asking it.
+/// The service's no, told apart from trouble in asking it in the record; the answer is the same.
 fn refused(trouble: &CallError) -> Denied {
     if let CallError::Status(status) = trouble
         && status.is_client_error()
@@ -177,9 +176,7 @@ fn refused(trouble: &CallError) -> Denied {
     {
         return Denied::new(format!("CONJ00063E STS does not know the signature: {trouble}"));
     }
-    let is_slow = matches!(trouble, CallError::Slow(_));
-    let status = if is_slow { StatusCode::GATEWAY_TIMEOUT } else { StatusCode::BAD_GATEWAY };
-    Denied::with(Refusal::Empty(status), in_trouble(trouble))
+    Denied::new(in_trouble(trouble))
 }
 
 /// Whose question it was, by the service's answer, which must agree with itself.

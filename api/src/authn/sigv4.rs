@@ -39,12 +39,19 @@ const AGE_MAX_MS: i64 = 15 * 60 * 1000;
 const AHEAD_MAX_MS: i64 = 5 * 60 * 1000;
 /// The region of what is signed for the endpoint that has none.
 const GLOBAL_REGION: &str = "us-east-1";
+/// Regions with an endpoint of its own for clients that must use validated cryptography; those of the
+/// partition for governments have no other, by their usual name.
+const FIPS_REGIONS: [&str; 4] = ["us-east-1", "us-east-2", "us-west-1", "us-west-2"];
+/// Regions of China, whose endpoints are below a domain of their own.
+const CHINA_REGIONS: [&str; 2] = ["cn-north-1", "cn-northwest-1"];
 
 /// A request as it is sent on.
 #[derive(Debug)]
 pub(crate) struct SignedRequest {
     /// The endpoint that it was signed for.
     pub(crate) host: String,
+    /// The partition of that endpoint, as names of roles begin with it.
+    pub(crate) partition: &'static str,
     /// The headers that were signed, and the signature.
     pub(crate) headers: HeaderMap,
 }
@@ -87,7 +94,8 @@ impl SignedRequest {
             return Err("x-amz-security-token must be signed");
         }
         let host = find("host")?.unwrap_or_default();
-        if region_of(host).ok_or("host is no endpoint of STS")? != signed.region {
+        let (region, partition) = endpoint(host).ok_or("host is no endpoint of STS")?;
+        if region != signed.region {
             return Err("the signature is for another region than host");
         }
         let date = find("x-amz-date")?.unwrap_or_default();
@@ -102,7 +110,7 @@ impl SignedRequest {
             return Err("x-amz-date lies ahead");
         }
         headers.insert(http::header::AUTHORIZATION, header_value(authorization)?);
-        Ok(Self { host: host.to_owned(), headers })
+        Ok(Self { host: host.to_owned(), partition, headers })
     }
 }
 
@@ -172,25 +180,39 @@ impl<'a> Authorization<'a> {
     }
 }
 
-/// The region whose endpoint a host is; nothing for any other host.
-fn region_of(host: &str) -> Option<&str> {
+/// The region whose endpoint a host is, and its partition; nothing for any other host.
+fn endpoint(host: &str) -> Option<(&str, &'static str)> {
     if host == "sts.amazonaws.com" {
-        return Some(GLOBAL_REGION);
+        return Some((GLOBAL_REGION, "aws"));
     }
-    let region = host.strip_prefix("sts.")?.strip_suffix(".amazonaws.com")?;
-    is_region(region).then_some(region)
+    if let Some(rest) = host.strip_suffix(".amazonaws.com.cn") {
+        let region = rest.strip_prefix("sts.")?;
+        return CHINA_REGIONS.contains(&region).then_some((region, "aws-cn"));
+    }
+    let rest = host.strip_suffix(".amazonaws.com")?;
+    if let Some(region) = rest.strip_prefix("sts-fips.") {
+        return FIPS_REGIONS.contains(&region).then_some((region, "aws"));
+    }
+    let region = rest.strip_prefix("sts.")?;
+    let partition = if region.starts_with("us-gov-") { "aws-us-gov" } else { "aws" };
+    is_region(region).then_some((region, partition))
 }
 
-/// Whether a text looks like the name of a region: `eu-central-1`, `us-gov-west-1`.
+/// Whether a text looks like the name of a region below `amazonaws.com`: `eu-central-1`,
+/// `us-gov-west-1`. There are new ones each year. Those of China and of closed partitions have other
+/// domains.
 fn is_region(text: &str) -> bool {
     let Some((words, number)) = text.rsplit_once('-') else { return false };
     let is_word = |word: &str| {
         (2..=16).contains(&word.len()) && word.bytes().all(|byte| byte.is_ascii_lowercase())
     };
+    let is_elsewhere =
+        text.starts_with("cn-") || words.split('-').any(|word| word.starts_with("iso"));
     (1..=2).contains(&number.len())
         && number.bytes().all(|byte| byte.is_ascii_digit())
         && (2..=4).contains(&words.split('-').count())
         && words.split('-').all(is_word)
+        && !is_elsewhere
 }
 
 /// Milliseconds of `20260131T235959Z`.
@@ -212,13 +234,14 @@ fn instant(text: &str) -> Option<i64> {
     seconds.checked_mul(1000)
 }
 
-/// Who assumed a role, as `arn:aws:sts::ACCOUNT:assumed-role/ROLE/SESSION` says: account and role. The
-/// name of the session is the client's to choose and says nothing.
-pub(crate) fn assumed_role(arn: &str) -> Option<(&str, &str)> {
+/// Who assumed a role, as `arn:aws:sts::ACCOUNT:assumed-role/ROLE/SESSION` says of the partition that was
+/// asked: account and role. The name of the session is the client's to choose and says nothing.
+pub(crate) fn assumed_role<'a>(arn: &'a str, partition: &str) -> Option<(&'a str, &'a str)> {
     let parts: Vec<&str> = arn.splitn(6, ':').collect();
-    let ["arn", "aws" | "aws-us-gov", "sts", "", account, resource] = parts[..] else {
+    let ["arn", named, "sts", "", account, resource] = parts[..] else { return None };
+    if named != partition {
         return None;
-    };
+    }
     let (role, session) = resource.strip_prefix("assumed-role/")?.split_once('/')?;
     let is_whole = !session.is_empty() && !session.contains('/');
     (is_whole && is_account(account) && is_role(role)).then_some((account, role))
@@ -270,14 +293,21 @@ mod tests {
 
     #[test]
     fn only_endpoints_of_sts_are_hosts() {
-        for (host, region) in [
-            ("sts.amazonaws.com", "us-east-1"),
-            ("sts.us-east-1.amazonaws.com", "us-east-1"),
-            ("sts.ap-southeast-2.amazonaws.com", "ap-southeast-2"),
-            ("sts.us-gov-west-1.amazonaws.com", "us-gov-west-1"),
-            ("sts.mx-central-1.amazonaws.com", "mx-central-1"),
+        for (host, region, partition) in [
+            ("sts.amazonaws.com", "us-east-1", "aws"),
+            ("sts.us-east-1.amazonaws.com", "us-east-1", "aws"),
+            ("sts.ap-southeast-2.amazonaws.com", "ap-southeast-2", "aws"),
+            ("sts.mx-central-1.amazonaws.com", "mx-central-1", "aws"),
+            ("sts.us-gov-west-1.amazonaws.com", "us-gov-west-1", "aws-us-gov"),
+            ("sts.us-gov-east-1.amazonaws.com", "us-gov-east-1", "aws-us-gov"),
+            ("sts-fips.us-east-1.amazonaws.com", "us-east-1", "aws"),
+            ("sts-fips.us-east-2.amazonaws.com", "us-east-2", "aws"),
+            ("sts-fips.us-west-1.amazonaws.com", "us-west-1", "aws"),
+            ("sts-fips.us-west-2.amazonaws.com", "us-west-2", "aws"),
+            ("sts.cn-north-1.amazonaws.com.cn", "cn-north-1", "aws-cn"),
+            ("sts.cn-northwest-1.amazonaws.com.cn", "cn-northwest-1", "aws-cn"),
         ] {
-            assert_eq!(region_of(host), Some(region), "{host}");
+            assert_eq!(endpoint(host), Some((region, partition)), "{host}");
         }
         for host in [
             "",
@@ -307,16 +337,53 @@ mod tests {
             "evil.example?sts.us-east-1.amazonaws.com",
             "xsts.us-east-1.amazonaws.com",
             " sts.us-east-1.amazonaws.com",
+            "sts-fips.amazonaws.com",
+            "sts-fips.eu-central-1.amazonaws.com",
+            "sts-fips.us-east-3.amazonaws.com",
+            "sts-fips.us-gov-west-1.amazonaws.com",
+            "sts-fips.us-east-1.amazonaws.com.evil.example",
+            "sts-fips.us-east-1.amazonaws.com.cn",
+            "sts-fips-us-east-1.amazonaws.com",
+            "sts.fips.us-east-1.amazonaws.com",
+            "stsfips.us-east-1.amazonaws.com",
+            "fips-sts.us-east-1.amazonaws.com",
+            "sts-fips..amazonaws.com",
+            "STS-FIPS.us-east-1.amazonaws.com",
+            "sts.amazonaws.com.cn",
+            "sts.cn-north-1.amazonaws.com",
+            "sts.cn-northwest-1.amazonaws.com",
+            "sts.cn-north-2.amazonaws.com.cn",
+            "sts.cn-evil-1.amazonaws.com.cn",
+            "sts-fips.cn-north-1.amazonaws.com.cn",
+            "sts.cn-north-1.amazonaws.com.cn.evil.example",
+            "sts.cn-north-1.amazonaws.com.cn:443",
+            "sts.cn-north-1.amazonaws.com.cn.",
+            "sts.cn-north-1.amazonaws.cn",
+            "sts.cn-north-1.amazonaws.com.co",
+            "sts.cn-north-1.amazonaws.com-cn",
+            "sts.cn-north-1.s3.amazonaws.com.cn",
+            "cn-north-1.amazonaws.com.cn",
+            "amazonaws.com.cn",
+            "xsts.cn-north-1.amazonaws.com.cn",
+            "sts.us-iso-east-1.amazonaws.com",
+            "sts.us-isob-east-1.amazonaws.com",
         ] {
-            assert_eq!(region_of(host), None, "{host}");
+            assert_eq!(endpoint(host), None, "{host}");
         }
     }
 
     #[test]
     fn an_assumed_role_is_told_and_nobody_else_is() {
         let role = "arn:aws:sts::123456789012:assumed-role/web/i-0123";
-        assert_eq!(assumed_role(role), Some(("123456789012", "web")));
-        assert_eq!(assumed_role(&role.replace("i-0123", "a:b")), Some(("123456789012", "web")));
+        let web = Some(("123456789012", "web"));
+        assert_eq!(assumed_role(role, "aws"), web);
+        assert_eq!(assumed_role(&role.replace("i-0123", "a:b"), "aws"), web);
+        for partition in ["aws-cn", "aws-us-gov"] {
+            let there = role.replace("arn:aws:", &format!("arn:{partition}:"));
+            assert_eq!(assumed_role(&there, partition), web);
+            assert_eq!(assumed_role(role, partition), None);
+            assert_eq!(assumed_role(&there, "aws"), None);
+        }
         for bad in [
             "",
             "arn:aws:iam::123456789012:user/web",
@@ -333,7 +400,7 @@ mod tests {
             "arn:evil:sts::123456789012:assumed-role/web/x",
             "xarn:aws:sts::123456789012:assumed-role/web/x",
         ] {
-            assert_eq!(assumed_role(bad), None, "{bad}");
+            assert_eq!(assumed_role(bad, "aws"), None, "{bad}");
         }
     }
 

@@ -16,6 +16,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, Serve
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::harness::{House, Reply};
+use super::refusals;
 
 type Authority = CertifiedIssuer<'static, KeyPair>;
 type Chain = Vec<CertificateDer<'static>>;
@@ -335,6 +336,7 @@ async fn nobody_else_is() {
     world.set("ca-cert", "nonsense").await;
     let reply = world.show(&good, Some("web")).await;
     world.refused("nonsense", &reply, 401, "CONJ00079E");
+    refusals::count(&world.house, "api/tests/door/cert.rs::nobody_else_is");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

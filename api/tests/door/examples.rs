@@ -1,8 +1,6 @@
 //! The worked examples of `node/docs/authentication.md`, as they stand there: policies are loaded, variables set, and
 //! tokens of the shape that each platform documents let in who is meant, and nobody else.
 
-use std::time::Duration;
-
 use http::{Method, StatusCode};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
@@ -46,11 +44,7 @@ impl World {
     async fn of(heading: &str, service: &str) -> Self {
         let issuer = Issuer::start().await;
         issuer.shows(&[&keys()[0]]);
-        let house = House::with(|settings| {
-            settings.failures_max = u32::MAX;
-            settings.request_time_max = Duration::from_secs(20);
-            settings.outbound_networks = vec!["127.0.0.0/8".parse().unwrap()];
-            settings.outbound_time_max = Duration::from_millis(1500);
+        let house = House::calling_out(|settings| {
             settings.authenticators = vec![format!("authn-jwt/{service}")];
         });
         let world = Self { house, issuer };

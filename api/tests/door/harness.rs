@@ -270,6 +270,18 @@ impl House {
         Self::with(|_| {})
     }
 
+    /// A house that may call servers on this machine, has time for them, and lets clients fail as often as
+    /// they like: that of the tests of authenticators.
+    pub(crate) fn calling_out(adjust: impl FnOnce(&mut Settings)) -> Self {
+        Self::with(|settings| {
+            settings.failures_max = u32::MAX;
+            settings.request_time_max = Duration::from_secs(20);
+            settings.outbound_networks = vec!["127.0.0.0/8".parse().unwrap()];
+            settings.outbound_time_max = Duration::from_millis(1500);
+            adjust(settings);
+        })
+    }
+
     pub(crate) fn with(adjust: impl FnOnce(&mut Settings)) -> Self {
         let disk = Arc::new(SimDisk::new(1));
         let datadir = Datadir::on_disk(disk, Path::new("/node"), unarmed()).unwrap();

@@ -22,6 +22,7 @@ use tokio::time::Instant;
 
 use super::harness::{House, Reply, basic};
 use super::package::package;
+use super::refusals;
 
 /// Where the distribution puts it.
 const SLAPD: &str = "/usr/sbin/slapd";
@@ -453,6 +454,7 @@ async fn nobody_else_does() {
         let reply = world.house.send(&Method::GET, path, &[("authorization", header)], "").await;
         assert_eq!(reply.status, StatusCode::UNAUTHORIZED, "{header:?}");
     }
+    refusals::count(&world.house, "api/tests/door/ldap.rs::nobody_else_does");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -26,6 +26,7 @@ mod openapi;
 mod package;
 mod policies;
 mod properties;
+mod refusals;
 mod scenario;
 mod seeds;
 mod server;

@@ -1,13 +1,12 @@
 //! `authn-oidc` with ID tokens, against a provider that tells over HTTPS where its keys are.
 
-use std::time::Duration;
-
 use http::{Method, StatusCode};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
 use super::harness::{House, Reply};
 use super::issuer::{Issuer, Says, keys};
+use super::refusals;
 
 const NOW: i64 = 1_700_000_000;
 const POLICY: &str = "
@@ -38,12 +37,8 @@ impl World {
     async fn new() -> Self {
         let issuer = Issuer::start().await;
         issuer.shows(&[&keys()[0]]);
-        let house = House::with(|settings| {
-            settings.failures_max = u32::MAX;
+        let house = House::calling_out(|settings| {
             settings.authenticators = vec!["authn-oidc/idp".to_owned()];
-            settings.outbound_networks = vec!["127.0.0.0/8".parse().unwrap()];
-            settings.outbound_time_max = Duration::from_millis(1500);
-            settings.request_time_max = Duration::from_secs(20);
         });
         house.load("demo", POLICY).await;
         let world = Self { house, issuer };
@@ -144,6 +139,10 @@ async fn id_tokens_let_their_bearers_in_and_no_others() {
     world.refused("for others", &reply, 401, "for others");
     world.set("client-id", "conclave").await;
     assert_eq!(world.try_token(&token).await.status, StatusCode::OK);
+    refusals::count(
+        &world.house,
+        "api/tests/door/oidc.rs::id_tokens_let_their_bearers_in_and_no_others",
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

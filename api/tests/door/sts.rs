@@ -288,5 +288,11 @@ fn judge(request: &Request<Body>) -> Result<(String, String), &'static str> {
     if Some(signed.signature(keys.secret).as_str()) != field("Signature") {
         return Err("SignatureDoesNotMatch");
     }
-    Ok((arn.split(':').nth(4).unwrap().to_owned(), arn.clone()))
+    let partition = match region {
+        _ if region.starts_with("cn-") => "aws-cn",
+        _ if region.starts_with("us-gov-") => "aws-us-gov",
+        _ => "aws",
+    };
+    let arn = arn.replacen("arn:aws:", &format!("arn:{partition}:"), 1);
+    Ok((arn.split(':').nth(4).unwrap().to_owned(), arn))
 }
