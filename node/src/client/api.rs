@@ -158,6 +158,18 @@ impl Answer {
 }
 
 impl Api {
+    /// The same for one address that is asked as it stands, a slash at its end included.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub(super) fn exactly(
+        url: &str,
+        account: &str,
+        cert_file: Option<&Path>,
+    ) -> Result<Self, Failure> {
+        Ok(Self { url: url.to_owned(), ..Self::new(url, account, cert_file)? })
+    }
+
     /// A client that trusts the roots in `cert_file`, or those of the system's bundle when there
     /// is none.
     ///
@@ -204,7 +216,15 @@ impl Api {
     pub async fn authenticate(&self, login: &str, api_key: &str) -> Result<Token, Failure> {
         let path = format!("/authn/{}/{}/authenticate", segment(&self.account), segment(login));
         let key = Zeroizing::new(api_key.as_bytes().to_vec());
-        let answer = self.ask(Caller::Nobody, Ask::new(Method::POST, path).bytes(key)).await?;
+        self.token(Ask::new(Method::POST, path).bytes(key)).await
+    }
+
+    /// The access token that a request is answered with.
+    ///
+    /// # Errors
+    /// As every call: see [`Failure`].
+    pub(super) async fn token(&self, ask: Ask) -> Result<Token, Failure> {
+        let answer = self.ask(Caller::Nobody, ask).await?;
         Ok(Token { json: text(&answer.success().map_err(credentials_refused)?)? })
     }
 

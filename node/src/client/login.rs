@@ -3,12 +3,15 @@
 
 use std::path::PathBuf;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 use reqwest::Method;
 use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::api::Api;
+use super::device::{self, DeviceLogin, OidcArgs};
 use super::input;
 use super::netrc;
 use super::session::{self, session};
@@ -43,6 +46,8 @@ pub struct LoginArgs {
     /// Take the password or API key from this file, `-` for standard input, instead of a prompt.
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
+    #[command(flatten)]
+    oidc: OidcArgs,
 }
 
 /// Arguments of `authenticate`.
@@ -87,12 +92,16 @@ pub fn init(args: InitArgs, output: Output) -> Result<(), Failure> {
     output.show(&json!({ "conjurrc": path }), || format!("Wrote {}", path.display()))
 }
 
-/// `conclave login`: exchanges a password or API key for the API key and remembers it.
+/// `conclave login`: exchanges a password or API key for the API key and remembers it; or lets somebody log
+/// in at an OpenID provider, and remembers the access token.
 ///
 /// # Errors
 /// When the server refuses, or the login cannot be kept.
 pub async fn login(args: LoginArgs, output: Output) -> Result<(), Failure> {
     let settings = Settings::load(&ClientEnvironment::read())?;
+    if let Some(device) = args.oidc.login() {
+        return login_at_provider(&device, &settings, output).await;
+    }
     let login = match args.login {
         Some(login) => login,
         None => input::line("Login: ")?,
@@ -101,12 +110,35 @@ pub async fn login(args: LoginArgs, output: Output) -> Result<(), Failure> {
     let password = input::secret_line(args.password_file.as_deref(), &prompt)?;
     let api = session::api(&settings)?;
     let api_key = api.login(&login, &password).await?;
-    let machine = netrc::machine(&settings.appliance_url);
     let entry = netrc::Entry { login, api_key };
-    let text = netrc::with(&netrc::read(&settings.netrc)?, &machine, &entry);
-    netrc::write(&settings.netrc, &text)?;
+    remember(&settings, &entry)?;
     output
         .show(&json!({ "login": entry.login, "netrc": settings.netrc }), || "Logged in".to_owned())
+}
+
+fn remember(settings: &Settings, entry: &netrc::Entry) -> Result<(), Failure> {
+    let machine = netrc::machine(&settings.appliance_url);
+    let text = netrc::with(&netrc::read(&settings.netrc)?, &machine, entry);
+    netrc::write(&settings.netrc, &text)
+}
+
+async fn login_at_provider(
+    device: &DeviceLogin,
+    settings: &Settings,
+    output: Output,
+) -> Result<(), Failure> {
+    let api = session::api(settings)?;
+    // On standard error, since the output may be a document.
+    let token = device::log_in(&api, device, |line| output::note(line)).await?;
+    let answer = api.call(&token, Method::GET, "/whoami", &[], None).await?;
+    let document: serde_json::Value =
+        serde_json::from_slice(&answer).context(Exit::Failed, "the server's answer")?;
+    let login = document["username"].as_str().unwrap_or("?").to_owned();
+    let api_key = Zeroizing::new(STANDARD.encode(token.json.as_bytes()));
+    remember(settings, &netrc::Entry { login: netrc::TOKEN.to_owned(), api_key })?;
+    output.show(&json!({ "login": login, "netrc": settings.netrc }), || {
+        format!("Logged in as {login}, until the access token expires")
+    })
 }
 
 /// `conclave logout`: forgets the login.

@@ -5,6 +5,7 @@
 pub mod api;
 mod authenticators;
 mod credentials;
+mod device;
 mod host_factories;
 mod ids;
 mod import;

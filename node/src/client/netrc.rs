@@ -9,11 +9,15 @@ use zeroize::Zeroizing;
 use super::settings::replace_private_file;
 use crate::exit::{Context, Exit, Failure};
 
+/// In place of a login: what is remembered is an access token, in base64, of somebody who has logged in at
+/// an OpenID provider.
+pub const TOKEN: &str = "[oidc]";
+
 /// A remembered login.
 pub struct Entry {
-    /// The login: `alice` or `host/app`.
+    /// The login: `alice` or `host/app`; or [`TOKEN`].
     pub login: String,
-    /// The API key.
+    /// The API key, or the access token.
     pub api_key: Zeroizing<String>,
 }
 

@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use reqwest::Method;
+use zeroize::Zeroizing;
 
 use super::api::{Answer, Api, Ask, Caller, Token};
 use super::netrc;
@@ -30,11 +33,26 @@ pub(super) fn anonymous() -> Result<Api, Failure> {
     api(&Settings::load(&ClientEnvironment::read())?)
 }
 
-/// The credentials in force: those of the environment, else those remembered by `login`.
+/// Login and API key in force: those of the environment, else those remembered by `login`.
 ///
 /// # Errors
-/// When there are none.
+/// When there are none, or an access token is all there is.
 pub(super) fn credentials(
+    environment: ClientEnvironment,
+    settings: &Settings,
+) -> Result<netrc::Entry, Failure> {
+    let entry = remembered(environment, settings)?;
+    if entry.login == netrc::TOKEN {
+        return Err(Failure::new(
+            Exit::Unauthenticated,
+            "this needs an API key, and you have logged in at an OpenID provider; run `conclave login -i LOGIN`",
+        ));
+    }
+    Ok(entry)
+}
+
+/// What is in force: login and API key of the environment, else what is remembered by `login`.
+fn remembered(
     environment: ClientEnvironment,
     settings: &Settings,
 ) -> Result<netrc::Entry, Failure> {
@@ -84,8 +102,8 @@ impl Session {
         let environment = ClientEnvironment::read();
         let settings = Settings::load(&environment)?;
         let api = api(&settings)?;
-        let entry = credentials(environment, &settings)?;
-        let token = api.authenticate(&entry.login, &entry.api_key).await?;
+        let entry = remembered(environment, &settings)?;
+        let token = token_of(&api, &entry).await?;
         Ok(Self { api, token, entry, renewed: monotonic() })
     }
 
@@ -95,11 +113,25 @@ impl Session {
     /// When the server refuses the login, or none answers.
     pub(super) async fn renew(&mut self) -> Result<(), Failure> {
         if monotonic() - self.renewed >= RENEW_AFTER {
-            self.token = self.api.authenticate(&self.entry.login, &self.entry.api_key).await?;
+            self.token = token_of(&self.api, &self.entry).await?;
             self.renewed = monotonic();
         }
         Ok(())
     }
+}
+
+/// A fresh token for an API key; or the token that is remembered, until it expires.
+async fn token_of(api: &Api, entry: &netrc::Entry) -> Result<Token, Failure> {
+    if entry.login != netrc::TOKEN {
+        return api.authenticate(&entry.login, &entry.api_key).await;
+    }
+    let unfit = |_error| {
+        Failure::new(Exit::Unauthenticated, "the remembered token is none; run `conclave login`")
+    };
+    let json =
+        STANDARD.decode(entry.api_key.as_bytes()).map_err(|error| unfit(error.to_string()))?;
+    let json = String::from_utf8(json).map_err(|error| unfit(error.to_string()))?;
+    Ok(Token { json: Zeroizing::new(json) })
 }
 
 /// Sends one request as whoever is logged in.
@@ -120,6 +152,6 @@ pub(super) async fn ask(
 /// As [`ask`], and when the server refuses.
 pub(super) async fn get(
     make: impl FnOnce(&Api) -> Result<String, Failure>,
-) -> Result<zeroize::Zeroizing<Vec<u8>>, Failure> {
+) -> Result<Zeroizing<Vec<u8>>, Failure> {
     ask(|api| Ok(Ask::new(Method::GET, make(api)?))).await?.success()
 }

@@ -1,5 +1,5 @@
 """People log in at an OpenID provider and bring its code, with PyPI `conjur-api`'s own strategy, and at the
-follower while every voter is silent. The provider is npm's `oidc-provider`, which wants PKCE; its
+follower while every voter is silent; and from a terminal, with `conclave login --oidc`. The provider is npm's `oidc-provider`, which wants PKCE; its
 certificate is of an authority that only policy knows; what people do in a browser is done here by its
 forms. Run by `node/tests/clients.rs` against `conclave dev` with the folder of the provider's packages;
 every fact is an assertion."""
@@ -151,6 +151,76 @@ def by_hand(url):
     assert authenticate(url, entry, code_of(entry, "dave")) == (403, b"")
 
 
+def confirm(address, person):
+    """A browser: opens the address that the terminal shows, fills in all forms, and confirms or refuses."""
+    context = ssl.create_default_context(cafile=WORK / "ca.pem")
+    opener = urllib.request.build_opener(
+        urllib.request.HTTPSHandler(context=context),
+        urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar()))
+    fields = None
+    for _ in range(10):
+        body = fields and urllib.parse.urlencode(fields).encode()
+        try:
+            with opener.open(address, data=body, timeout=20) as page:
+                text, address = page.read().decode(), page.url
+        except urllib.error.HTTPError as error:
+            assert fields and "abort" in fields, (address, error.code)
+            return
+        if fields and "abort" in fields:
+            return
+        action = re.search(r'<form[^>]*action="([^"]+)"', text)
+        if action is None:
+            assert "Success" in text, text[:2000]
+            return
+        address = urllib.parse.urljoin(address, html.unescape(action.group(1)))
+        inputs = re.findall(r'<input[^>]*name="([^"]+)"[^>]*value="([^"]*)"', text)
+        fields = {name: html.unescape(value) for name, value in inputs}
+        if fields.get("prompt") == "login":
+            fields.update(login=person, password="any")
+        if person is None and "confirm" in fields:
+            fields["abort"] = fields.pop("confirm")
+    raise SystemExit("the browser is sent around in a circle")
+
+
+def from_a_terminal():
+    """This program's own command line, in a home of its own."""
+    program = os.readlink(f"/proc/{os.getppid()}/exe")
+    home = WORK / "home"
+    home.mkdir()
+    environment = {name: value for name, value in os.environ.items()
+                   if not name.startswith("CONJUR_AUTHN_")} | {"HOME": str(home)}
+    words = [program, "login", "--oidc", "terminal", "--provider", f"https://localhost:{PORT}",
+             "--client-id", "terminal", "--provider-ca", WORK / "ca.pem"]
+    logins = []
+    for person in ("carol", "dave", None):
+        login = subprocess.Popen(words, env=environment, text=True, stdout=subprocess.PIPE,
+                                 stderr=subprocess.PIPE)
+        shown = login.stderr.readline()
+        code = re.search(r" and enter the code (\S+)$", shown.strip())
+        address = re.match(r"or open (https://\S+)$", login.stderr.readline().strip())
+        assert code and address and code.group(1) in address.group(1), shown
+        logins.append((login, address.group(1), person))
+    for _, address, person in logins:
+        confirm(address, person)
+    ended = [(*login.communicate(timeout=60), login.returncode) for login, _, _ in logins]
+    said, _, status = ended[0]
+    assert status == 0 and "Logged in as carol" in said, ended
+    # Whom policy does not let in, and who has refused.
+    assert ended[1][2] == 5, ended
+    assert ended[2][2] == 4 and "refused in the browser" in ended[2][1], ended
+
+    def run(*verb):
+        return subprocess.run([program, *verb], env=environment, text=True, capture_output=True,
+                              check=False, timeout=60)
+    assert "carol" in run("whoami").stdout
+    assert run("variable", "get", "-i", "shared").stdout == "the value"
+    kept = home / ".netrc"
+    assert kept.stat().st_mode & 0o777 == 0o600 and "login [oidc]" in kept.read_text()
+    keyless = run("user", "rotate-api-key")
+    assert keyless.returncode == 4 and "OpenID provider" in keyless.stderr, keyless
+    assert run("logout").returncode == 0 and run("whoami").returncode == 4
+
+
 def at_the_follower(admin):
     """Every voter is silent, and the follower lets in by itself."""
     nodes = json.loads((FOLDER / "nodes.json").read_text())
@@ -186,7 +256,14 @@ def everything():
         "redirect-uri": BACK,
         "name": "Acme",
     }
+    terminal = {
+        "provider-uri": f"https://localhost:{PORT}",
+        "ca-cert": (WORK / "ca.pem").read_text(),
+        "client-id": "terminal",
+        "id-token-user-property": "preferred_username",
+    }
     declared = "".join(f"\n  - !variable {name}" for name in variables)
+    also = "".join(f"\n  - !variable {name}" for name in terminal)
     policy = f"""
 - !user carol
 - !user dave
@@ -197,26 +274,33 @@ def everything():
   body:
   - !webservice
   - !webservice status{declared}
+- !policy
+  id: conjur/authn-oidc/terminal
+  body:
+  - !webservice{also}
 - !permit
   role: !user carol
   privileges: [read, authenticate]
-  resource: !webservice conjur/authn-oidc/idp
+  resources: [!webservice conjur/authn-oidc/idp, !webservice conjur/authn-oidc/terminal]
 """
     path = f"/policies/{ACCOUNT}/policy/root"
     status, answer = request("POST", URL, path, policy.encode(), admin)
     assert status == 201, (status, answer)
     values = {f"conjur/authn-oidc/idp/{name}": value for name, value in variables.items()}
+    values |= {f"conjur/authn-oidc/terminal/{name}": value for name, value in terminal.items()}
     for name, value in {"shared": "the value", **values}.items():
         path = f"/secrets/{ACCOUNT}/variable/{urllib.parse.quote(name, safe='')}"
         status, answer = request("POST", URL, path, value.encode(), admin)
         assert status == 201, (name, status, answer)
-    path = f"/authn-oidc/idp/{ACCOUNT}"
-    status, answer = request("PATCH", URL, path, b"enabled=true", admin)
-    assert status == 204, (status, answer)
+    for service in ("terminal", "idp"):
+        path = f"/authn-oidc/{service}/{ACCOUNT}"
+        status, answer = request("PATCH", URL, path, b"enabled=true", admin)
+        assert status == 204, (status, answer)
     status, answer = request("GET", URL, f"{path}/status", None, admin)
     assert (status, json.loads(answer)) == (200, {"status": "ok"}), answer
     asyncio.run(through_conjur_api())
     by_hand(URL)
+    from_a_terminal()
     at_the_follower(admin)
 
 

@@ -1,5 +1,5 @@
 // An OpenID provider, npm's oidc-provider, for the test of logins by code: one client, which must use
-// PKCE, and people who are called whatever they say. Arguments: the folder with its packages, the folder
+// PKCE, one for terminals without a browser (RFC 8628), and people who are called whatever they say. Arguments: the folder with its packages, the folder
 // with its certificate, its port, the client's secret, and where browsers are sent back to.
 
 import { readFileSync } from 'node:fs';
@@ -20,7 +20,15 @@ const provider = new Provider(`https://localhost:${port}`, {
     grant_types: ['authorization_code'],
     response_types: ['code'],
     redirect_uris: [back],
+  }, {
+    client_id: 'terminal',
+    application_type: 'native',
+    token_endpoint_auth_method: 'none',
+    grant_types: ['urn:ietf:params:oauth:grant-type:device_code'],
+    response_types: [],
+    redirect_uris: [],
   }],
+  features: { deviceFlow: { enabled: true } },
   pkce: { required: () => true },
   conformIdTokenClaims: false,
   claims: { openid: ['sub'], profile: ['preferred_username'], email: ['email'] },
