@@ -288,10 +288,12 @@ fn judge(request: &Request<Body>) -> Result<(String, String), &'static str> {
     if Some(signed.signature(keys.secret).as_str()) != field("Signature") {
         return Err("SignatureDoesNotMatch");
     }
-    let partition = match region {
-        _ if region.starts_with("cn-") => "aws-cn",
-        _ if region.starts_with("us-gov-") => "aws-us-gov",
-        _ => "aws",
+    let partition = if region.starts_with("cn-") {
+        "aws-cn"
+    } else if region.starts_with("us-gov-") {
+        "aws-us-gov"
+    } else {
+        "aws"
     };
     let arn = arn.replacen("arn:aws:", &format!("arn:{partition}:"), 1);
     Ok((arn.split(':').nth(4).unwrap().to_owned(), arn))

@@ -125,12 +125,11 @@ async fn token_of(api: &Api, entry: &netrc::Entry) -> Result<Token, Failure> {
     if entry.login != netrc::TOKEN {
         return api.authenticate(&entry.login, &entry.api_key).await;
     }
-    let unfit = |_error| {
-        Failure::new(Exit::Unauthenticated, "the remembered token is none; run `conclave login`")
-    };
-    let json =
-        STANDARD.decode(entry.api_key.as_bytes()).map_err(|error| unfit(error.to_string()))?;
-    let json = String::from_utf8(json).map_err(|error| unfit(error.to_string()))?;
+    let json = STANDARD.decode(entry.api_key.as_bytes()).ok();
+    let json = json.and_then(|json| String::from_utf8(json).ok()).ok_or_else(|| {
+        let why = "the remembered token is none; run `conclave login`";
+        Failure::new(Exit::Unauthenticated, why)
+    })?;
     Ok(Token { json: Zeroizing::new(json) })
 }
 
