@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 use crate::context::Call;
 use crate::credentials::{self, api_key_digest};
+use crate::door::Door;
 use crate::error::Refusal;
 use crate::ports::{ProposeError, Vault};
 use crate::token::sha256;
@@ -108,22 +109,40 @@ impl Call {
             client_ip: self.client_ip.to_string(),
             body,
         };
-        let needed = level::needed(&envelope);
-        if needed > self.door.state.read(|view| view.state.level()) {
+        let door = self.door.clone();
+        let (index, reply) =
+            door.propose(&envelope, self.deadline).await.inspect_err(|refusal| {
+                let reason = refusal.reason();
+                tracing::warn!(%reason, request_id = %self.request_id, "write.propose gave up");
+            })?;
+        self.index = self.index.max(index);
+        Ok(reply)
+    }
+}
+
+impl Door {
+    /// As [`Call::propose`], whoever proposes. Tells the command's place in the log, too.
+    pub(crate) async fn propose(
+        &self,
+        envelope: &Envelope,
+        deadline: Instant,
+    ) -> Result<(u64, Reply), Refusal> {
+        let needed = level::needed(envelope);
+        if needed > self.state.read(|view| view.state.level()) {
             let text = format!(
                 "this takes feature level {needed}, which not all members of the cluster know yet"
             );
             return Err(Refusal::unavailable(text));
         }
-        let bytes = command::codec::encode(&envelope);
+        let bytes = command::codec::encode(envelope);
         let mut pause = PAUSE_FIRST;
         loop {
-            let reign = self.door.proposer.reign();
-            let attempt = self.door.proposer.propose(bytes.clone());
-            let error = match tokio::time::timeout_at(self.deadline, attempt).await {
+            let reign = self.proposer.reign();
+            let attempt = self.proposer.propose(bytes.clone());
+            let error = match tokio::time::timeout_at(deadline, attempt).await {
                 Ok(Ok(committed)) => {
-                    self.index = self.index.max(committed.index);
                     return outcome::codec::decode(&committed.reply)
+                        .map(|reply| (committed.index, reply))
                         .map_err(|error| Refusal::Fault(format!("reply of the log: {error}")));
                 }
                 Ok(Err(error)) => error,
@@ -136,12 +155,11 @@ impl Call {
                 }
             }
             let next = Instant::now() + pause;
-            if next >= self.deadline {
-                tracing::warn!(%error, request_id = %self.request_id, "write.propose gave up");
+            if next >= deadline {
                 return Err(error.into());
             }
             tokio::select! {
-                () = self.door.proposer.next_reign(reign) => pause = PAUSE_FIRST,
+                () = self.proposer.next_reign(reign) => pause = PAUSE_FIRST,
                 () = tokio::time::sleep_until(next) => pause = (pause * 2).min(PAUSE_MAX),
             }
         }

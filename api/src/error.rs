@@ -135,6 +135,15 @@ pub enum Refusal {
         /// When to try again.
         retry_after: Duration,
     },
+    /// A directory gave no answer, or too late.
+    Directory {
+        /// Whether it was too late.
+        is_slow: bool,
+        /// What was wrong.
+        message: String,
+    },
+    /// What was asked for would remove more than is allowed without being told so.
+    Guarded(String),
     /// Not now: sealed, overloaded, without a leader, or the fate of the write is not known.
     Unavailable {
         /// Why, for the log and the header `X-Conclave-Reason`.
@@ -203,7 +212,11 @@ impl Refusal {
             | Self::Invalid { .. }
             | Self::Policy { .. }
             | Self::DryRun { .. } => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::PolicyConflict { .. } | Self::Conflict { .. } => StatusCode::CONFLICT,
+            Self::PolicyConflict { .. } | Self::Conflict { .. } | Self::Guarded(_) => {
+                StatusCode::CONFLICT
+            }
+            Self::Directory { is_slow: true, .. } => StatusCode::GATEWAY_TIMEOUT,
+            Self::Directory { is_slow: false, .. } => StatusCode::BAD_GATEWAY,
             Self::MethodNotAllowed(_) | Self::ReadOnly { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotUtf8 => StatusCode::NOT_ACCEPTABLE,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
@@ -234,7 +247,10 @@ impl Refusal {
             }
             Self::AccountMissing { account } => format!("Account '{account}' not found").into(),
             Self::Invalid { field, message } => format!("{field} {message}").into(),
-            Self::Policy { message, .. } | Self::DryRun { message, .. } => message.into(),
+            Self::Policy { message, .. }
+            | Self::DryRun { message, .. }
+            | Self::Directory { message, .. }
+            | Self::Guarded(message) => message.into(),
             Self::PolicyConflict { .. } => POLICY_CONFLICT.into(),
             Self::Conflict { what, id } => format!("{what} \"{id}\" already exists").into(),
             Self::ReadOnly { .. } => READ_ONLY.into(),
@@ -315,6 +331,8 @@ impl Refusal {
             Self::MethodNotAllowed(_) => plain("method_not_allowed"),
             Self::ReadOnly { .. } => json!({"error": {"code": 405, "message": READ_ONLY}}),
             Self::NotUtf8 => plain("not_acceptable"),
+            Self::Directory { .. } => plain("directory"),
+            Self::Guarded(_) => plain("guarded"),
         })
     }
 

@@ -22,6 +22,7 @@ mod context;
 pub mod credentials;
 pub mod door;
 pub mod error;
+pub mod ldap_sync;
 pub mod limits;
 pub mod local;
 pub mod metrics;

@@ -88,6 +88,13 @@ const LAG: Metric = Metric {
     help: "Log entries known to be committed and not applied on this node.",
 };
 
+const SYNCS: Metric = Metric {
+    name: crate::ldap_sync::RUNS,
+    sort: Sort::Counter,
+    unit: Unit::Count,
+    help: "Runs of LDAP Sync, by outcome.",
+};
+
 /// Every metric of this crate, for documentation and tests.
 pub const ALL: &[Metric] = &[
     REQUESTS,
@@ -99,6 +106,7 @@ pub const ALL: &[Metric] = &[
     AUDIT_CHAIN,
     APPLIED,
     LAG,
+    SYNCS,
 ];
 
 /// The classes of status that requests are counted by.

@@ -30,6 +30,8 @@ enum Shape {
     Form(&'static str),
     /// Plain text.
     Text,
+    /// Events, one after the other.
+    Events,
     /// A page for people.
     Html,
     /// A compact JWT.
@@ -47,6 +49,7 @@ impl Shape {
             Self::Json(_) | Self::List(_) => "application/json",
             Self::Form(_) => "application/x-www-form-urlencoded",
             Self::Text => "text/plain",
+            Self::Events => "text/event-stream",
             Self::Html => "text/html",
             Self::Jwt => "application/jwt",
             Self::Yaml => "application/x-yaml",
@@ -59,7 +62,13 @@ impl Shape {
         match self {
             Self::Json(name) | Self::Form(name) | Self::V2(name) => reference(name),
             Self::List(name) => json!({"type": "array", "items": reference(name)}),
-            Self::Empty | Self::Text | Self::Html | Self::Jwt | Self::Yaml | Self::Bytes => {
+            Self::Empty
+            | Self::Text
+            | Self::Events
+            | Self::Html
+            | Self::Jwt
+            | Self::Yaml
+            | Self::Bytes => {
                 json!({"type": "string"})
             }
         }
@@ -182,7 +191,7 @@ fn reason(status: u16) -> &'static str {
 /// Every route of the table, in its order.
 #[expect(clippy::too_many_lines, reason = "one table")]
 fn operations() -> Vec<Operation> {
-    use Shape::{Bytes, Empty, Form, Html, Json, Jwt, List, Text, V2, Yaml};
+    use Shape::{Bytes, Empty, Events, Form, Html, Json, Jwt, List, Text, V2, Yaml};
     use Type::{Flag, Number, Text as Words, Texts};
     const PRIVILEGE: &str = "A privilege, such as read, execute, update or create";
     const ROLE: &str = "A full role id that the caller holds";
@@ -451,6 +460,22 @@ fn operations() -> Vec<Operation> {
         v2("v2.authenticators.delete", "Removes an authenticator and all that belongs to it")
             .gives(204, Empty, "Removed")
             .gives(409, V2("Error2"), "The account was changed at the same time"),
+        // LDAP Sync.
+        row("ldap_sync.policy", "The policy that a profile of LDAP Sync generates, as events")
+            .needs("config_name", Words, "The profile")
+            .header("Accept", "Has to allow text/event-stream")
+            .gives(200, Events, "What is told on the way; last the policy or the error")
+            .refuses([403, 406, 422]),
+        row("ldap_sync.show", "What a profile of LDAP Sync would change now")
+            .gives(200, Json("LdapSyncDraft"), "The policy, and what of it is not so yet")
+            .refuses([403, 404, 422, 502, 504]),
+        row("ldap_sync.apply", "Runs a profile of LDAP Sync")
+            .query("force", Words, "With true it takes away more than its guard allows, too")
+            .gives(200, Json("LdapSyncRun"), "What it changed")
+            .refuses([403, 404, 405, 409, 422, 502, 504]),
+        row("ldap_sync.runs", "The last runs of a profile of LDAP Sync")
+            .gives(200, List("LdapSyncRun"), "The last one first")
+            .refuses([403, 404, 422]),
         v2("v2.branches.list", "Branches, which are policies seen as a tree").pages().gives(
             200,
             V2("Branches"),
@@ -896,6 +921,46 @@ fn schemas() -> Value {
             "description": "One tag with its fields, such as {\"variable\": {\"id\": \"x\"}}",
         },
         "Id": {"type": "string", "description": "account:kind:identifier"},
+        "LdapSyncDraft": {
+            "type": "object",
+            "required": ["ok", "policy", "changes", "created", "updated", "deleted", "removed",
+                "revoked", "people", "groups", "skipped", "unknown_members"],
+            "properties": {
+                "ok": flag,
+                "policy": text,
+                "changes": text,
+                "created": texts,
+                "updated": texts,
+                "deleted": texts,
+                "removed": texts,
+                "revoked": number,
+                "people": number,
+                "groups": number,
+                "skipped":
+                    {"type": "array", "items": object(&json!({"what": text, "reason": text}))},
+                "unknown_members": number,
+                "guard": text,
+            },
+        },
+        "LdapSyncRun": {
+            "type": "object",
+            "required": ["at", "by", "outcome", "people", "groups", "skipped", "created", "updated",
+                "removed"],
+            "properties": {
+                "at": text,
+                "by": text,
+                "outcome":
+                    {"type": "string", "enum": ["applied", "unchanged", "stopped", "failed"]},
+                "reason": text,
+                "people": number,
+                "groups": number,
+                "skipped": number,
+                "created": number,
+                "updated": number,
+                "removed": number,
+                "policy_version": number,
+            },
+        },
         "PolicyLoaded": {
             "type": "object",
             "required": ["created_roles", "version"],

@@ -237,6 +237,14 @@ pub static ROUTES: &[Route] = &[
         "v2.authenticators.update" => routes::v2::authenticators::update),
     route!(DELETE "/authenticators/:account/:type/:name", Token Write, "authenticators" "delete",
         "v2.authenticators.delete" => routes::v2::authenticators::delete),
+    route!(GET "/ldap-sync/policy", Token Read, "ldap-sync" "show", "ldap_sync.policy"
+        => routes::ldap_sync::policy),
+    route!(GET "/ldap-sync/:account/:name", Token Read, "ldap-sync" "show", "ldap_sync.show"
+        => routes::ldap_sync::show),
+    route!(POST "/ldap-sync/:account/:name", Token Write, "ldap-sync" "run", "ldap_sync.apply"
+        => routes::ldap_sync::apply),
+    route!(GET "/ldap-sync/:account/:name/runs", Token Read, "ldap-sync" "list", "ldap_sync.runs"
+        => routes::ldap_sync::runs),
     route!(GET "/branches/:account", Token Read, "branch" "list", "v2.branches.list"
         => routes::v2::branches::list),
     route!(POST "/branches/:account", Token Write, "branch" "create", "v2.branches.create"

@@ -95,6 +95,7 @@ pub async fn serve(config: &Config, end_with_stdin: bool) -> Result<(), Failure>
     let autopilot = tokio::spawn(jobs::autopilot(node.clone()));
     let sweep = tokio::spawn(jobs::sweep(node.clone()));
     let rotation = tokio::spawn(jobs::rotation(node.clone()));
+    let ldap_sync = tokio::spawn(jobs::ldap_sync(node.clone()));
     let reseal = tokio::spawn(jobs::reseal(node.clone()));
     let tend = tokio::spawn(jobs::tend(node.clone()));
     let ship = tokio::spawn(jobs::ship(node.clone()));
@@ -135,6 +136,7 @@ pub async fn serve(config: &Config, end_with_stdin: bool) -> Result<(), Failure>
     autopilot.abort();
     sweep.abort();
     rotation.abort();
+    ldap_sync.abort();
     reseal.abort();
     tend.abort();
     certificates.abort();

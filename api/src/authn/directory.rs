@@ -2,12 +2,14 @@
 //! password? Bounded in time, over TLS unless told otherwise twice, from server to server when one is
 //! ill. Referrals are not followed, and aliases are not.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ldap3::adapters::PagedResults;
 use ldap3::{DerefAliases, Ldap, LdapConnAsync, LdapConnSettings, LdapError};
-use ldap3::{Scope, SearchOptions, StdStream, ldap_escape, parse_filter};
+use ldap3::{Scope, SearchEntry, SearchOptions, StdStream, ldap_escape, parse_filter};
 use rustls::ClientConfig;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -24,6 +26,10 @@ const SERVERS_MAX: usize = 8;
 const KEPT_PATIENCE_MAX: Duration = Duration::from_secs(1);
 /// Longest pause before a server that says nothing is left for the next one.
 const PATIENCE_MIN: Duration = Duration::from_millis(250);
+
+/// Entries that one listing may have, and values in them.
+const ENTRIES_MAX: usize = 200_000;
+const VALUES_MAX: usize = 4_000_000;
 
 /// How a connection is kept from others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -74,6 +80,43 @@ pub(crate) fn servers(urls: &str, cover: Cover) -> Result<Vec<Server>, &'static 
     });
     let servers: Vec<Server> = servers.take(SERVERS_MAX).collect::<Result<_, _>>()?;
     if servers.is_empty() { Err("no server is named") } else { Ok(servers) }
+}
+
+/// The servers that annotations name, or what the operator has said where they name none.
+pub(crate) fn servers_named(
+    annotations: &HashMap<String, String>,
+    uri: Option<String>,
+    plain_allowed: bool,
+) -> Result<Vec<Server>, &'static str> {
+    let cover = match annotations.get("connect_type").map(|text| text.to_ascii_lowercase()) {
+        None => Cover::StartTls,
+        Some(kind) => match kind.as_str() {
+            "tls" | "starttls" | "start_tls" => Cover::StartTls,
+            "ssl" | "ldaps" | "simple_tls" => Cover::Tls,
+            "plain" | "none" => Cover::Plain,
+            _ => return Err("connect_type is none of tls, ssl and plain"),
+        },
+    };
+    let urls = match (annotations.get("uri").cloned().or(uri), annotations.get("host")) {
+        (Some(uri), _) => uri,
+        (None, Some(hosts)) => {
+            let port = annotations.get("port").map_or_else(String::new, |port| format!(":{port}"));
+            let hosts = hosts.split([' ', ',']).filter(|host| !host.is_empty());
+            let urls: Vec<String> = hosts.map(|host| format!("ldap://{host}{port}")).collect();
+            urls.join(" ")
+        }
+        (None, None) => return Err("neither uri nor host is set"),
+    };
+    let servers = servers(&urls, cover)?;
+    if servers.iter().any(|server| server.cover == Cover::Plain) && !plain_allowed {
+        return Err("without TLS it is not asked, unless the operator allows that");
+    }
+    Ok(servers)
+}
+
+/// Whether a text is a filter.
+pub(crate) fn is_filter(text: &str) -> bool {
+    parse_filter(text).is_ok()
 }
 
 /// The filter for one login: whatever the login holds, it is a value and nothing else (RFC 4515).
@@ -163,7 +206,90 @@ impl Session {
     }
 }
 
+impl Session {
+    /// Every entry below a name that a filter lets through, with these attributes, fetched in pages (RFC
+    /// 2696). All of them or none: what is cut short, by whichever limit, is trouble.
+    pub(crate) async fn list(
+        &mut self,
+        outbound: &Outbound,
+        base: &str,
+        filter: &str,
+        attributes: &[String],
+        page: i32,
+    ) -> Result<Vec<SearchEntry>, Trouble> {
+        let options = SearchOptions::new().deref(DerefAliases::Never);
+        let adapter = PagedResults::new(page);
+        let searching = self.ldap.with_search_options(options).streaming_search_with(
+            adapter,
+            base,
+            Scope::Subtree,
+            filter,
+            attributes.to_vec(),
+        );
+        let mut search = in_time(outbound, searching).await??;
+        let mut entries = Vec::new();
+        let mut values = 0_usize;
+        while let Some(entry) = in_time(outbound, search.next()).await?? {
+            if entry.is_ref() || entry.is_intermediate() {
+                continue;
+            }
+            let entry = SearchEntry::construct(entry);
+            values += entry.attrs.values().map(Vec::len).sum::<usize>();
+            entries.push(entry);
+            if entries.len() > ENTRIES_MAX || values > VALUES_MAX {
+                let why = format!(
+                    "it has more than {ENTRIES_MAX} entries or {VALUES_MAX} values for {filter}"
+                );
+                return Err(Trouble::new(why));
+            }
+        }
+        match in_time(outbound, search.finish()).await?.rc {
+            0 => Ok(entries),
+            4 => Err(Trouble::new(format!(
+                "it gives the searcher no more than {} entries for {filter} (sizeLimitExceeded): let it \
+                 have all of them, in pages",
+                entries.len()
+            ))),
+            code => Err(Trouble::new(format!("it answers {code} to {filter}"))),
+        }
+    }
+}
+
+/// Waits for one answer no longer than any other server is waited for.
+async fn in_time<T>(outbound: &Outbound, answer: impl Future<Output = T>) -> Result<T, Trouble> {
+    let waited = tokio::time::timeout_at(outbound.deadline(), answer).await;
+    waited.map_err(|_elapsed| Trouble { why: "it says nothing more".to_owned(), is_slow: true })
+}
+
 impl Directory {
+    /// A connection to the first server that lets the searcher in.
+    pub(crate) async fn open(&self, outbound: &Outbound) -> Result<Session, Trouble> {
+        let tls = self.tls(outbound).await?;
+        let mut last = Trouble::new("no server is named");
+        for server in &self.servers {
+            let opening = async {
+                let mut session = connect(outbound, server, tls.clone()).await?;
+                self.log_in(&mut session.ldap).await??;
+                Ok::<_, Trouble>(session)
+            };
+            match in_time(outbound, opening).await {
+                Ok(Ok(session)) => return Ok(session),
+                Ok(Err(trouble)) | Err(trouble) => last = trouble,
+            }
+            last.why = format!("{server}: {}", last.why);
+            tracing::warn!(%server, why = %last.why, "ldap_sync.directory");
+        }
+        Err(last)
+    }
+
+    /// TLS towards the servers, where any wants it.
+    async fn tls(&self, outbound: &Outbound) -> Result<Option<Arc<ClientConfig>>, Trouble> {
+        if self.servers.iter().all(|server| server.cover == Cover::Plain) {
+            return Ok(None);
+        }
+        outbound.tls(self.authorities.as_deref(), &[]).await.map(Some).map_err(Trouble::new)
+    }
+
     /// Asks the servers one after the other, beginning with `first`, until one answers. Tells which
     /// one did.
     pub(crate) async fn ask(
@@ -174,13 +300,9 @@ impl Directory {
         question: &Question<'_>,
     ) -> (usize, Result<Finding, Trouble>) {
         let deadline = outbound.deadline();
-        let tls = if self.servers.iter().all(|server| server.cover == Cover::Plain) {
-            None
-        } else {
-            match outbound.tls(self.authorities.as_deref(), &[]).await {
-                Ok(tls) => Some(tls),
-                Err(why) => return (first, Err(Trouble::new(why))),
-            }
+        let tls = match self.tls(outbound).await {
+            Ok(tls) => tls,
+            Err(trouble) => return (first, Err(trouble)),
         };
         let count = self.servers.len();
         let mut last = Trouble::new("no server is named");
@@ -317,7 +439,7 @@ impl Directory {
             if entry.is_ref() || entry.is_intermediate() {
                 continue;
             }
-            names.push(ldap3::SearchEntry::construct(entry).dn);
+            names.push(SearchEntry::construct(entry).dn);
             if names.len() > 1 {
                 return Ok(Err(NoEntry::Several));
             }

@@ -15,7 +15,7 @@ use http::StatusCode;
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
-use super::directory::{Cover, Directory, Finding, Question, Trouble, servers, unfit_template};
+use super::directory::{Directory, Finding, Question, Trouble, servers_named, unfit_template};
 use super::directory_pool::Pool;
 use super::outbound::{Outbound, pinned};
 use super::variables::Variables;
@@ -208,29 +208,8 @@ fn configured(call: &mut Call, webservice: &ResourceId) -> Result<Directory, Den
     let said = |name: &str, otherwise: &Option<String>| {
         annotations.get(name).cloned().or_else(|| otherwise.clone())
     };
-    let cover = match annotations.get("connect_type").map(|text| text.to_ascii_lowercase()) {
-        None => Cover::StartTls,
-        Some(kind) => match kind.as_str() {
-            "tls" | "starttls" | "start_tls" => Cover::StartTls,
-            "ssl" | "ldaps" | "simple_tls" => Cover::Tls,
-            "plain" | "none" => Cover::Plain,
-            _ => return Err(unfit("connect_type is none of tls, ssl and plain")),
-        },
-    };
-    let urls = match (said("uri", &fallback.uri), annotations.get("host")) {
-        (Some(uri), _) => uri,
-        (None, Some(hosts)) => {
-            let port = annotations.get("port").map_or_else(String::new, |port| format!(":{port}"));
-            let hosts = hosts.split([' ', ',']).filter(|host| !host.is_empty());
-            let urls: Vec<String> = hosts.map(|host| format!("ldap://{host}{port}")).collect();
-            urls.join(" ")
-        }
-        (None, None) => return Err(unfit("neither uri nor host is set")),
-    };
-    let servers = servers(&urls, cover).map_err(unfit)?;
-    if servers.iter().any(|server| server.cover == Cover::Plain) && !fallback.plain_allowed {
-        return Err(unfit("without TLS it is not asked, unless the operator allows that"));
-    }
+    let servers =
+        servers_named(&annotations, fallback.uri.clone(), fallback.plain_allowed).map_err(unfit)?;
     let base = said("base_dn", &fallback.base).ok_or_else(|| unfit("base_dn is not set"))?;
     let searcher = match said("bind_dn", &fallback.bind_dn) {
         None => None,

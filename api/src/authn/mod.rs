@@ -7,7 +7,7 @@ mod api_key;
 mod azure;
 mod cert;
 mod claims;
-mod directory;
+pub(crate) mod directory;
 mod directory_pool;
 mod enablement;
 mod facts;
@@ -19,7 +19,7 @@ mod keys;
 mod ldap;
 mod oidc;
 pub(crate) mod oidc_code;
-mod outbound;
+pub(crate) mod outbound;
 mod password;
 mod sigv4;
 mod variables;
@@ -223,6 +223,8 @@ pub(crate) struct Registry {
     enabled: ArcSwap<Vec<String>>,
     /// The part of `authn-oidc` that lists providers.
     pub(crate) codes: Arc<oidc_code::Codes>,
+    /// How servers that administrators name are called.
+    pub(crate) outbound: Arc<Outbound>,
 }
 
 impl Registry {
@@ -239,9 +241,9 @@ impl Registry {
             Arc::new(azure::Azure::new(keys.clone())),
             Arc::new(gcp::Gcp::new(keys, clouds)),
             Arc::new(iam::Iam::new(outbound.clone(), clouds)),
-            Arc::new(ldap::Ldap::new(outbound)),
+            Arc::new(ldap::Ldap::new(outbound.clone())),
         ];
-        let registry = Self { authenticators, enabled: ArcSwap::default(), codes };
+        let registry = Self { authenticators, enabled: ArcSwap::default(), codes, outbound };
         registry.put_in_force(enabled);
         registry
     }

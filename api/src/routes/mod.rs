@@ -6,6 +6,7 @@ pub(crate) mod audit;
 pub(crate) mod authn;
 pub(crate) mod host_factories;
 pub(crate) mod issuers;
+pub(crate) mod ldap_sync;
 pub(crate) mod policies;
 pub(crate) mod public_keys;
 pub(crate) mod resources;

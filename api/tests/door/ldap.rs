@@ -26,7 +26,7 @@ use super::refusals;
 
 /// Where the distribution puts it.
 const SLAPD: &str = "/usr/sbin/slapd";
-const SEARCHER_PASSWORD: &str = "searcher-4711";
+pub(super) const SEARCHER_PASSWORD: &str = "searcher-4711";
 /// Longest a directory may take to start.
 const START: Duration = Duration::from_secs(20);
 /// How long a directory may take, and a whole request: far apart, to see which of the two ended it.
@@ -34,17 +34,17 @@ const OUTBOUND_TIME_MAX: Duration = Duration::from_secs(3);
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(20);
 
 /// People of the directory beside those that have names of their own; its groups, and the people in each.
-const MANY: usize = 2000;
-const GROUPS: usize = 300;
+pub(super) const MANY: usize = 2000;
+pub(super) const GROUPS: usize = 300;
 const MEMBERS: usize = 20;
 
 /// A directory server, ended when it is dropped.
-struct Slapd {
+pub(super) struct Slapd {
     folder: tempfile::TempDir,
     server: Child,
-    plain_port: u16,
+    pub(super) plain_port: u16,
     tls_port: u16,
-    authority: String,
+    pub(super) authority: String,
 }
 
 impl Drop for Slapd {
@@ -133,7 +133,13 @@ fn base64(text: &str) -> String {
 }
 
 impl Slapd {
-    fn start() -> Self {
+    /// With everybody.
+    pub(super) fn start() -> Self {
+        Self::holding(&people())
+    }
+
+    /// With what an LDIF text says.
+    pub(super) fn holding(ldif: &str) -> Self {
         package("slapd", &[SLAPD, "-VV"], "these tests speak with a real directory");
         let folder = tempfile::tempdir().unwrap();
         let at = folder.path();
@@ -156,7 +162,9 @@ impl Slapd {
              TLSCACertificateFile {}\nTLSCertificateFile {}\nTLSCertificateKeyFile {}\n\
              disallow bind_anon\n\
              database mdb\nsuffix \"dc=example,dc=org\"\nrootdn \"cn=root,dc=example,dc=org\"\n\
+             rootpw root-4711\n\
              directory {}\nmaxsize 67108864\nindex uid eq\n\
+             limits dn.exact=\"cn=searcher,dc=example,dc=org\" size.soft=100 size.hard=100 size.prtotal=unlimited\n\
              access to attrs=userPassword by anonymous auth by * none\n\
              access to * by dn.exact=\"cn=searcher,dc=example,dc=org\" read by anonymous auth by * none\n",
             path("slapd.pid"),
@@ -171,7 +179,7 @@ impl Slapd {
             .stdin(Stdio::piped())
             .spawn()
             .unwrap();
-        add.stdin.take().unwrap().write_all(people().as_bytes()).unwrap();
+        add.stdin.take().unwrap().write_all(ldif.as_bytes()).unwrap();
         assert!(add.wait().unwrap().success(), "slapadd");
         let (plain_port, tls_port) = (free_port(), free_port());
         let urls = format!("ldap://127.0.0.1:{plain_port} ldaps://127.0.0.1:{tls_port}");
@@ -197,7 +205,7 @@ impl Slapd {
     }
 
     /// Stops or continues it.
-    fn signal(&self, name: &str) {
+    pub(super) fn signal(&self, name: &str) {
         // The shell's own: not every machine has the program.
         let kill = format!("kill -{name} {}", self.server.id());
         let _sent = Command::new("sh").args(["-c", &kill]).status();
@@ -213,7 +221,7 @@ impl Slapd {
         assert_eq!(count("objectClass: groupOfNames"), groups);
     }
 
-    fn start_tls(&self) -> String {
+    pub(super) fn start_tls(&self) -> String {
         format!("ldap://localhost:{}", self.plain_port)
     }
 

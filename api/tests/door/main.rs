@@ -16,6 +16,7 @@ mod iam;
 mod issuer;
 mod jwt;
 mod ldap;
+mod ldap_sync;
 mod load;
 mod matrix;
 mod negative;

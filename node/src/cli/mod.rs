@@ -216,6 +216,17 @@ Examples:
     /// Which authenticators let people and machines in.
     #[command(subcommand)]
     Authenticator(client::AuthenticatorCommand),
+    /// Bring people and groups of a directory into a policy.
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  conclave ldap-sync show corp                 what a run would change, as policy
+  conclave ldap-sync apply corp
+  conclave ldap-sync apply corp --force        though it takes away more than the guard allows
+  conclave ldap-sync history corp"
+    )]
+    LdapSync(client::LdapSyncCommand),
     /// Bring in a tree of policies and a file of values; goes on where it was when run again.
     #[command(after_help = "\
 Folders are branches: policies/base.yml goes into root, policies/app/hosts.yml into app. Or a manifest
@@ -313,6 +324,7 @@ pub async fn run(cli: Cli) -> Result<std::process::ExitCode, Failure> {
         Command::Hostfactory(command) => client::hostfactory(command, output).await?,
         Command::Pubkeys(command) => client::pubkeys(command, output).await?,
         Command::Authenticator(command) => client::authenticator(command, output).await?,
+        Command::LdapSync(command) => client::ldap_sync(command, output).await?,
         Command::Import(args) => client::import(args, output).await?,
     }
     Ok(std::process::ExitCode::SUCCESS)

@@ -10,6 +10,7 @@ mod host_factories;
 mod ids;
 mod import;
 pub(crate) mod input;
+mod ldap_sync;
 mod login;
 pub mod netrc;
 mod policies;
@@ -26,6 +27,9 @@ pub use host_factories::{
     TokensCommand, hostfactory,
 };
 pub use import::{ImportArgs, import};
+pub use ldap_sync::{
+    LdapSyncApplyArgs, LdapSyncArgs, LdapSyncCommand, LdapSyncShowArgs, ldap_sync,
+};
 pub use login::{AuthenticateArgs, InitArgs, LoginArgs, authenticate, init, login, logout, whoami};
 pub use policies::{PolicyCommand, PolicyLoadArgs, PolicyShowArgs, policy};
 pub use resources::{

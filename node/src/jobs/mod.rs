@@ -2,13 +2,14 @@
 //! ([`unseal`]), watches the members ([`autopilot`]), keeps certificates in force (`certificates`), ships its audit records to the cluster's
 //! chain ([`ship`]) and copies them from there to collectors ([`outputs`]); and as leader makes Raft's
 //! members those of the log ([`membership`]), forgets what has expired ([`sweep`]), rotates values that
-//! are due (`rotation`), vouches for the audit chain ([`tend`]) and seals anew what lies under older
+//! are due (`rotation`), brings in people and groups of directories (`ldap_sync`), vouches for the audit chain ([`tend`]) and seals anew what lies under older
 //! data keys ([`reseal`]).
 
 mod audit;
 mod autopilot;
 mod certificates;
 mod keys;
+mod ldap_sync;
 mod membership;
 mod outputs;
 mod rotation;
@@ -22,6 +23,7 @@ pub use certificates::{
     renew as renew_certificates,
 };
 pub use keys::{Resealing, ResealingStatus, reseal, rotate_keyring};
+pub(crate) use ldap_sync::ldap_sync;
 pub use membership::membership;
 pub use outputs::{check_output, outputs};
 pub(crate) use rotation::rotation;

@@ -15,6 +15,7 @@ pub mod certificates;
 pub mod codec;
 pub mod command;
 pub mod decide;
+pub mod duration;
 pub mod effect;
 pub mod event;
 pub mod evolve;

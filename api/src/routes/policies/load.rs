@@ -351,10 +351,10 @@ async fn plan(
 }
 
 /// A fresh API key in the clear, for its role.
-type FreshKey = (RoleId, Zeroizing<String>);
+pub(crate) type FreshKey = (RoleId, Zeroizing<String>);
 
 /// Adds to a plan what only the door can make: API keys, passwords, and sealed values of public keys.
-async fn complete(
+pub(crate) async fn complete(
     door: &Door,
     vault: &Vault,
     mut plan: Plan,

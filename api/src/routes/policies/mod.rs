@@ -2,6 +2,6 @@
 
 mod dry_run;
 pub(crate) mod load;
-mod records;
+pub(crate) mod records;
 pub(crate) mod show;
 pub(crate) mod turns;

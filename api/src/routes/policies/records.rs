@@ -9,7 +9,7 @@ use conclave_domain::records::MembershipKey;
 use crate::audit::Deed;
 
 /// The deeds of a load that was committed; a load that changed nothing still leaves one.
-pub(super) fn of(user: &str, policy: &ResourceId, changes: &[Event]) -> Vec<Deed> {
+pub(crate) fn of(user: &str, policy: &ResourceId, changes: &[Event]) -> Vec<Deed> {
     let mut deeds = Vec::with_capacity(changes.len() + changes.len() / 2);
     for change in changes {
         deeds.extend(deed(user, change));

@@ -14,7 +14,6 @@
 //! A rotation that fails is tried again, ever more seldom, and is seen: in the log, in the audit trail,
 //! in a metric, in `conclave cluster status`.
 
-mod duration;
 mod postgresql;
 
 use std::collections::BTreeMap;
@@ -24,6 +23,7 @@ use std::time::Duration;
 
 use conclave_api::audit::{Outcome, Record, Severity, Spool};
 use conclave_domain::command::Command;
+use conclave_domain::duration;
 use conclave_domain::id::{Kind, ResourceId};
 use conclave_domain::records::{Sealed, Version};
 use conclave_domain::state::ROTATOR;

@@ -1,11 +1,11 @@
-//! ISO 8601 durations, as far as lives of values need them: whole years, months, weeks, days, hours,
+//! ISO 8601 durations, as far as lives of values and schedules need them: whole years, months, weeks, days, hours,
 //! minutes and seconds.
 
 use std::time::Duration;
 
 /// Reads `P1D`, `PT1H30M`, `P2W`, `P1M`. A year is 365 days and a month a twelfth of it: what follows
 /// needs a length, no date.
-pub(super) fn parse(text: &str) -> Option<Duration> {
+pub fn parse(text: &str) -> Option<Duration> {
     let rest = text.trim().strip_prefix('P')?;
     let (days, time) = rest.split_once('T').map_or((rest, None), |(days, time)| (days, Some(time)));
     if time == Some("") || (days.is_empty() && time.is_none()) {
