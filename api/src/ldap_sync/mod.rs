@@ -157,23 +157,25 @@ impl Draft {
         let of = |pick: fn(&Event) -> Option<&ResourceId>| -> BTreeSet<ResourceId> {
             changes.iter().filter_map(pick).cloned().collect()
         };
-        let created = of(|change| match change {
-            Event::ResourceAdded { resource, .. } => Some(resource),
-            _ => None,
+        let created = of(|change| {
+            let Event::ResourceAdded { resource, .. } = change else { return None };
+            Some(resource)
         });
-        let deleted = of(|change| match change {
-            Event::ResourceRemoved { resource } => Some(resource),
-            _ => None,
+        let deleted = of(|change| {
+            let Event::ResourceRemoved { resource } = change else { return None };
+            Some(resource)
         });
-        let updated = of(|change| match change {
-            Event::AnnotationSet { resource, .. } | Event::OwnerChanged { resource, .. } => {
-                Some(resource)
+        let updated = of(|change| {
+            if let Event::MembershipAdded { key, .. } | Event::MembershipRemoved { key } = change {
+                return Some(&key.role);
             }
-            Event::RestrictionChanged { role, .. } => Some(role),
-            Event::MembershipAdded { key, .. } | Event::MembershipRemoved { key } => {
-                Some(&key.role)
-            }
-            _ => None,
+            let (Event::AnnotationSet { resource, .. }
+            | Event::OwnerChanged { resource, .. }
+            | Event::RestrictionChanged { role: resource, .. }) = change
+            else {
+                return None;
+            };
+            Some(resource)
         });
         let updated = updated
             .into_iter()
@@ -374,7 +376,7 @@ pub(crate) async fn run(
     match &run.reason {
         None => tracing::info!(%webservice, outcome, by = %run.by, "ldap_sync.run"),
         Some(reason) => {
-            tracing::warn!(%webservice, outcome, by = %run.by, %reason, "ldap_sync.run")
+            tracing::warn!(%webservice, outcome, by = %run.by, %reason, "ldap_sync.run");
         }
     }
     if let Err(failure) = remember(door, order, &run).await {

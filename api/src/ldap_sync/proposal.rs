@@ -60,10 +60,12 @@ impl Branch<'_> {
     /// The name that leads to an id; nothing for one that lies elsewhere.
     fn name(&self, id: &ResourceId) -> Option<String> {
         let branch = self.0.identifier();
-        let name = match id.kind() {
-            _ if branch == "root" => Some(id.identifier()),
-            Kind::User => id.identifier().strip_suffix(&format!("@{}", branch.replace('/', "-"))),
-            _ => id.identifier().strip_prefix(&format!("{branch}/")),
+        let name = if branch == "root" {
+            Some(id.identifier())
+        } else if id.kind() == Kind::User {
+            id.identifier().strip_suffix(&format!("@{}", branch.replace('/', "-")))
+        } else {
+            id.identifier().strip_prefix(&format!("{branch}/"))
         };
         name.map(str::to_owned)
     }
@@ -272,10 +274,8 @@ fn guard(
         |gone: usize, of: usize| gone > 0 && gone as u128 * 100 > u128::from(percent) * of as u128;
     let mut reasons = Vec::new();
     for (kind, what) in [(Kind::User, "users"), (Kind::Group, "groups")] {
-        let gone: Vec<&str> = (proposal.removed.iter())
-            .filter(|id| id.kind() == kind)
-            .map(|id| id.identifier())
-            .collect();
+        let gone: Vec<&str> =
+            (proposal.removed.iter()).filter(|id| id.kind() == kind).map(Id::identifier).collect();
         let all = known.keys().filter(|(known, _)| *known == kind).count();
         if is_much(gone.len(), all) {
             let mut names = gone[..gone.len().min(NAMED_MAX)].join(", ");
@@ -353,7 +353,7 @@ fn quoted(text: &str) -> String {
         match c {
             '"' | '\\' => quoted.extend(['\\', c]),
             c if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}') => {
-                quoted.push_str(&format!("\\u{:04X}", u32::from(c)));
+                quoted.extend([format!("\\u{:04X}", u32::from(c))]);
             }
             c => quoted.push(c),
         }

@@ -334,7 +334,7 @@ async fn who_is_gone_is_kept_disabled_or_deleted_as_the_rule_says() {
         let reply =
             world.send(&Method::PUT, "/authn/demo/api_key?role=user:dan@ldap-sync-off", "").await;
         assert_eq!(reply.status, StatusCode::OK);
-        reply.text().to_owned()
+        reply.text()
     };
     let dan = async || {
         let path = "/authn/demo/dan%40ldap-sync-off/authenticate";
@@ -462,7 +462,7 @@ async fn a_schedule_is_kept_by_whoever_leads() {
     let due = || -> Vec<ResourceId> {
         world.house.door.ldap_syncs_due().into_iter().map(|due| due.webservice).collect()
     };
-    assert_eq!(due(), [webservice.clone()]);
+    assert_eq!(due(), std::slice::from_ref(&webservice));
     world.house.door.ldap_sync(&webservice).await;
     assert!(world.annotations("user", "ann@ldap-sync-corp").await.is_some());
     // When it ran is in the state, so any other node knows as well.
@@ -470,7 +470,7 @@ async fn a_schedule_is_kept_by_whoever_leads() {
     world.house.clock.advance(Duration::from_mins(59));
     assert_eq!(due(), Vec::<ResourceId>::new());
     world.house.clock.advance(Duration::from_mins(2));
-    assert_eq!(due(), [webservice.clone()]);
+    assert_eq!(due(), std::slice::from_ref(&webservice));
     world.slapd.signal("KILL");
     world.house.door.ldap_sync(&webservice).await;
     assert_eq!(due(), Vec::<ResourceId>::new(), "a failing run is not repeated without end");
