@@ -252,7 +252,6 @@ impl Reply {
 
 /// A door and everything behind it.
 pub(crate) struct House {
-    pub(crate) door: Arc<Door>,
     pub(crate) router: Router,
     pub(crate) door: Arc<Door>,
     /// What listens without TLS.
