@@ -55,6 +55,22 @@ fn dev_with(environment: &[(&str, &OsStr)], size: [&str; 2], script: &str) {
             done
             cat row.json; return 1
         }
+        patient() { # a machine that does much else is no reason for an election
+            for file in $CONCLAVE_DEV_DIR/*/conclave.toml; do
+                sed -i 's/^\[raft\]$/&\nheartbeat_ms = 200\nelection_min_ms = 3000\nelection_max_ms = 6000/' $file
+                grep -q '^election_min_ms = 3000' $file
+            done
+            pids() { grep -o '"pid": [0-9]*' $CONCLAVE_DEV_DIR/nodes.json | grep -o '[0-9]*'; }
+            old=$(pids)
+            kill -9 $old
+            for i in $(seq 600); do
+                if ! pids | grep -qwF "$old" && test $(pids | wc -l) = $(echo "$old" | wc -l) &&
+                    $conclave cluster status --config $cfg --output json | grep -q '"leader": [0-9]'
+                then return 0; fi
+                sleep 0.1
+            done
+            cat $CONCLAVE_DEV_DIR/nodes.json; return 1
+        }
         term() { $conclave cluster status --config $cfg --output json | grep -o '"term": *[0-9]*'; }
         load() { # requests to every node, or to those places, each on a new connection, until there is a file named stop
             echo 0 > failed
@@ -89,6 +105,7 @@ fn a_renewal_is_loaded_by_all_while_requests_run_and_every_chain_verifies() {
         ["3", "1"],
         r#"
         $conclave cert list --config $cfg
+        patient
         settled
         for port in $(ports); do verify $port $root; done
         before=$(term)
@@ -120,6 +137,7 @@ fn a_root_is_replaced_while_requests_run_and_clients_of_the_old_one_are_led_on()
     dev(
         ["3", "1"],
         r#"
+        patient
         settled
         cp $root old.pem; root=old.pem before=$(term)
         load & sleep 1
