@@ -40,7 +40,7 @@ impl ClientCertVerifier for KeyHolders {
         _others: &[CertificateDer<'_>],
         _now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        // Nothing follows from a certificate until `authn-cert` has verified its chain.
+        // Nothing follows from a certificate until an authenticator has verified its chain.
         Ok(ClientCertVerified::assertion())
     }
 

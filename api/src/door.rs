@@ -322,12 +322,12 @@ impl Door {
             token_seconds: None,
             index: 0,
         };
-        if route.access != Access::Write {
+        if route.access == Access::Read {
             let (response, records) = perform(&mut call).await;
             visit.index = call.index;
             return (response, records);
         }
-        // A write goes on to its end though the client may have gone, and with it all that follows
+        // What changes something goes on to its end though the client may have gone, and with it all that follows
         // here; so its records are kept in there.
         let task = tokio::spawn(async move {
             let (mut response, records) = perform(&mut call).await;

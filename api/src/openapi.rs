@@ -334,7 +334,7 @@ fn operations() -> Vec<Operation> {
             .refuses([401, 403, 429, 502, 504]),
         authenticate("authn.authenticate", "An access token for an API key"),
         authenticate("authn.authenticate_service", "An access token by an authenticator's service")
-            .refuses([502, 504]),
+            .refuses([422, 502, 504]),
         authenticate("authn.authenticate_cert", "An access token for a client certificate"),
         authenticate("authn.authenticate_gcp", "An access token for Google's token of a machine"),
         authenticate("authn.authenticate_jwt", "An access token for a token of another issuer"),
@@ -349,6 +349,11 @@ fn operations() -> Vec<Operation> {
             .gives(200, Text, "The same in base64")
             .gives(200, Jwt, "The same as a compact JWT")
             .refuses([400, 401, 403, 429]),
+        row("authn.k8s_inject", "A certificate for the client in a pod of Kubernetes, put there")
+            .header("Host-Id-Prefix", "The first part of the host's id, with dots for slashes")
+            .takes(Text, "A certificate request as PEM, with the pod's SPIFFE id")
+            .gives(202, Empty, "The certificate is in the pod")
+            .refuses([401, 403, 422, 429, 502, 504]),
         row("authn.oidc_providers", "Where people may log in").gives(
             200,
             List("Provider"),

@@ -62,6 +62,8 @@ pub enum Access {
     Read,
     /// Changes it, so it is not for a follower.
     Write,
+    /// Nothing, but something elsewhere, so it goes on to its end though the client may have gone.
+    Outside,
 }
 
 pub(crate) type Handler = for<'a> fn(&'a mut Call) -> BoxFuture<'a, Result<Answer, Refusal>>;
@@ -185,6 +187,8 @@ pub static ROUTES: &[Route] = &[
         "authn.authenticate_oidc" => routes::authn::authenticate::create),
     route!(GET "/authn-oidc/:service/:account/authenticate", Optional Read, "authn" "authenticate",
         "authn.authenticate_oidc_code" => routes::authn::authenticate::create),
+    route!(POST "/authn-k8s/:service/inject_client_cert", Optional Outside, "authn"
+        "k8s-inject-client-cert", "authn.k8s_inject" => routes::authn::inject::create),
     route!(GET "/authn-oidc/:account/providers", Open Read, "status" "show", "authn.oidc_providers"
         => routes::authn::providers::list),
     route!(POST "/:authn/:account/:login/authenticate", Optional Read, "authn" "authenticate",
@@ -330,6 +334,7 @@ impl PathClass {
             || path.starts_with("/assets/")
             || path.starts_with("/remote_health/")
             || is_authn && path.ends_with("/authenticate")
+            || path.starts_with("/authn-k8s/") && path.ends_with("/inject_client_cert")
             || path.starts_with("/authn-oidc/") && path.ends_with("/providers");
         if open || *method == Method::OPTIONS && path == "*" {
             Self::Open

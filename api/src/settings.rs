@@ -1,6 +1,7 @@
 //! The door's settings, with their defaults in one place and one check over all of them.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -77,6 +78,8 @@ pub struct Settings {
     pub clouds: Clouds,
     /// What `authn-ldap` is told where policy says nothing.
     pub ldap: LdapFallback,
+    /// What `authn-k8s` is told by where this node runs.
+    pub kubernetes: Kubernetes,
     /// Whether hosts may enrol themselves with the tokens of host factories; without, those routes
     /// are not there.
     pub host_factories_enabled: bool,
@@ -164,6 +167,40 @@ impl fmt::Debug for LdapFallback {
             .field("filter", &self.filter)
             .field("plain_allowed", &self.plain_allowed)
             .finish_non_exhaustive()
+    }
+}
+
+/// The cluster of Kubernetes that this node is in, if it is, and what pods are told nowhere else.
+#[derive(Debug, Clone)]
+pub struct Kubernetes {
+    /// The account of hosts that ask for certificates, since those requests name none; without, it is
+    /// the only one that has the service.
+    pub account: Option<AccountName>,
+    /// Where the cluster around this node is asked; none: where the service's variables say.
+    pub api_url: Option<String>,
+    /// The folder in which that cluster gives this node its token and the authorities.
+    pub service_account: PathBuf,
+    /// Longest wait for a command in a pod.
+    pub exec_time_max: Duration,
+}
+
+impl Default for Kubernetes {
+    fn default() -> Self {
+        Self {
+            account: None,
+            api_url: None,
+            service_account: "/var/run/secrets/kubernetes.io/serviceaccount".into(),
+            exec_time_max: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Kubernetes {
+    /// What is wrong with it; nothing if it can be used.
+    fn unfit(&self) -> Option<String> {
+        let url = self.api_url.as_deref()?;
+        let why = Target::parse(url).err()?;
+        Some(format!("its API at {url:?}: {why}"))
     }
 }
 
@@ -261,6 +298,7 @@ impl Default for Settings {
             jwt_missing_issuer_ignored: false,
             clouds: Clouds::default(),
             ldap: LdapFallback::default(),
+            kubernetes: Kubernetes::default(),
             host_factories_enabled: true,
             dynamic_secrets_enabled: false,
             seed_accounts: Vec::new(),
@@ -294,6 +332,12 @@ pub enum SettingsError {
     /// Clouds could not be asked.
     #[error("clouds: {why}")]
     Clouds {
+        /// What is wrong.
+        why: String,
+    },
+    /// The cluster around this node could not be asked.
+    #[error("Kubernetes: {why}")]
+    Kubernetes {
         /// What is wrong.
         why: String,
     },
@@ -343,6 +387,9 @@ impl Settings {
         }
         if let Some(why) = self.clouds.unfit() {
             return Err(SettingsError::Clouds { why });
+        }
+        if let Some(why) = self.kubernetes.unfit() {
+            return Err(SettingsError::Kubernetes { why });
         }
         let positive = [
             ("requests_in_flight_max", self.requests_in_flight_max),

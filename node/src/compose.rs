@@ -15,7 +15,7 @@ use conclave_api::audit::{Durability, Spool};
 use conclave_api::door::{Door, MetricsText, Parts};
 use conclave_api::ports::Agreement;
 use conclave_api::server::{ServerTls, key_holders};
-use conclave_api::settings::{Clouds, LdapFallback, Settings, UserPasswords};
+use conclave_api::settings::{Clouds, Kubernetes, LdapFallback, Settings, UserPasswords};
 use conclave_domain::command::{Actor, Command, Envelope, codec};
 use conclave_domain::level;
 use conclave_domain::outcome::{self, Outcome, Rejection};
@@ -421,6 +421,7 @@ pub(crate) fn settings(config: &Config, node_name: &str) -> Result<Settings, Fai
         jwt_missing_issuer_ignored: config.api.jwt_missing_issuer_ignored,
         clouds: clouds(&config.api.clouds)?,
         ldap: ldap_fallback(config.api.ldap_plain_allowed),
+        kubernetes: kubernetes(config)?,
         staleness_max: config.reads.max_staleness,
         staleness_unwanted: config.reads.unhealthy_after,
         staleness_degraded: Settings::default().staleness_degraded.min(config.reads.max_staleness),
@@ -437,6 +438,25 @@ pub(crate) fn settings(config: &Config, node_name: &str) -> Result<Settings, Fai
                 .collect(),
         ),
         ..Settings::default()
+    })
+}
+
+fn kubernetes(config: &Config) -> Result<Kubernetes, Failure> {
+    let told = environment::KubernetesEnvironment::read();
+    let usual = Kubernetes::default();
+    let exec_time_max = match told.exec_timeout.as_deref().map(str::parse) {
+        None => usual.exec_time_max,
+        Some(Ok(seconds @ 1..=60)) => Duration::from_secs(seconds),
+        Some(_) => {
+            let text = format!("{}: write seconds, 1 to 60", environment::EXEC_TIMEOUT);
+            return Err(Failure::new(Exit::Configuration, text));
+        }
+    };
+    Ok(Kubernetes {
+        account: config.api.account.clone(),
+        api_url: told.api_url,
+        exec_time_max,
+        ..usual
     })
 }
 

@@ -114,7 +114,7 @@ fn check(call: &mut Call, attempt: &Attempt) -> Result<RoleId, Denied> {
 }
 
 /// The chain that was shown: in the handshake, or to a proxy that is trusted.
-fn shown(call: &Call) -> Result<Vec<CertificateDer<'static>>, Denied> {
+pub(super) fn shown(call: &Call) -> Result<Vec<CertificateDer<'static>>, Denied> {
     let by_proxy = call.headers.get_all(HEADER).iter().collect::<Vec<_>>();
     if by_proxy.is_empty() {
         return Ok(call.certificates.iter().take(CHAIN_MAX).cloned().collect());

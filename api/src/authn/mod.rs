@@ -15,6 +15,7 @@ mod gcp;
 mod iam;
 mod id_token;
 mod jwt;
+pub(crate) mod k8s;
 mod keys;
 mod ldap;
 mod oidc;
@@ -175,6 +176,11 @@ impl From<Denied> for StatusError {
             Some("CONJ00036E") => "Conjur::RequiredResourceMissing",
             Some("CONJ00037E") => "Conjur::RequiredSecretMissing",
             Some("CONJ00011E") => "Authentication::OAuth::ProviderDiscoveryFailed",
+            Some("CONJ00042E") => "Authentication::AuthnK8s::InvalidApiUrl",
+            Some("CONJ00043E" | "CONJ00154E") => "Authentication::AuthnK8s::InvalidApiCert",
+            Some("CONJ00153E") => "Authentication::AuthnK8s::InvalidServiceAccountToken",
+            Some("CONJ00155E") => "Authentication::AuthnK8s::InvalidSigningCert",
+            Some("CONJ00156E") => "Authentication::AuthnK8s::InvalidSigningKey",
             Some("CONJ00087E") => "Authentication::AuthnJwt::FetchJwksKeysFailed",
             _ => "Authentication::Security::AuthenticatorNotUsable",
         };
@@ -223,6 +229,8 @@ pub(crate) struct Registry {
     enabled: ArcSwap<Vec<String>>,
     /// The part of `authn-oidc` that lists providers.
     pub(crate) codes: Arc<oidc_code::Codes>,
+    /// The part of `authn-k8s` that gives pods certificates.
+    k8s: Arc<k8s::K8s>,
     /// How servers that administrators name are called.
     pub(crate) outbound: Arc<Outbound>,
 }
@@ -233,6 +241,7 @@ impl Registry {
         let outbound = Arc::new(outbound);
         let keys = Arc::new(keys::KeyCache::new(outbound.clone()));
         let codes = Arc::new(oidc_code::Codes::new(keys.clone(), outbound.clone()));
+        let k8s = Arc::new(k8s::K8s::new(outbound.clone()));
         let authenticators: Vec<Arc<dyn Authenticator>> = vec![
             Arc::new(api_key::ApiKey),
             Arc::new(cert::Cert),
@@ -241,9 +250,10 @@ impl Registry {
             Arc::new(azure::Azure::new(keys.clone())),
             Arc::new(gcp::Gcp::new(keys, clouds)),
             Arc::new(iam::Iam::new(outbound.clone(), clouds)),
+            k8s.clone(),
             Arc::new(ldap::Ldap::new(outbound.clone())),
         ];
-        let registry = Self { authenticators, enabled: ArcSwap::default(), codes, outbound };
+        let registry = Self { authenticators, enabled: ArcSwap::default(), codes, k8s, outbound };
         registry.put_in_force(enabled);
         registry
     }
@@ -306,6 +316,17 @@ impl Registry {
         let role = decided(attempt, authenticator.login(call, attempt, password).await)?;
         call.open_view(|view| Ok(admit(view.state, &role, &webservice, None)))??;
         Ok(role)
+    }
+
+    /// Puts a certificate into the pod that asked for it.
+    pub(crate) async fn inject(
+        &self,
+        call: &mut Call,
+        attempt: &Attempt,
+        wish: &k8s::Wish,
+    ) -> Result<(), Denied> {
+        let webservice = self.in_force(call, attempt).await?;
+        self.k8s.inject(call, &webservice, wish).await
     }
 
     /// The authenticator that an attempt names.

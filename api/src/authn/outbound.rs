@@ -24,6 +24,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 /// Addresses of one name that are tried.
 const ADDRESSES_MAX: usize = 4;
@@ -88,6 +89,16 @@ pub(crate) struct Target {
 }
 
 impl Target {
+    /// Host and port, as a request names them.
+    pub(crate) fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// Path and query.
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
     /// Reads a URL that an administrator wrote.
     pub(crate) fn parse(url: &str) -> Result<Self, CallError> {
         let uri: Uri = url.trim().parse().map_err(|_| CallError::Url("it is no URL"))?;
@@ -115,6 +126,23 @@ impl Outbound {
     /// `networks` are the only ones to be called, or, when there are none, all that are not local.
     pub(crate) fn new(networks: Vec<IpNet>, time_max: Duration) -> Self {
         Self { networks, time_max, system: OnceLock::new() }
+    }
+
+    /// A connection to where a target is, covered by TLS.
+    pub(crate) async fn secure(
+        &self,
+        target: &Target,
+        authorities: Option<&str>,
+        protocols: &[&[u8]],
+    ) -> Result<TlsStream<TcpStream>, CallError> {
+        let config = self.tls(authorities, protocols).await?;
+        let name = ServerName::try_from(target.host.clone())
+            .map_err(|_| CallError::Url("its host is no name for a certificate"))?;
+        let stream = self.connect(&target.host, target.port).await?;
+        TlsConnector::from(config)
+            .connect(name, stream)
+            .await
+            .map_err(|error| CallError::Unreachable(format!("TLS: {error}")))
     }
 
     /// Fetches a document of at most so many bytes. Only 200 is an answer.
@@ -151,14 +179,7 @@ impl Outbound {
         authorities: Option<&str>,
         bytes_max: usize,
     ) -> Result<Bytes, CallError> {
-        let config = self.tls(authorities, &[b"http/1.1"]).await?;
-        let name = ServerName::try_from(target.host.clone())
-            .map_err(|_| CallError::Url("its host is no name for a certificate"))?;
-        let stream = self.connect(&target.host, target.port).await?;
-        let stream = TlsConnector::from(config)
-            .connect(name, stream)
-            .await
-            .map_err(|error| CallError::Unreachable(format!("TLS: {error}")))?;
+        let stream = self.secure(target, authorities, &[b"http/1.1"]).await?;
         let broken = |_: hyper::Error| CallError::Answer("its answer broke off");
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;

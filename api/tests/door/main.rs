@@ -15,6 +15,8 @@ mod host_factories;
 mod iam;
 mod issuer;
 mod jwt;
+mod k8s;
+mod kubernetes;
 mod ldap;
 mod ldap_sync;
 mod load;

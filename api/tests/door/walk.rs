@@ -44,6 +44,7 @@ const REQUESTS: &[(&str, &str)] = &[
         "authn.authenticate_oidc_code",
         "/authn-oidc/idp/demo/authenticate?code=x&nonce=y&code_verifier=z",
     ),
+    ("authn.k8s_inject", "/authn-k8s/dev/inject_client_cert"),
     ("authn.oidc_providers", "/authn-oidc/demo/providers"),
     ("authn.authenticate_gcp", "/authn-gcp/demo/authenticate"),
     ("authn.authenticate_jwt", "/authn-jwt/ci/demo/authenticate"),

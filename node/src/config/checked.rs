@@ -13,7 +13,7 @@ use conclave_domain::policy::effective::Bounds;
 use ipnet::IpNet;
 
 use super::environment::{
-    DYNAMIC_SECRETS, GOOGLE_URI, HOST_FACTORIES, JWT_ISSUER, STS_URI, ServerEnvironment,
+    ACCOUNT, DYNAMIC_SECRETS, GOOGLE_URI, HOST_FACTORIES, JWT_ISSUER, STS_URI, ServerEnvironment,
 };
 use super::raw::{RawCluster, RawConfig, RawOutput, RawPolicy, RawRaft};
 use super::syntax;
@@ -166,6 +166,8 @@ pub struct ApiConfig {
     pub health_ok_for: Wanted,
     /// Authenticators in force whatever is switched through the API.
     pub authenticators: Vec<String>,
+    /// The account of hosts that ask `authn-k8s` for certificates; none: the only one with the service.
+    pub account: Option<AccountName>,
     /// Whether host factories are there.
     pub host_factories_enabled: bool,
     /// Whether issuers of dynamic secrets are there.
@@ -352,6 +354,9 @@ impl Config {
             let names = names.split(',').map(str::trim).filter(|name| !name.is_empty());
             self.api.authenticators = names.map(str::to_owned).collect();
         }
+        if let Some(name) = environment.account {
+            self.api.account = Some(account(ACCOUNT, &name)?);
+        }
         let clouds = &mut self.api.clouds;
         if let Some(uri) = cloud_uri(STS_URI, environment.sts_uri)? {
             clouds.sts_uri = Some(uri);
@@ -452,12 +457,12 @@ impl Config {
             None | Some("") => None,
             Some(text) => Some(address("api.health_listen", text)?),
         };
-        let seed_accounts = raw.api.seed_accounts.iter().map(|name| {
-            AccountName::new(name).map_err(|error| {
-                invalid("api.seed_accounts", name, format!("write names of accounts ({error})"))
-            })
-        });
-        let seed_accounts = seed_accounts.collect::<Result<_, _>>()?;
+        let seed_accounts = raw.api.seed_accounts.iter();
+        let seed_accounts = seed_accounts
+            .map(|name| account("api.seed_accounts", name))
+            .collect::<Result<_, _>>()?;
+        let hosts_account = raw.api.account.as_deref().filter(|name| !name.is_empty());
+        let hosts_account = hosts_account.map(|name| account("api.account", name)).transpose()?;
         let health_ok_for = match raw.api.health_ok_for.as_deref() {
             None => Wanted::ALL,
             Some(parts) => wanted(parts)?,
@@ -532,6 +537,7 @@ impl Config {
                 health_listen,
                 health_ok_for,
                 authenticators: raw.api.authenticators,
+                account: hosts_account,
                 host_factories_enabled: raw.api.host_factories_enabled.unwrap_or(true),
                 dynamic_secrets_enabled: raw.api.dynamic_secrets_enabled.unwrap_or(false),
                 seed_accounts,
@@ -720,6 +726,11 @@ fn cloud_uri(key: &'static str, text: Option<String>) -> Result<Option<String>, 
         return Err(invalid(key, text, "write a URL such as \"https://sts.example.com\""));
     }
     Ok(Some(text))
+}
+
+fn account(key: &'static str, name: &str) -> Result<AccountName, ConfigError> {
+    AccountName::new(name)
+        .map_err(|error| invalid(key, name, format!("write the name of an account ({error})")))
 }
 
 fn wanted(parts: &[String]) -> Result<Wanted, ConfigError> {

@@ -72,6 +72,37 @@ impl LdapEnvironment {
     }
 }
 
+/// What Kubernetes tells whoever runs in a cluster of it, and what Conjur is told of such clusters.
+pub struct KubernetesEnvironment {
+    /// `KUBERNETES_SERVICE_HOST` and `KUBERNETES_SERVICE_PORT`, where both are there: the cluster's API.
+    pub api_url: Option<String>,
+    /// [`EXEC_TIMEOUT`], in seconds.
+    pub exec_timeout: Option<String>,
+}
+
+/// The longest wait for a command in a pod, in seconds.
+pub const EXEC_TIMEOUT: &str = "KUBE_EXEC_COMMAND_TIMEOUT";
+
+impl KubernetesEnvironment {
+    /// Reads it.
+    pub fn read() -> Self {
+        let host = text("KUBERNETES_SERVICE_HOST");
+        let port = text("KUBERNETES_SERVICE_PORT");
+        Self {
+            api_url: host.zip(port).map(|(host, port)| kubernetes_url(&host, &port)),
+            exec_timeout: text(EXEC_TIMEOUT),
+        }
+    }
+}
+
+/// The API of a cluster, by its address and port.
+fn kubernetes_url(host: &str, port: &str) -> String {
+    let is_v6 = host.parse::<std::net::Ipv6Addr>().is_ok();
+    if is_v6 { format!("https://[{host}]:{port}") } else { format!("https://{host}:{port}") }
+}
+
+/// Overrides `api.account`.
+pub const ACCOUNT: &str = "CONJUR_ACCOUNT";
 /// Overrides `api.host_factories_enabled`.
 pub const HOST_FACTORIES: &str = "CONJUR_HOST_FACTORIES_ENABLED";
 /// Overrides `api.dynamic_secrets_enabled`.
@@ -91,6 +122,8 @@ const CLOUDS_CA_FILE: &str = "CONCLAVE_CLOUDS_CA_FILE";
 pub struct ServerEnvironment {
     /// `CONJUR_AUTHENTICATORS`: comma list of authenticators in force.
     pub authenticators: Option<String>,
+    /// [`ACCOUNT`].
+    pub account: Option<String>,
     /// [`HOST_FACTORIES`].
     pub host_factories: Option<String>,
     /// [`DYNAMIC_SECRETS`].
@@ -110,6 +143,7 @@ impl ServerEnvironment {
     pub fn read() -> Self {
         Self {
             authenticators: text("CONJUR_AUTHENTICATORS"),
+            account: text(ACCOUNT),
             host_factories: text(HOST_FACTORIES),
             dynamic_secrets: text(DYNAMIC_SECRETS),
             jwt_issuer: text(JWT_ISSUER),
@@ -148,10 +182,22 @@ impl ClientEnvironment {
             conjurrc: path("CONJURRC"),
             netrc: path("CONJUR_NETRC_PATH"),
             appliance_url: text("CONJUR_APPLIANCE_URL"),
-            account: text("CONJUR_ACCOUNT"),
+            account: text(ACCOUNT),
             cert_file: path("CONJUR_CERT_FILE"),
             login: text("CONJUR_AUTHN_LOGIN"),
             api_key: text("CONJUR_AUTHN_API_KEY").map(Zeroizing::new),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cluster_is_asked_at_its_address_of_either_family() {
+        assert_eq!(kubernetes_url("10.96.0.1", "443"), "https://10.96.0.1:443");
+        assert_eq!(kubernetes_url("fd00::1", "6443"), "https://[fd00::1]:6443");
+        assert_eq!(kubernetes_url("api.example", "443"), "https://api.example:443");
     }
 }

@@ -66,6 +66,7 @@ pub(super) struct RawApi {
     pub(super) health_ok_for: Option<Vec<String>>,
     #[serde(default)]
     pub(super) authenticators: Vec<String>,
+    pub(super) account: Option<String>,
     pub(super) host_factories_enabled: Option<bool>,
     pub(super) dynamic_secrets_enabled: Option<bool>,
     #[serde(default)]

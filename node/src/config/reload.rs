@@ -104,6 +104,7 @@ fn keys(config: &Config) -> Vec<Key> {
         fixed("api.health_listen", optional(api.health_listen)),
         live("api.health_ok_for", wanted(api)),
         live("api.authenticators", list(&api.authenticators)),
+        live("api.account", optional(api.account.as_ref())),
         live("api.host_factories_enabled", api.host_factories_enabled.to_string()),
         live("api.dynamic_secrets_enabled", api.dynamic_secrets_enabled.to_string()),
         live("api.seed_accounts", list(&api.seed_accounts)),

@@ -3,6 +3,7 @@
 pub(crate) mod administer;
 pub(crate) mod api_key;
 pub(crate) mod authenticate;
+pub(crate) mod inject;
 pub(crate) mod login;
 pub(crate) mod password;
 pub(crate) mod providers;
