@@ -444,7 +444,7 @@ pub(crate) fn settings(config: &Config, node_name: &str) -> Result<Settings, Fai
 fn kubernetes(config: &Config) -> Result<Kubernetes, Failure> {
     let told = environment::KubernetesEnvironment::read();
     let usual = Kubernetes::default();
-    let exec_time_max = match told.exec_timeout.as_deref().map(str::parse) {
+    let exec_time_max = match told.exec_timeout.as_deref().map(str::parse::<u64>) {
         None => usual.exec_time_max,
         Some(Ok(seconds @ 1..=60)) => Duration::from_secs(seconds),
         Some(_) => {
