@@ -322,7 +322,7 @@ impl World {
         fill(&cluster);
         let house = House::with(|settings| {
             settings.failures_max = u32::MAX;
-            settings.request_time_max = Duration::from_secs(60);
+            settings.request_time_max = Duration::from_mins(1);
             settings.outbound_time_max = Duration::from_secs(30);
             settings.outbound_networks = vec!["127.0.0.0/8".parse().unwrap()];
             settings.kubernetes.exec_time_max = Duration::from_secs(30);
@@ -580,16 +580,20 @@ async fn the_file_is_whole_whenever_it_is_there() {
     let world = World::new().await;
     let file = world.waits_at("web-1", "authenticator");
     let done = Arc::new(AtomicBool::new(false));
-    let (watched, ended) = (file.clone(), done.clone());
+    let (place, ended) = (file.clone(), done.clone());
     let watcher = std::thread::spawn(move || {
         let mut seen = 0;
-        while !ended.load(Ordering::SeqCst) {
-            if let Ok(text) = std::fs::read(&watched) {
+        loop {
+            // Once more after the end: it is there then.
+            let is_last = ended.load(Ordering::SeqCst);
+            if let Ok(text) = std::fs::read(&place) {
                 CertificateDer::from_pem_slice(&text).unwrap();
                 seen += 1;
             }
+            if is_last {
+                return seen;
+            }
         }
-        seen
     });
     // Several at once for one pod: the last one stays, and nothing is left of the others.
     let all = (0..8).map(|_| world.inject_host("web", "web-1"));

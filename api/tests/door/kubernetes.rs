@@ -225,20 +225,25 @@ async fn answer(inner: Arc<Inner>, request: Request<Incoming>) -> Answer {
         return Ok(refusal(403, "Forbidden"));
     }
     if kind == "pods/exec" {
-        return exec(&inner, request, &path, &mood);
+        return Ok(exec(&inner, request, &path, &mood));
     }
     let found = inner.objects.lock().unwrap().get(&path).cloned();
     Ok(found.map_or_else(|| refusal(404, "NotFound"), |object| of(200, object.to_string())))
 }
 
 /// Answers a handshake and runs the command once it is through.
-fn exec(inner: &Arc<Inner>, request: Request<Incoming>, path: &str, mood: &Mood) -> Answer {
+fn exec(
+    inner: &Arc<Inner>,
+    request: Request<Incoming>,
+    path: &str,
+    mood: &Mood,
+) -> Response<Full<Bytes>> {
     if let Some(Ill::Refuses(status)) = mood.ill {
-        return Ok(refusal(status, "so it is"));
+        return refusal(status, "so it is");
     }
     let pod = path.trim_end_matches("/exec");
     let Some(object) = inner.objects.lock().unwrap().get(pod).cloned() else {
-        return Ok(refusal(404, "NotFound"));
+        return refusal(404, "NotFound");
     };
     let query = request.uri().query().unwrap_or_default();
     let has =
@@ -249,7 +254,7 @@ fn exec(inner: &Arc<Inner>, request: Request<Incoming>, path: &str, mood: &Mood)
         .iter()
         .any(|list| object["spec"][*list].as_array().is_some_and(|list| list.iter().any(named)));
     if !is_there || !has("command", "sh") || !has("stdin", "true") || !has("stdout", "true") {
-        return Ok(refusal(400, "BadRequest"));
+        return refusal(400, "BadRequest");
     }
     let header = |name: &str| {
         request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
@@ -257,7 +262,7 @@ fn exec(inner: &Arc<Inner>, request: Request<Incoming>, path: &str, mood: &Mood)
     if !header("upgrade").eq_ignore_ascii_case("websocket")
         || header("sec-websocket-version") != "13"
     {
-        return Ok(refusal(400, "Upgrade request required"));
+        return refusal(400, "Upgrade request required");
     }
     let asked: Vec<&str> = header("sec-websocket-protocol")
         .split(',')
@@ -267,7 +272,7 @@ fn exec(inner: &Arc<Inner>, request: Request<Incoming>, path: &str, mood: &Mood)
     let chosen = asked.iter().find_map(|name| mood.protocols.iter().find(|known| *known == name));
     if !asked.is_empty() && chosen.is_none() {
         // As servers answer that know none of the names: without a document.
-        return Ok(of(403, ""));
+        return of(403, "");
     }
     let mut response = Response::new(Full::default());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -289,7 +294,7 @@ fn exec(inner: &Arc<Inner>, request: Request<Incoming>, path: &str, mood: &Mood)
         let socket = WebSocketStream::from_raw_socket(stream, Role::Server, None).await;
         run(socket, protocol, &waits_in, ill).await;
     });
-    Ok(response)
+    response
 }
 
 type Socket = WebSocketStream<TokioIo<Upgraded>>;
