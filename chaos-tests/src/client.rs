@@ -78,6 +78,7 @@ pub struct Door {
     name: ServerName<'static>,
     authority: String,
     tls: TlsConnector,
+    connects_within: Duration,
     idle: Mutex<Vec<SendRequest<Full<Bytes>>>>,
 }
 
@@ -91,7 +92,8 @@ impl Door {
     ) -> Self {
         let authority = format!("{}:{}", name.to_str(), address.port());
         let tls = TlsConnector::from(tls);
-        Self { node, address, name, authority, tls, idle: Mutex::new(Vec::new()) }
+        let (connects_within, idle) = (CONNECT_TIMEOUT, Mutex::new(Vec::new()));
+        Self { node, address, name, authority, tls, connects_within, idle }
     }
 
     /// The same door under another node id, without the open connections.
@@ -103,6 +105,7 @@ impl Door {
             name: self.name.clone(),
             authority: self.authority.clone(),
             tls: self.tls.clone(),
+            connects_within: self.connects_within,
             idle: Mutex::new(Vec::new()),
         }
     }
@@ -112,6 +115,12 @@ impl Door {
     pub fn elsewhere(&self, node: u64, address: SocketAddr) -> Self {
         let authority = format!("{}:{}", self.name.to_str(), address.port());
         Self { address, authority, ..self.renamed(node) }
+    }
+
+    /// The same door for who waits that long for a connection.
+    #[must_use]
+    pub fn patient(self, connects_within: Duration) -> Self {
+        Self { connects_within, ..self }
     }
 
     /// Where the node listens.
@@ -200,9 +209,10 @@ impl Door {
                 None => break,
             }
         }
-        timeout(CONNECT_TIMEOUT, self.connect())
+        let within = self.connects_within;
+        timeout(within, self.connect())
             .await
-            .map_err(|_| NoAnswer::NotSent(format!("no connection within {CONNECT_TIMEOUT:?}")))?
+            .map_err(|_| NoAnswer::NotSent(format!("no connection within {within:?}")))?
     }
 
     async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, NoAnswer> {
