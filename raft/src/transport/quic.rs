@@ -522,7 +522,8 @@ impl Inner {
                     Some(ConnectionError::ApplicationClosed(close)) => {
                         String::from_utf8_lossy(&close.reason).into_owned()
                     }
-                    _ => reason,
+                    Some(other) => explained(&other, self.settings.versions),
+                    None => reason,
                 };
                 connection.close(VarInt::from_u32(code::REFUSED), reason.as_bytes());
                 Err(reason)

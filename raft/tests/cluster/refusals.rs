@@ -11,7 +11,7 @@ use conclave_raft::{
 };
 use futures::future::BoxFuture;
 
-use crate::identity::intruder;
+use crate::identity::{intruder, told};
 use crate::support::{Cluster, NAME, tag};
 
 /// Collects what was refused.
@@ -129,19 +129,17 @@ async fn a_removed_node_and_a_stolen_certificate_without_a_node_key_are_refused_
     // Its certificate is the cluster's, and in order; its key is on the list no more.
     let call = cluster.node(removed).handle().call(leader, 9, Vec::new(), Duration::from_secs(2));
     drop(refused(call.await));
-    let told = collector.wait(Some(removed), Attempt::Connect).await;
-    assert!(told.reason.contains("is not a member") && told.in_doubt, "{told:?}");
+    let noted = collector.wait(Some(removed), Attempt::Connect).await;
+    assert!(noted.reason.contains("is not a member") && noted.in_doubt, "{noted:?}");
 
     // Whoever has the certificate and its key, and not the node's own, is nobody.
     let mut thief = intruder(&cluster, removed, cluster.authority.tls()).await;
     drop(refused(thief.handle().call(leader, 9, Vec::new(), Duration::from_secs(2)).await));
     let standby = (1..=3).find(|id| *id != leader && *id != removed).unwrap();
     let mut impostor = intruder(&cluster, standby, cluster.authority.tls()).await;
-    let reason =
-        refused(impostor.handle().call(leader, 9, Vec::new(), Duration::from_secs(2)).await);
-    assert!(reason.contains("has not proven its node key"), "{reason}");
-    let told = collector.wait(Some(standby), Attempt::Connect).await;
-    assert!(!told.in_doubt, "{told:?}");
+    told(&impostor, leader, "has not proven its node key").await;
+    let noted = collector.wait(Some(standby), Attempt::Connect).await;
+    assert!(!noted.in_doubt, "{noted:?}");
     drop(cluster.write(leader, tag()).await);
     thief.stop().await;
     impostor.stop().await;
