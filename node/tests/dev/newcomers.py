@@ -14,7 +14,7 @@ from around import FOLDER, WITHIN_S, by_name, free_port, nodes
 
 SCRATCH = pathlib.Path(tempfile.mkdtemp())
 CONCLAVE = os.environ["CONCLAVE"]
-REFUSED, UNAVAILABLE = 7, 8  # Exit codes.
+NOT_FOUND, REFUSED, UNAVAILABLE = 6, 7, 8  # Exit codes.
 
 
 def config_of(name):
