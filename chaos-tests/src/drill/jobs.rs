@@ -19,9 +19,10 @@ use tokio::time::{Instant, sleep};
 use super::certificates::{newest, rows, wait_settled};
 use super::probe::TermWatch;
 use super::report::{Milliseconds, Report};
-use super::{Options, RECOVERY_PATIENCE, finish, fresh_secrets, highest_term, judge};
+use super::upgrade::pace;
+use super::{Options, finish, fresh_secrets, highest_term, judge};
 use crate::checker::Violation;
-use crate::clients::{Asking, Clients, Pace, Tried};
+use crate::clients::{Asking, Clients, Tried};
 use crate::process::balancer::Balancer;
 use crate::process::cluster::{Cluster, HEALTH_PATIENCE, Shape, admit, conclave};
 use crate::process::node::Program;
@@ -29,12 +30,8 @@ use crate::process::shell::{HarnessError, provide, run as shell};
 use crate::rng::Rng;
 use crate::workload::{RunClock, secrets_needed};
 
-/// Writes a second at most: enough to hit every moment, and few enough to judge all of them in the end.
-const RATE_MAX: u32 = 100;
 /// Seconds of load that there are secrets for.
 const SECONDS_MAX: u64 = 240;
-/// Clients' connections to the balancer.
-const CONNECTIONS: usize = 16;
 /// Between two jobs.
 const BETWEEN: Duration = Duration::from_millis(500);
 /// Between two looks at a condition.
@@ -44,9 +41,10 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// A node's master key at first, and the one that it changes to.
 const KEY: &str = "master.key";
 const OTHER_KEY: &str = "another.key";
-/// Numbers in the network of the standby and the follower that are added.
+/// Numbers in the network of the standby and the follower that are added, and of the cluster that is restored.
 const STANDBY: (u8, &str) = (5, "n5");
 const FOLLOWER: (u8, &str) = (6, "f6");
+const RESTORED: (u8, &str) = (7, "restored");
 
 /// One of the jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -212,15 +210,8 @@ async fn trial(
     let balancer = cluster.balancer().await?;
     let watch = TermWatch::start(&cluster);
     let first_term = highest_term(&cluster.wait_healthy().await?);
-    let writes = options.rate.clamp(1, RATE_MAX);
-    let pace = Pace {
-        writes,
-        reads: writes / 2,
-        connections: CONNECTIONS,
-        deadline: Duration::from_secs(5),
-        patience: RECOVERY_PATIENCE,
-    };
-    let secrets = fresh_secrets(&format!("j{number}"), secrets_needed(writes, SECONDS_MAX));
+    let pace = pace(options);
+    let secrets = fresh_secrets(&format!("j{number}"), secrets_needed(pace.writes, SECONDS_MAX));
     cluster.declare(&secrets).await?;
     let clock = RunClock::start();
     let door = cluster.door(0)?.elsewhere(0, balancer.address());
@@ -591,7 +582,7 @@ impl Operator<'_> {
     /// Another cluster, of what was backed up; this one goes on.
     async fn restore(&mut self) -> Result<(), HarnessError> {
         let source = self.cluster.nodes[0].place.clone();
-        let at = self.cluster.add(7, "restored", SeedRole::Voter)?;
+        let at = self.cluster.add(RESTORED.0, RESTORED.1, SeedRole::Voter)?;
         let place = self.cluster.nodes[at].place.clone();
         let (config, file) = (place.config(), self.backup_file());
         let keys = [OTHER_KEY, KEY].map(|name| source.folder.join(name));

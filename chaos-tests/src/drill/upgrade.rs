@@ -83,15 +83,8 @@ pub(super) async fn run(options: &Options, report: &mut Report) -> Result<(), Ha
     let balancer = cluster.balancer().await?;
     let watch = TermWatch::start(&cluster);
     let first_term = highest_term(&cluster.wait_healthy().await?);
-    let writes = options.rate.clamp(1, RATE_MAX);
-    let pace = Pace {
-        writes,
-        reads: writes / 2,
-        connections: CONNECTIONS,
-        deadline: Duration::from_secs(5),
-        patience: RECOVERY_PATIENCE,
-    };
-    let mut secrets = fresh_secrets("u", secrets_needed(writes, SECONDS_MAX) + 1);
+    let pace = pace(options);
+    let mut secrets = fresh_secrets("u", secrets_needed(pace.writes, SECONDS_MAX) + 1);
     cluster.declare(&secrets).await?;
     let watched = secrets.pop().ok_or_else(|| HarnessError::new("no secret was declared"))?;
     put(&cluster, &watched, "always there").await?;
@@ -115,6 +108,18 @@ pub(super) async fn run(options: &Options, report: &mut Report) -> Result<(), Ha
     drop(balancer);
     finish(cluster, options, report);
     Ok(())
+}
+
+/// How clients ask while operators work: half as many reads as writes.
+pub(super) fn pace(options: &Options) -> Pace {
+    let writes = options.rate.clamp(1, RATE_MAX);
+    Pace {
+        writes,
+        reads: writes / 2,
+        connections: CONNECTIONS,
+        deadline: Duration::from_secs(5),
+        patience: RECOVERY_PATIENCE,
+    }
 }
 
 /// Takes one node after the other.

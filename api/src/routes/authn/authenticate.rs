@@ -7,7 +7,7 @@ use conclave_domain::records::SigningKey;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, HeaderValue};
 use http::{Method, StatusCode};
 
-use super::{attempted, authn_deed, name_if_known};
+use super::{attempted, authn_deed, check_failures, name_if_known};
 use crate::audit::Deed;
 use crate::authn::{Attempt, Denied, UNKNOWN};
 use crate::context::{Answer, Call};
@@ -33,9 +33,7 @@ pub(crate) async fn create(call: &mut Call) -> Result<Answer, Refusal> {
     // So many failures, of somebody or at a service that tells by itself who it is.
     let place = named.unwrap_or_else(|| attempted(attempt.account.as_ref(), &attempt.full_name()));
     let door = call.door.clone();
-    if let Some(retry_after) = door.failures.held_up(call.client_ip, &place, call.now) {
-        return Err(Refusal::TooMany { retry_after });
-    }
+    check_failures(call, &place)?;
     call.check_age()?;
     let role = match door.registry.judge(call, &attempt).await {
         Ok(role) => role,

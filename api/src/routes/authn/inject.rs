@@ -4,7 +4,7 @@
 use http::StatusCode;
 
 use super::authenticate::refuse;
-use super::{authn_deed, name_if_known};
+use super::{authn_deed, check_failures, name_if_known};
 use crate::authn::k8s::{self, Wish};
 use crate::authn::{Attempt, Denied, UNKNOWN};
 use crate::context::{Answer, Call};
@@ -21,7 +21,7 @@ pub(crate) async fn create(call: &mut Call) -> Result<Answer, Refusal> {
     call.check_age()?;
     // Failures of who cannot be named count for the service.
     let place = attempt.full_name();
-    held_up(call, &place)?;
+    check_failures(call, &place)?;
     let wish = match read(call, &mut attempt).await {
         Ok(wish) => wish,
         Err(denied) => return Err(refuse(call, &attempt, &place, denied)),
@@ -30,7 +30,7 @@ pub(crate) async fn create(call: &mut Call) -> Result<Answer, Refusal> {
     attempt.login = Some(place.clone());
     describe(call, &attempt, &place);
     name_if_known(call, &place);
-    held_up(call, &place)?;
+    check_failures(call, &place)?;
     let door = call.door.clone();
     match door.registry.inject(call, &attempt, &wish).await {
         // Nothing is in it, and nobody waits for more: so Conjur answers when it has begun.
@@ -45,13 +45,6 @@ async fn read(call: &mut Call, attempt: &mut Attempt) -> Result<Wish, Denied> {
     let service = attempt.service.clone().unwrap_or_default();
     attempt.account = Some(k8s::account_of(call, &service)?);
     Wish::read(call, attempt).await
-}
-
-fn held_up(call: &Call, place: &str) -> Result<(), Refusal> {
-    match call.door.failures.held_up(call.client_ip, place, call.now) {
-        Some(retry_after) => Err(Refusal::TooMany { retry_after }),
-        None => Ok(()),
-    }
 }
 
 fn describe(call: &mut Call, attempt: &Attempt, who: &str) {

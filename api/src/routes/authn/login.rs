@@ -4,7 +4,7 @@ use conclave_domain::id::RoleId;
 use conclave_domain::records::Sealed;
 
 use super::authenticate::refuse;
-use super::{attempted, authn_deed, name_if_known, prove_basic};
+use super::{attempted, authn_deed, check_failures, name_if_known, prove_basic};
 use crate::authn::{Attempt, DEFAULT, basic_credentials};
 use crate::context::{Answer, Call, secret_bytes};
 use crate::error::Refusal;
@@ -55,9 +55,7 @@ async fn at_service(
     let place = attempted(account.as_ref(), &login);
     let attempt = Attempt { authenticator, service, account, login: Some(login) };
     let door = call.door.clone();
-    if let Some(retry_after) = door.failures.held_up(call.client_ip, &place, call.now) {
-        return Err(Refusal::TooMany { retry_after });
-    }
+    check_failures(call, &place)?;
     let role = match door.registry.login(call, &attempt, password).await {
         Ok(role) => role,
         Err(denied) => return Err(refuse(call, &attempt, &place, denied)),

@@ -26,9 +26,7 @@ pub(super) async fn prove_basic(call: &mut Call, account: &AccountName) -> Resul
         return Err(Refusal::UNAUTHENTICATED);
     };
     let place = format!("{account}:{login}");
-    if let Some(retry_after) = call.door.failures.held_up(call.client_ip, &place, call.now) {
-        return Err(Refusal::TooMany { retry_after });
-    }
+    check_failures(call, &place)?;
     match prove(call, account, &login, password).await? {
         Ok(proven) => Ok(proven),
         Err(reason) => {
@@ -36,6 +34,14 @@ pub(super) async fn prove_basic(call: &mut Call, account: &AccountName) -> Resul
             call.reason = Some(reason);
             Err(Refusal::UNAUTHENTICATED)
         }
+    }
+}
+
+/// Refuses who has failed too often, from there or in that name.
+pub(super) fn check_failures(call: &Call, place: &str) -> Result<(), Refusal> {
+    match call.door.failures.held_up(call.client_ip, place, call.now) {
+        Some(retry_after) => Err(Refusal::TooMany { retry_after }),
+        None => Ok(()),
     }
 }
 
