@@ -180,9 +180,9 @@ impl Door {
         self.draining.load().is_some()
     }
 
-    /// Why this node may not serve now; nothing when it may.
-    pub fn obstacle(&self) -> Option<&'static str> {
-        crate::routes::status::health::obstacle(self)
+    /// What is wrong with this node; nothing when it is well. One that has yet to be given its vote may be well.
+    pub fn ailment(&self) -> Option<&'static str> {
+        crate::routes::status::health::ailment(self)
     }
 
     /// From now on seeds come from there. The first to be named stays.
@@ -282,6 +282,12 @@ impl Door {
         let class = PathClass::of(&inner.method, &inner.path, has_metrics);
         let principal = match self.authenticate(class, &inner.headers, visit) {
             Ok(principal) => principal,
+            // Who has yet to hear of an account cannot tell that its tokens are bad.
+            Err(TokenError::Invalid) if self.proposer.part() == Part::Joining => {
+                discard(inner.body, &inner.headers).await;
+                let refusal = Refusal::unavailable("this node is joining; ask another member");
+                return (refusal.into_response(), Vec::new());
+            }
             Err(error) => {
                 discard(inner.body, &inner.headers).await;
                 return visit.refuse_token(error, &inner.headers);

@@ -79,7 +79,7 @@ pub enum Part {
     Candidate,
     /// A read-only node.
     Follower,
-    /// Not a member yet.
+    /// Not a member yet, or a voter to be that has yet to be given its vote: what it keeps may be far behind.
     Joining,
     /// Shut down, or its storage has failed.
     Stopped,
@@ -290,15 +290,12 @@ impl Agreement {
     }
 }
 
-fn part_of_voter(leader: Option<u64>) -> Part {
-    if leader.is_some() { Part::Standby } else { Part::Candidate }
-}
-
 /// The part of a member that has no vote. One that came to be a voter is none of the followers, whose answers
-/// may be out of date: its clients are those of voters, and are to see no older state there.
-fn part_without_vote(role: NodeRole, leader: Option<u64>) -> Part {
+/// may be out of date: its clients are those of voters, and are to see no older state there. Nor is it a standby
+/// yet, since it may still be without the accounts whose keys tell good tokens from bad ones.
+const fn part_without_vote(role: NodeRole) -> Part {
     match role {
-        NodeRole::Voter => part_of_voter(leader),
+        NodeRole::Voter => Part::Joining,
         NodeRole::Follower => Part::Follower,
     }
 }
@@ -336,8 +333,9 @@ impl Proposer for Agreement {
         }
         let members = self.handle.members();
         match members.members.get(&self.node_id) {
-            Some(me) if me.voter => part_of_voter(self.handle.leader()),
-            Some(me) => part_without_vote(me.info.role, self.handle.leader()),
+            Some(me) if me.voter && self.handle.leader().is_some() => Part::Standby,
+            Some(me) if me.voter => Part::Candidate,
+            Some(me) => part_without_vote(me.info.role),
             None => Part::Joining,
         }
     }
@@ -361,7 +359,7 @@ impl Proposer for Agreement {
                     let mut members = status.members.iter();
                     let me = members.find(|member| member.id == status.node_id);
                     let role = me.map_or(NodeRole::Follower, |me| me.info.role);
-                    part_without_vote(role, status.leader)
+                    part_without_vote(role)
                 }
                 NodeState::Joining => Part::Joining,
                 NodeState::Stopped => Part::Stopped,
@@ -439,10 +437,8 @@ mod tests {
     }
 
     #[test]
-    fn who_came_to_be_a_voter_answers_as_one_before_it_has_its_vote() {
-        assert_eq!(part_without_vote(NodeRole::Voter, Some(1)), Part::Standby);
-        assert_eq!(part_without_vote(NodeRole::Voter, None), Part::Candidate);
-        assert_eq!(part_without_vote(NodeRole::Follower, Some(1)), Part::Follower);
-        assert_eq!(part_without_vote(NodeRole::Follower, None), Part::Follower);
+    fn who_came_to_be_a_voter_is_passed_by_until_it_has_its_vote_and_is_no_follower() {
+        assert_eq!(part_without_vote(NodeRole::Voter), Part::Joining);
+        assert_eq!(part_without_vote(NodeRole::Follower), Part::Follower);
     }
 }

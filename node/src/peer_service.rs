@@ -146,7 +146,7 @@ impl PeerService {
         let about = About {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             level,
-            obstacle: door.obstacle().map(str::to_owned),
+            obstacle: door.ailment().map(str::to_owned),
         };
         serde_json::to_vec(&about).map_err(|error| ServiceError(error.to_string()))
     }

@@ -7,6 +7,8 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
+use conclave_api::ports::Part;
+
 use super::harness::{House, header_of};
 
 async fn envelope(house: &House, who: &str) -> Value {
@@ -145,4 +147,20 @@ async fn a_deleted_role_gets_nothing_for_its_token() {
     let reply = house.send_as("demo/admin", &Method::PATCH, uri, body).await;
     assert_eq!(reply.status, StatusCode::CREATED, "{}", reply.text());
     assert_eq!(whoami(&house, &token).await, (StatusCode::FORBIDDEN, String::new()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_not_level_yet_does_not_judge_tokens() {
+    let house = House::new();
+    let mut stranger = envelope(&house, "demo/admin").await;
+    let head = json!({"alg": "RS256", "kid": "an account not heard of yet"}).to_string();
+    stranger["protected"] = json!(STANDARD.encode(head));
+    let header = header_of(stranger.to_string().as_bytes());
+    let refused = (StatusCode::UNAUTHORIZED, "Unauthorized: Invalid token".to_owned());
+    assert_eq!(whoami(&house, &header).await, refused);
+
+    *house.proposer.part.lock().unwrap() = Part::Joining;
+    assert_eq!(whoami(&house, &header).await.0, StatusCode::SERVICE_UNAVAILABLE);
+    let ready = house.send(&Method::GET, "/health/ready", &[], "").await;
+    assert_eq!(ready.status, StatusCode::SERVICE_UNAVAILABLE);
 }

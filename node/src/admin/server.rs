@@ -294,7 +294,7 @@ fn seen(node: &Node, member: u64) -> Option<protocol::SeenMember> {
         return Some(protocol::SeenMember {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             level: node.config().cluster.level_max,
-            obstacle: node.door.obstacle().map(str::to_owned),
+            obstacle: node.door.ailment().map(str::to_owned),
             silent_ms: 0,
         });
     }

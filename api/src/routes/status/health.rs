@@ -74,23 +74,30 @@ impl Report {
         }
     }
 
-    /// Why the node is not ready; nothing when it is.
-    fn obstacle(&self) -> Option<&'static str> {
+    /// What is wrong with the node itself; nothing when it is well. One that has only yet to be given its vote is
+    /// well: the leader asks for this before it gives the vote.
+    fn ailment(&self) -> Option<&'static str> {
         if self.audit.is_err() {
             Some("audit records cannot be written")
         } else if self.sealed {
             Some("sealed")
         } else if self.draining {
             Some(DRAINING)
-        } else if matches!(self.status.part, Part::Joining | Part::Stopped) {
-            Some(self.status.part.as_str())
-        } else if self.status.part.is_voter() && !self.led {
+        } else if self.status.part == Part::Stopped {
+            Some(Part::Stopped.as_str())
+        } else if self.status.part != Part::Follower && !self.led {
             Some("no leader")
         } else if self.too_old {
             Some("out of touch for too long")
         } else {
             None
         }
+    }
+
+    /// Why the node is not ready; nothing when it is.
+    fn obstacle(&self) -> Option<&'static str> {
+        let joining = || (self.status.part == Part::Joining).then_some(Part::Joining.as_str());
+        self.ailment().or_else(joining)
     }
 
     /// Why load balancers are to pass this node by; nothing when they are not.
@@ -144,9 +151,9 @@ impl Report {
     }
 }
 
-/// Why a node may not serve now; nothing when it may.
-pub(crate) fn obstacle(door: &Door) -> Option<&'static str> {
-    Report::of(door).obstacle()
+/// What is wrong with a node; nothing when it is well.
+pub(crate) fn ailment(door: &Door) -> Option<&'static str> {
+    Report::of(door).ailment()
 }
 
 /// How this node is, for those who ask it as a member.
