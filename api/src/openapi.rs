@@ -332,7 +332,7 @@ fn operations() -> Vec<Operation> {
         row("authn.login_service", "The same by an authenticator of its own")
             .gives(200, Text, "The API key")
             .refuses([401, 403, 429, 502, 504]),
-        authenticate("authn.authenticate", "An access token for an API key"),
+        authenticate("authn.authenticate", "An access token for an API key").refuses([502, 504]),
         authenticate("authn.authenticate_service", "An access token by an authenticator's service")
             .refuses([422, 502, 504]),
         authenticate("authn.authenticate_cert", "An access token for a client certificate"),

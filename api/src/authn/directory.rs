@@ -150,6 +150,8 @@ pub(crate) struct Directory {
 pub(crate) enum Finding {
     /// They belong to the one entry there is.
     Proven,
+    /// There is one entry for the login; no password was tried.
+    Known,
     /// There is no such entry, or several, or the password is wrong; with what the record says.
     Refused(String),
 }
@@ -188,8 +190,8 @@ impl From<LdapError> for Trouble {
 pub(crate) enum Question<'a> {
     /// Whether this is the password of the login.
     Password { login: &'a str, password: &'a str },
-    /// Nothing but the search for a login, for one that is nobody here: it shall not show in the
-    /// time that an answer takes, and nobody's entry is locked for it.
+    /// Nothing but the search for a login: whether it is still there. Also for one that is nobody here: it
+    /// shall not show in the time that an answer takes, and nobody's entry is locked for it.
     Search { login: &'a str },
 }
 
@@ -402,9 +404,7 @@ impl Directory {
             // A search that found too much is cut off, and the rest of it may still come.
             (Err(NoEntry::Several), _) => return Ok((Finding::Refused(SEVERAL.to_owned()), false)),
             (Err(NoEntry::Because(why)), _) => return Ok((Finding::Refused(why.to_owned()), true)),
-            (Ok(_), Question::Search { .. }) => {
-                return Ok((Finding::Refused("it was only searched for".to_owned()), true));
-            }
+            (Ok(_), Question::Search { .. }) => return Ok((Finding::Known, true)),
             (Ok(name), Question::Password { password, .. }) => (name, password),
         };
         let bound = ldap.simple_bind(&name, password).await?;

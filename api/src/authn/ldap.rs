@@ -3,13 +3,19 @@
 //!
 //! Whoever is nobody here, or may not come from where it is, has no password tried on the directory: it
 //! is searched for all the same, so that the time says little, and no entry is locked by strangers.
+//!
+//! Where the webservice says so ([`RECHECK`]), API keys of its people let in only those that the directory
+//! still has, at whichever authenticator they are shown.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use conclave_domain::duration;
 use conclave_domain::id::{Id, Kind, ResourceId, RoleId};
 use conclave_domain::rbac;
 use conclave_domain::records::Digest;
+use conclave_domain::state::State;
 use futures::future::BoxFuture;
 use http::StatusCode;
 use tokio::sync::Semaphore;
@@ -25,12 +31,20 @@ use crate::credentials::matches_digest;
 use crate::error::Refusal;
 use crate::settings::LdapFallback;
 
-const NAME: &str = "authn-ldap";
+pub(super) const NAME: &str = "authn-ldap";
 const DEFAULT_FILTER: &str = "(&(objectClass=posixAccount)(uid=%s))";
 /// Largest body looked at, in bytes.
 const PASSWORD_BYTES_MAX: usize = 1024;
 /// Questions to directories at once; more are answered 503.
 const ASKING_MAX: usize = 64;
+/// The annotation that says for how long the directory's word is good that it still has somebody: an
+/// ISO 8601 duration.
+const RECHECK: &str = "ldap-authn/api_key_recheck";
+/// The annotation that names the policy branch whose users the directory's people are. The directory knows
+/// them without the `@…` that their ids end with here. Without it they are users by the same name.
+const BRANCH: &str = "ldap-authn/branch";
+/// Good words that are remembered; beyond them all are asked for again.
+const WORDS_MAX: usize = 100_000;
 /// A login that nobody has, for trying a directory.
 const NOBODY: &str = "conclave-status-check";
 
@@ -41,12 +55,149 @@ pub(crate) struct Ldap {
     /// Which server of a service answered last.
     answered: Mutex<HashMap<ResourceId, usize>>,
     asking: Semaphore,
+    /// When a service's directory last said that it has somebody, in seconds.
+    words: Mutex<HashMap<(ResourceId, RoleId), i64>>,
 }
 
 impl Ldap {
     pub(crate) fn new(outbound: Arc<Outbound>) -> Self {
-        let asking = Semaphore::new(ASKING_MAX);
-        Self { outbound, pool: Pool::default(), answered: Mutex::default(), asking }
+        Self {
+            outbound,
+            pool: Pool::default(),
+            answered: Mutex::default(),
+            asking: Semaphore::new(ASKING_MAX),
+            words: Mutex::default(),
+        }
+    }
+
+    /// Whether a user who has shown an API key is still there, in the directories whose services want that
+    /// known: one of them is enough. `enabled` names the authenticators that the settings put in force.
+    ///
+    /// A directory that cannot be asked, when its last word is too old, has said nothing good.
+    pub(crate) async fn vouch(
+        &self,
+        call: &mut Call,
+        role: &RoleId,
+        enabled: &[String],
+    ) -> Result<(), Denied> {
+        if role.kind() != Kind::User || *role == rbac::admin_role(role.account()) {
+            return Ok(());
+        }
+        let services = call.open_view(|view| Ok(concerned(view.state, role, enabled)))?;
+        let mut verdict = Ok(());
+        for service in services {
+            match self.has(call, role, &service).await {
+                Ok(()) => return Ok(()),
+                // Of several reasons that of a directory in trouble: another may have been the right one.
+                Err(denied) => {
+                    let is_trouble = denied.refusal != Refusal::UNAUTHENTICATED;
+                    if is_trouble || verdict.is_ok() {
+                        verdict = Err(denied.of(role));
+                    }
+                }
+            }
+        }
+        verdict
+    }
+
+    /// Whether the directory of a service has somebody, or had a moment ago.
+    async fn has(&self, call: &mut Call, role: &RoleId, service: &Concerned) -> Result<(), Denied> {
+        let Concerned { webservice, login, recheck } = service;
+        let recheck = duration::parse(recheck).ok_or_else(|| {
+            Denied::new(format!("{UNFIT}: {RECHECK} = {recheck:?} is no duration, as PT5M is"))
+        })?;
+        let key = (webservice.clone(), role.clone());
+        let said = self.words().get(&key).copied();
+        if said.is_some_and(|said| is_good(said, call.now.seconds(), recheck)) {
+            return Ok(());
+        }
+        let directory = configured(call, webservice)?;
+        match self.ask(webservice, &directory, &Question::Search { login }).await? {
+            Finding::Known | Finding::Proven => {
+                self.remember(webservice, role, call.now.seconds());
+                Ok(())
+            }
+            Finding::Refused(why) => {
+                self.words().remove(&key);
+                let why = format!("CONJ00002E Invalid credentials: of an API key, {why}");
+                Err(Denied::new(why))
+            }
+        }
+    }
+
+    fn words(&self) -> MutexGuard<'_, HashMap<(ResourceId, RoleId), i64>> {
+        self.words.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remember(&self, webservice: &ResourceId, role: &RoleId, now: i64) {
+        let mut words = self.words();
+        if words.len() >= WORDS_MAX {
+            words.clear();
+        }
+        words.insert((webservice.clone(), role.clone()), now);
+    }
+}
+
+/// Whether a word of then is good now. One from the future is not: the clock was set back.
+fn is_good(said: i64, now: i64, recheck: Duration) -> bool {
+    u64::try_from(now - said).is_ok_and(|age| age < recheck.as_secs())
+}
+
+/// A service whose directory is to be asked whether it still has somebody.
+struct Concerned {
+    webservice: ResourceId,
+    /// The login in that directory.
+    login: String,
+    /// How long its word is good, as it was written.
+    recheck: String,
+}
+
+/// The services in force that want to know whether a user is still there: those that the user may use, and
+/// of whose branch it is.
+fn concerned(state: &State, role: &RoleId, enabled: &[String]) -> Vec<Concerned> {
+    let account = role.account();
+    let named = enabled.iter().filter_map(|name| {
+        let service = name.strip_prefix(NAME)?.strip_prefix('/')?;
+        super::webservice(account, NAME, Some(service))
+    });
+    let switched_on = state.authenticator_configs().filter(|(_, config)| config.enabled);
+    let switched_on = switched_on.map(|(webservice, _)| webservice).filter(|webservice| {
+        let name = webservice.identifier().strip_prefix("conjur/");
+        let service = name.and_then(|name| name.strip_prefix(NAME)?.strip_prefix('/'));
+        webservice.account() == account && service.is_some()
+    });
+    let all: BTreeSet<ResourceId> = named.chain(switched_on.cloned()).collect();
+    let concerned = all.into_iter().filter_map(|webservice| {
+        let recheck = state.annotation(&webservice, RECHECK)?.value.trim().to_owned();
+        let login = login_of(state, &webservice, role)?;
+        let may_use = rbac::is_allowed(state, role, "authenticate", &webservice);
+        may_use.then_some(Concerned { webservice, login, recheck })
+    });
+    concerned.collect()
+}
+
+/// What is wrong with annotations that are for the people of a service; nothing when they will do.
+fn unfit_options(state: &State, webservice: &ResourceId) -> Option<String> {
+    let said = |name| state.annotation(webservice, name).map(|one| one.value.trim());
+    if let Some(recheck) = said(RECHECK).filter(|text| duration::parse(text).is_none()) {
+        return Some(format!("{RECHECK} = {recheck:?} is no duration, as PT5M is"));
+    }
+    let branch = said(BRANCH).filter(|branch| !matches!(*branch, "" | "root"))?;
+    let policy = Id::new(webservice.account().clone(), Kind::Policy, branch).ok();
+    let is_there = policy.is_some_and(|policy| state.resource(&policy).is_some());
+    (!is_there).then(|| format!("{BRANCH} = {branch:?} is no policy"))
+}
+
+/// What a user is called in the directory of a service; nothing for who is not of its branch.
+fn login_of(state: &State, webservice: &ResourceId, role: &RoleId) -> Option<String> {
+    let branch = state.annotation(webservice, BRANCH).map(|branch| branch.value.trim());
+    match branch {
+        None | Some("" | "root") => Some(role.identifier().to_owned()),
+        Some(branch) => {
+            let ending = format!("@{}", branch.replace('/', "-"));
+            let login = role.identifier().strip_suffix(&ending)?;
+            Some(login.to_owned()).filter(|login| !login.is_empty())
+        }
     }
 }
 
@@ -92,6 +243,12 @@ impl Ldap {
         call: &mut Call,
         webservice: &ResourceId,
     ) -> Result<(), StatusError> {
+        if let Some(why) = call
+            .open_view(|view| Ok(unfit_options(view.state, webservice)))
+            .map_err(Denied::from)?
+        {
+            return Err(Denied::new(format!("{UNFIT}: {why}")).into());
+        }
         let mut directory = configured(call, webservice)?;
         for server in std::mem::take(&mut directory.servers) {
             directory.servers = vec![server];
@@ -121,9 +278,13 @@ impl Ldap {
                 "CONJ00017E Admin user is not allowed to authenticate with LDAP",
             ));
         }
+        let name = call.open_view(|view| Ok(login_of(view.state, &webservice, &role)))?;
+        let name = name.ok_or_else(|| {
+            Denied::new("CONJ00007E The user is none of the branch of the directory's people")
+        })?;
         // Directories do not tell such logins apart from others.
         let is_edge = |c: char| c.is_whitespace() || c.is_control();
-        if role.identifier().starts_with(is_edge) || role.identifier().ends_with(is_edge) {
+        if name.starts_with(is_edge) || name.ends_with(is_edge) {
             return Err(Denied::new("CONJ00002E Invalid credentials: no login of a directory"));
         }
         let text = std::str::from_utf8(password).unwrap_or_default();
@@ -144,15 +305,19 @@ impl Ldap {
         }
         let directory = configured(call, &webservice)?;
         let question = match refused {
-            None => Question::Password { login: role.identifier(), password: text },
-            Some(_) => Question::Search { login: role.identifier() },
+            None => Question::Password { login: &name, password: text },
+            Some(_) => Question::Search { login: &name },
         };
         let answer = self.ask(&webservice, &directory, &question).await?;
         if let Some(reason) = refused {
             return Err(Denied::new(reason).of(&role));
         }
         match answer {
-            Finding::Proven => Ok(role),
+            Finding::Proven => {
+                self.remember(&webservice, &role, call.now.seconds());
+                Ok(role)
+            }
+            Finding::Known => Err(Denied::new(INVALID).of(&role)),
             Finding::Refused(why) => {
                 Err(Denied::new(format!("CONJ00002E Invalid credentials: {why}")).of(&role))
             }
@@ -184,6 +349,7 @@ impl Ldap {
 }
 
 const INVALID: &str = "CONJ00002E Invalid credentials";
+const UNFIT: &str = "CONJ00079E The directory cannot be used";
 
 fn in_trouble(trouble: &Trouble) -> String {
     format!("The directory cannot be asked: {}", trouble.why)
@@ -192,7 +358,7 @@ fn in_trouble(trouble: &Trouble) -> String {
 /// The directory of a service, by annotations of its webservice, variables below it, and what the
 /// operator has said for where they say nothing.
 fn configured(call: &mut Call, webservice: &ResourceId) -> Result<Directory, Denied> {
-    let unfit = |why: &str| Denied::new(format!("CONJ00079E The directory cannot be used: {why}"));
+    let unfit = |why: &str| Denied::new(format!("{UNFIT}: {why}"));
     let variables = Variables::read(call, webservice, &["bind-password", "tls-ca-cert"])?;
     let annotations: HashMap<String, String> = call.open_view(|view| {
         let all = view.state.annotations(webservice);

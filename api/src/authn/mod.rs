@@ -231,6 +231,8 @@ pub(crate) struct Registry {
     pub(crate) codes: Arc<oidc_code::Codes>,
     /// The part of `authn-k8s` that gives pods certificates.
     k8s: Arc<k8s::K8s>,
+    /// The part of `authn-ldap` that tells whether somebody is still there.
+    ldap: Arc<ldap::Ldap>,
     /// How servers that administrators name are called.
     pub(crate) outbound: Arc<Outbound>,
 }
@@ -242,6 +244,7 @@ impl Registry {
         let keys = Arc::new(keys::KeyCache::new(outbound.clone()));
         let codes = Arc::new(oidc_code::Codes::new(keys.clone(), outbound.clone()));
         let k8s = Arc::new(k8s::K8s::new(outbound.clone()));
+        let ldap = Arc::new(ldap::Ldap::new(outbound.clone()));
         let authenticators: Vec<Arc<dyn Authenticator>> = vec![
             Arc::new(api_key::ApiKey),
             Arc::new(cert::Cert),
@@ -251,9 +254,10 @@ impl Registry {
             Arc::new(gcp::Gcp::new(keys, clouds)),
             Arc::new(iam::Iam::new(outbound.clone(), clouds)),
             k8s.clone(),
-            Arc::new(ldap::Ldap::new(outbound.clone())),
+            ldap.clone(),
         ];
-        let registry = Self { authenticators, enabled: ArcSwap::default(), codes, k8s, outbound };
+        let registry =
+            Self { authenticators, enabled: ArcSwap::default(), codes, k8s, ldap, outbound };
         registry.put_in_force(enabled);
         registry
     }
@@ -294,12 +298,18 @@ impl Registry {
     pub(crate) async fn judge(&self, call: &mut Call, attempt: &Attempt) -> Result<RoleId, Denied> {
         let authenticator = self.named(attempt)?;
         if authenticator.name() == DEFAULT {
-            return decided(attempt, authenticator.judge(call, attempt).await);
+            let role = decided(attempt, authenticator.judge(call, attempt).await)?;
+            self.ldap.vouch(call, &role, &self.enabled.load_full()).await?;
+            return Ok(role);
         }
         let webservice = self.in_force(call, attempt).await?;
         let role = decided(attempt, authenticator.judge(call, attempt).await)?;
         let from = call.client_ip;
         call.open_view(|view| Ok(admit(view.state, &role, &webservice, Some(from))))??;
+        if authenticator.name() == ldap::NAME {
+            // It may have been an API key.
+            self.ldap.vouch(call, &role, &self.enabled.load_full()).await?;
+        }
         Ok(role)
     }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use conclave_api::ports::Part;
 use http::{Method, StatusCode};
+use ldap3::LdapConnAsync;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose};
 use serde_json::Value;
@@ -221,6 +222,16 @@ impl Slapd {
         assert_eq!(count("objectClass: groupOfNames"), groups);
     }
 
+    /// As who may change it.
+    pub(super) async fn root(&self) -> ldap3::Ldap {
+        let url = format!("ldap://127.0.0.1:{}", self.plain_port);
+        let (connection, mut ldap) = LdapConnAsync::new(&url).await.unwrap();
+        ldap3::drive!(connection);
+        let bound = ldap.simple_bind("cn=root,dc=example,dc=org", "root-4711").await.unwrap();
+        bound.success().unwrap();
+        ldap
+    }
+
     pub(super) fn start_tls(&self) -> String {
         format!("ldap://localhost:{}", self.plain_port)
     }
@@ -230,9 +241,9 @@ impl Slapd {
     }
 }
 
-struct World {
-    house: House,
-    slapd: Slapd,
+pub(super) struct World {
+    pub(super) house: House,
+    pub(super) slapd: Slapd,
 }
 
 const USERS: &str = "
@@ -279,7 +290,7 @@ fn service(name: &str, annotations: &[(&str, &str)], variables: &[&str]) -> Stri
 }
 
 impl World {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let slapd = tokio::task::spawn_blocking(Slapd::start).await.unwrap();
         let house = House::with(|settings| {
             settings.failures_max = u32::MAX;
@@ -294,7 +305,7 @@ impl World {
     }
 
     /// Adds a service, in force, with what is common unless said otherwise.
-    async fn add(&self, name: &str, more: &[(&str, &str)], password: &str) {
+    pub(super) async fn add(&self, name: &str, more: &[(&str, &str)], password: &str) {
         let usual =
             [("base_dn", "dc=example,dc=org"), ("bind_dn", "cn=searcher,dc=example,dc=org")];
         let others = usual.iter().filter(|(key, _)| !more.iter().any(|(name, _)| name == key));
@@ -316,13 +327,13 @@ impl World {
         assert_eq!(reply.status, StatusCode::CREATED, "{uri}");
     }
 
-    async fn login(&self, service: &str, login: &str, password: &str) -> Reply {
+    pub(super) async fn login(&self, service: &str, login: &str, password: &str) -> Reply {
         let path = format!("/authn-ldap/{service}/demo/login");
         let header = basic(login, password);
         self.house.send(&Method::GET, &path, &[("authorization", &header)], "").await
     }
 
-    async fn authenticate(&self, service: &str, login: &str, password: &str) -> Reply {
+    pub(super) async fn authenticate(&self, service: &str, login: &str, password: &str) -> Reply {
         let login = utf8_percent_encode(login, NON_ALPHANUMERIC);
         let path = format!("/authn-ldap/{service}/demo/{login}/authenticate");
         self.house.send(&Method::POST, &path, &[], password.to_owned()).await
@@ -332,7 +343,7 @@ impl World {
         self.house.records().pop().unwrap()["message"].as_str().unwrap().to_owned()
     }
 
-    fn refused(&self, what: &str, reply: &Reply, status: u16, reason: &str) {
+    pub(super) fn refused(&self, what: &str, reply: &Reply, status: u16, reason: &str) {
         let message = self.reason();
         assert_eq!(reply.status.as_u16(), status, "{what}: {message}");
         assert_eq!(reply.text(), "", "{what}");

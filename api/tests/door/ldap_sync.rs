@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use conclave_domain::id::ResourceId;
 use http::{Method, StatusCode};
-use ldap3::LdapConnAsync;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -197,24 +196,14 @@ impl World {
         Some(Value::Object(all))
     }
 
-    /// A connection to the directory as who may change it.
-    async fn root(&self) -> ldap3::Ldap {
-        let url = format!("ldap://127.0.0.1:{}", self.slapd.plain_port);
-        let (connection, mut ldap) = LdapConnAsync::new(&url).await.unwrap();
-        ldap3::drive!(connection);
-        let bound = ldap.simple_bind("cn=root,dc=example,dc=org", "root-4711").await.unwrap();
-        bound.success().unwrap();
-        ldap
-    }
-
     async fn remove(&self, name: &str) {
         let dn = format!("{name},dc=example,dc=org");
-        self.root().await.delete(&dn).await.unwrap().success().unwrap();
+        self.slapd.root().await.delete(&dn).await.unwrap().success().unwrap();
     }
 
     async fn rename(&self, name: &str, to: &str) {
         let dn = format!("{name},dc=example,dc=org");
-        self.root().await.modifydn(&dn, to, true, None).await.unwrap().success().unwrap();
+        self.slapd.root().await.modifydn(&dn, to, true, None).await.unwrap().success().unwrap();
     }
 
     async fn add(&self, name: &str, attributes: &[(&str, &[&str])]) {
@@ -222,7 +211,7 @@ impl World {
         let attributes = attributes
             .iter()
             .map(|(name, values)| (*name, values.iter().copied().collect::<HashSet<&str>>()));
-        let added = self.root().await.add(&dn, attributes.collect()).await.unwrap();
+        let added = self.slapd.root().await.add(&dn, attributes.collect()).await.unwrap();
         added.success().unwrap();
     }
 
@@ -231,7 +220,7 @@ impl World {
         let dn = format!("cn={group},dc=example,dc=org");
         let names = members.iter().map(|name| format!("{name},dc=example,dc=org"));
         let change = ldap3::Mod::Replace("member".to_owned(), names.collect::<HashSet<String>>());
-        let done = self.root().await.modify(&dn, vec![change]).await.unwrap();
+        let done = self.slapd.root().await.modify(&dn, vec![change]).await.unwrap();
         done.success().unwrap();
     }
 }
