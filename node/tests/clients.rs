@@ -37,17 +37,27 @@ fn python_against_dev(python: &Path, script: &str, args: &[&Path]) {
     run(&mut command, script);
 }
 
-#[test]
-fn the_command_line_of_pypi_conjur_works() {
-    let python = environment(
+/// The interpreter beside PyPI's `conjur`.
+fn command_line_of_conjur() -> PathBuf {
+    environment(
         "conjur-7.1.0",
         &[
             &["install", "conjur==7.1.0", "async_timeout==5.0.1"],
             // What it asks for is too old for today's OpenSSL.
             &["install", "--no-deps", "--upgrade", "cryptography==50.0.2", "pyopenssl==26.4.0"],
         ],
-    );
-    python_against_dev(&python, "conjur_cli.py", &[]);
+    )
+}
+
+#[test]
+fn the_command_line_of_pypi_conjur_works() {
+    python_against_dev(&command_line_of_conjur(), "conjur_cli.py", &[]);
+}
+
+#[test]
+fn the_command_line_of_pypi_conjur_logs_in_people_of_a_directory() {
+    let followers = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/haproxy/followers.cfg");
+    python_against_dev(&command_line_of_conjur(), "cli_by_directory.py", &[&followers]);
 }
 
 #[test]

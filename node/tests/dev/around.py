@@ -19,7 +19,7 @@ LOGIN = os.environ["CONJUR_AUTHN_LOGIN"]
 KEY = os.environ["CONJUR_AUTHN_API_KEY"]
 FOLDER = pathlib.Path(os.environ["CONCLAVE_DEV_DIR"])
 TLS = ssl.create_default_context(cafile=os.environ["CONJUR_CERT_FILE"])
-WITHIN_S = int(os.environ["CONCLAVE_WITHIN_S"])
+WITHIN_S = int(os.environ.get("CONCLAVE_WITHIN_S", "60"))
 SECRET = f"/secrets/{ACCOUNT}/variable/app%2Fdb%2Fpassword"
 AUTHENTICATE = f"/authn/{ACCOUNT}/{LOGIN}/authenticate"
 
