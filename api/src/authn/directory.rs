@@ -66,20 +66,20 @@ pub(crate) fn servers(urls: &str, cover: Cover) -> Result<Vec<Server>, &'static 
         } else if let Some(rest) = url.strip_prefix("ldap://") {
             (cover, rest, if cover == Cover::Tls { 636 } else { 389 })
         } else {
-            return Err("a server's address starts with neither ldap:// nor ldaps://");
+            return Err("uri or host: a server's address starts with neither ldap:// nor ldaps://");
         };
         let authority: http::uri::Authority = rest
             .trim_end_matches('/')
             .parse()
-            .map_err(|_| "a server's address is no host with a port")?;
+            .map_err(|_| "uri or host: a server's address is no host with a port")?;
         if authority.as_str().contains('@') || authority.host().is_empty() {
-            return Err("a server's address is no host with a port");
+            return Err("uri or host: a server's address is no host with a port");
         }
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
         Ok(Server { cover, host, port: authority.port_u16().unwrap_or(port) })
     });
     let servers: Vec<Server> = servers.take(SERVERS_MAX).collect::<Result<_, _>>()?;
-    if servers.is_empty() { Err("no server is named") } else { Ok(servers) }
+    if servers.is_empty() { Err("uri or host: no server is named") } else { Ok(servers) }
 }
 
 /// The servers that annotations name, or what the operator has said where they name none.
@@ -109,7 +109,8 @@ pub(crate) fn servers_named(
     };
     let servers = servers(&urls, cover)?;
     if servers.iter().any(|server| server.cover == Cover::Plain) && !plain_allowed {
-        return Err("without TLS it is not asked, unless the operator allows that");
+        return Err("connect_type: without TLS it is not asked, unless the operator allows that \
+                    (api.ldap_plain_allowed)");
     }
     Ok(servers)
 }

@@ -8,7 +8,8 @@
 //! All of the directory's answer is there before anything is changed, and one load changes it: a run
 //! that fails changes nothing. It can be run at any time and on any node; when two run at once, the
 //! second finds nothing to do. Runs are remembered as versions of the profile's variable `runs`, so
-//! whoever leads knows when the next one is due.
+//! whoever leads knows when the next one is due. What the schedule runs is recorded before it is remembered:
+//! each such run in the history is in the audit trail, too.
 
 mod dn;
 mod holding;
@@ -39,7 +40,7 @@ use crate::authn::directory::Trouble;
 use crate::credentials::{hex, random};
 use crate::door::Door;
 use crate::error::Refusal;
-use crate::ports::{Secret, StateStore};
+use crate::ports::{Part, Secret, StateStore};
 use crate::read::patiently;
 use crate::routes::policies::{load, records};
 use crate::token::sha256;
@@ -233,13 +234,40 @@ pub(crate) fn webservice(account: &AccountName, name: &str) -> Option<ResourceId
     profile::webservice(account, name)
 }
 
+/// A profile, and what its directory held when it was asked.
+pub(crate) struct Found {
+    profile: Arc<Profile>,
+    holding: Arc<Holding>,
+}
+
+/// The first half of a run, which changes nothing and may be cut off: asks the directory.
+///
+/// # Errors
+/// [`Failure`].
+pub(crate) async fn ask(
+    door: &Door,
+    webservice: &ResourceId,
+    deadline: Instant,
+) -> Result<Found, Failure> {
+    let profile = Arc::new(Profile::read(door, webservice)?);
+    let asking = tokio::time::timeout_at(deadline, fetch(door, &profile)).await;
+    let holding = Arc::new(asking.unwrap_or_else(|_elapsed| {
+        let why = "it did not give all in time".to_owned();
+        Err(Failure::Directory(Trouble { why, is_slow: true }))
+    })?);
+    Ok(Found { profile, holding })
+}
+
 /// What a run would do now.
 ///
 /// # Errors
 /// [`Failure`].
-pub(crate) async fn look(door: &Arc<Door>, webservice: &ResourceId) -> Result<Draft, Failure> {
-    let profile = Arc::new(Profile::read(door, webservice)?);
-    let holding = Arc::new(fetch(door, &profile).await?);
+pub(crate) async fn look(
+    door: &Arc<Door>,
+    webservice: &ResourceId,
+    deadline: Instant,
+) -> Result<Draft, Failure> {
+    let Found { profile, holding } = ask(door, webservice, deadline).await?;
     draft(door, &profile, &holding).await
 }
 
@@ -291,7 +319,7 @@ async fn draft(
             }
             if !rbac::is_allowed(state, &profile.owner, "update", &profile.branch) {
                 return Err(Failure::Unfit(format!(
-                    "{}, who owns the profile, may not update {}",
+                    "{}, who owns the profile, may not update {}: make it the owner, or permit it to",
                     profile.owner, profile.branch
                 )));
             }
@@ -335,8 +363,8 @@ fn plan(state: &StateStore, profile: &Profile, text: &str, rules: Rules) -> Resu
 }
 
 /// Who has a profile run, and how.
-pub(crate) struct Order<'a> {
-    pub(crate) webservice: &'a ResourceId,
+pub(crate) struct Order {
+    pub(crate) webservice: ResourceId,
     /// Whether it may take away more than the guard allows.
     pub(crate) force: bool,
     /// As it stands in records.
@@ -346,10 +374,12 @@ pub(crate) struct Order<'a> {
     pub(crate) deadline: Instant,
 }
 
-/// Runs a profile, remembers the run, and tells what is to be recorded of what it changed.
-pub(crate) async fn run(
+/// The second half of a run: changes what is to be changed, and tells what is to be recorded of that. What has
+/// begun here has to be brought to its end, or a change is in no record.
+pub(crate) async fn conclude(
     door: &Arc<Door>,
-    order: &Order<'_>,
+    order: &Order,
+    found: Result<Found, Failure>,
 ) -> (Run, Vec<Deed>, Result<(), Failure>) {
     let mut run = Run {
         at: milliseconds(order.at),
@@ -365,23 +395,22 @@ pub(crate) async fn run(
         policy_version: None,
     };
     let mut deeds = Vec::new();
-    let result = carry_out(door, order, &mut run, &mut deeds).await;
+    let result = match found {
+        Ok(found) => carry_out(door, order, &found, &mut run, &mut deeds).await,
+        Err(failure) => Err(failure),
+    };
     if let Err(failure) = &result {
         let guarded = matches!(failure, Failure::Guarded(_));
         run.outcome = if guarded { Ending::Stopped } else { Ending::Failed };
         run.reason = Some(reason(failure));
     }
-    let (outcome, webservice) = (run.outcome.as_str(), order.webservice);
+    let (outcome, webservice) = (run.outcome.as_str(), &order.webservice);
     metrics::counter!(RUNS, "outcome" => outcome).increment(1);
     match &run.reason {
         None => tracing::info!(%webservice, outcome, by = %run.by, "ldap_sync.run"),
         Some(reason) => {
             tracing::warn!(%webservice, outcome, by = %run.by, %reason, "ldap_sync.run");
         }
-    }
-    if let Err(failure) = remember(door, order, &run).await {
-        let reason = reason(&failure);
-        tracing::warn!(%webservice, %reason, "ldap_sync.run is not remembered");
     }
     (run, deeds, result)
 }
@@ -403,16 +432,12 @@ fn reason(failure: &Failure) -> String {
 
 async fn carry_out(
     door: &Arc<Door>,
-    order: &Order<'_>,
+    order: &Order,
+    found: &Found,
     run: &mut Run,
     deeds: &mut Vec<Deed>,
 ) -> Result<(), Failure> {
-    let profile = Arc::new(Profile::read(door, order.webservice)?);
-    let asking = tokio::time::timeout_at(order.deadline, fetch(door, &profile)).await;
-    let holding = Arc::new(asking.unwrap_or_else(|_elapsed| {
-        let why = "it did not give all in time".to_owned();
-        Err(Failure::Directory(Trouble { why, is_slow: true }))
-    })?);
+    let Found { profile, holding } = found;
     let deadline = order.deadline.max(Instant::now() + LOAD_TIME_MIN);
     let vault = door.vault()?;
     for _ in 0..PLANS_MAX {
@@ -420,7 +445,7 @@ async fn carry_out(
         barrier
             .map_err(|_elapsed| Refusal::unavailable("no leader could confirm the state"))?
             .map_err(Refusal::from)?;
-        let draft = draft(door, &profile, &holding).await?;
+        let draft = draft(door, profile, holding).await?;
         let proposal = &draft.proposal;
         (run.people, run.groups) = (proposal.people, proposal.groups);
         run.skipped = proposal.skipped.len();
@@ -445,7 +470,7 @@ async fn carry_out(
             changes,
             based_on,
         };
-        match propose(door, order, &profile, command, deadline).await? {
+        match propose(door, order, profile, command, deadline).await? {
             Ok(Outcome::PolicyLoaded { version }) => {
                 *deeds = done;
                 for deed in deeds.iter_mut() {
@@ -469,7 +494,7 @@ async fn carry_out(
 
 async fn propose(
     door: &Door,
-    order: &Order<'_>,
+    order: &Order,
     profile: &Profile,
     body: Command,
     deadline: Instant,
@@ -486,11 +511,19 @@ async fn propose(
     Ok(door.propose(&envelope, deadline).await?.1)
 }
 
-/// Adds a run to those that are remembered, where policy has the variable for it.
-async fn remember(door: &Arc<Door>, order: &Order<'_>, run: &Run) -> Result<(), Failure> {
+/// Adds a run to those that are remembered, where policy has the variable for it. What stands in the way is
+/// told in the log: the run is over.
+pub(crate) async fn remember(door: &Arc<Door>, order: &Order, run: &Run) {
+    if let Err(failure) = keep(door, order, run).await {
+        let (webservice, reason) = (&order.webservice, reason(&failure));
+        tracing::warn!(%webservice, %reason, "ldap_sync.run is not remembered");
+    }
+}
+
+async fn keep(door: &Arc<Door>, order: &Order, run: &Run) -> Result<(), Failure> {
     let found = patiently(&door.state, |view| {
-        let owner = view.state.resource(order.webservice).map(|one| one.owner.clone())?;
-        Some((profile::runs(view.state, order.webservice)?, owner))
+        let owner = view.state.resource(&order.webservice).map(|one| one.owner.clone())?;
+        Some((profile::runs(view.state, &order.webservice)?, owner))
     });
     let Some((runs, owner)) = found else { return Ok(()) };
     let vault = door.vault()?;
@@ -583,15 +616,15 @@ impl Door {
         })
     }
 
-    /// Runs a profile as its schedule wants it, and records that.
+    /// Runs a profile as its schedule wants it, records that and remembers it. While the directory is asked it
+    /// may be cut off; what comes then goes on to its end by itself.
     pub async fn ldap_sync(self: &Arc<Self>, webservice: &ResourceId) {
-        let at = self.clock.now();
         let order = Order {
-            webservice,
+            webservice: webservice.clone(),
             force: false,
             by: "schedule".to_owned(),
             client_ip: String::new(),
-            at,
+            at: self.clock.now(),
             deadline: Instant::now() + RUN_TIME_MAX,
         };
         let fit = patiently(&self.state, |view| match profile::schedule(view.state, webservice) {
@@ -601,23 +634,28 @@ impl Door {
             ))),
             _ => Ok(()),
         });
-        let (deeds, reason) = match fit {
-            Ok(()) => {
-                let (run, deeds, _) = run(self, &order).await;
-                (deeds, run.reason)
-            }
-            Err(failure) => {
-                let reason = reason(&failure);
-                metrics::counter!(RUNS, "outcome" => Ending::Failed.as_str()).increment(1);
-                tracing::warn!(%webservice, %reason, "ldap_sync.run");
-                (Vec::new(), Some(reason))
-            }
+        let found = match fit {
+            Ok(()) => ask(self, webservice, order.deadline).await,
+            Err(failure) => Err(failure),
         };
-        let records = std::iter::once((deed(webservice, "conclave"), reason))
-            .chain(deeds.into_iter().map(|deed| (deed, None)))
-            .map(|(deed, reason)| deed.record(at, "", "", reason.as_deref()));
-        if let Err(error) = self.spool.append(&records.collect::<Vec<_>>()).await {
-            tracing::error!(%error, %webservice, "ldap_sync.audit");
+        if self.proposer.part() != Part::Leader {
+            // To whoever leads now it is due as well.
+            return;
+        }
+        let door = self.clone();
+        let concluding = tokio::spawn(async move {
+            let (run, deeds, _) = conclude(&door, &order, found).await;
+            let webservice = &order.webservice;
+            let records = std::iter::once((deed(webservice, "conclave"), run.reason.as_deref()))
+                .chain(deeds.into_iter().map(|deed| (deed, None)))
+                .map(|(deed, reason)| deed.record(order.at, "", "", reason));
+            if let Err(error) = door.spool.append(&records.collect::<Vec<_>>()).await {
+                tracing::error!(%error, %webservice, "ldap_sync.audit");
+            }
+            remember(&door, &order, &run).await;
+        });
+        if let Err(error) = concluding.await {
+            tracing::error!(%error, %webservice, "ldap_sync.run ended");
         }
     }
 }

@@ -204,15 +204,26 @@ impl Parts<'_> {
         if let Some(pem) = &authorities {
             pinned(pem).map_err(|why| unfit(format!("tls-ca-cert: {why}")))?;
         }
-        let base = self.said("base_dn").ok_or_else(|| unfit("base_dn is not set"))?;
+        let base = self.said("base_dn").ok_or_else(|| {
+            unfit("ldap-sync/base_dn is not set, such as dc=example,dc=com: where to search")
+        })?;
         let searcher = match (self.said("bind_dn"), password) {
             (None, _) => None,
             (Some(name), Some(password)) => Some((name, password)),
-            (Some(_), None) => return Err(unfit("bind_dn is set, and bind-password is not")),
+            (Some(_), None) => {
+                return Err(unfit(format!(
+                    "ldap-sync/bind_dn is set, and its password is not: set the variable {}/bind-password",
+                    self.webservice.identifier()
+                )));
+            }
         };
         let filter = |name: &str, usual: &str| {
             let filter = self.said(name).unwrap_or_else(|| usual.to_owned());
-            if is_filter(&filter) { Ok(filter) } else { Err(unfit(format!("{name} is no filter"))) }
+            if is_filter(&filter) {
+                Ok(filter)
+            } else {
+                Err(unfit(format!("{PREFIX}{name} is no filter")))
+            }
         };
         let within = |name: &str| self.said(name).unwrap_or_else(|| base.clone());
         let people = (within("user_base_dn"), filter("user_filter", USER_FILTER)?);
@@ -223,14 +234,14 @@ impl Parts<'_> {
             Some("delete") => Removal::Delete,
             Some(other) => {
                 return Err(unfit(format!(
-                    "removal = {other:?} is none of keep, disable and delete"
+                    "ldap-sync/removal = {other:?} is none of keep, disable and delete"
                 )));
             }
         };
         let branch = self.said("branch").unwrap_or_else(|| format!("ldap-sync/{}", self.name));
         let account = self.webservice.account().clone();
         let branch = Id::new(account, Kind::Policy, &branch)
-            .map_err(|why| unfit(format!("branch: {why}")))?;
+            .map_err(|why| unfit(format!("ldap-sync/branch: {why}")))?;
         let page = self.number("page_size", PAGE, 1..=5000)?;
         Ok(Profile {
             mapping: self.mapping()?,
@@ -259,7 +270,7 @@ impl Parts<'_> {
         let Some(text) = self.said(name) else { return Ok(usual) };
         text.parse().ok().filter(|number| within.contains(number)).ok_or_else(|| {
             let (low, high) = (within.start(), within.end());
-            unfit(format!("{name} = {text:?} is no number from {low} to {high}"))
+            unfit(format!("{PREFIX}{name} = {text:?} is no number from {low} to {high}"))
         })
     }
 
@@ -267,7 +278,9 @@ impl Parts<'_> {
         match self.said(name).as_deref() {
             None | Some("false") => Ok(false),
             Some("true") => Ok(true),
-            Some(other) => Err(unfit(format!("{name} = {other:?} is neither true nor false"))),
+            Some(other) => {
+                Err(unfit(format!("{PREFIX}{name} = {other:?} is neither true nor false")))
+            }
         }
     }
 
@@ -286,7 +299,9 @@ impl Parts<'_> {
         if let Some(name) =
             ours.iter().find(|name| user_values.contains_key(&format!("{PREFIX}{name}")))
         {
-            return Err(unfit(format!("user_attribute_mapping/{name} is a name of its own use")));
+            return Err(unfit(format!(
+                "{PREFIX}user_attribute_mapping/{name} is a name of its own use"
+            )));
         }
         Ok(Mapping {
             user_id: of("user_attribute_mapping/name", "uid"),

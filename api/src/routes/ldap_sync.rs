@@ -38,7 +38,7 @@ pub(crate) async fn show(call: &mut Call) -> Result<Answer, Refusal> {
         .view(|view, caller| authz::require(view.state, &caller.role, "execute", &webservice))
         .await?;
     let door = call.door.clone();
-    let draft = ldap_sync::look(&door, &webservice).await;
+    let draft = ldap_sync::look(&door, &webservice, call.deadline).await;
     let draft = draft.map_err(|failure| failure.refusal(&webservice))?;
     Ok(Answer::json(&draft.document()))
 }
@@ -53,7 +53,7 @@ pub(crate) async fn apply(call: &mut Call) -> Result<Answer, Refusal> {
         .await?;
     let force = call.query.value("force").is_some_and(|value| value.trim() == "true");
     let order = Order {
-        webservice: &webservice,
+        webservice: webservice.clone(),
         force,
         by: user,
         client_ip: call.client_ip.to_string(),
@@ -61,7 +61,9 @@ pub(crate) async fn apply(call: &mut Call) -> Result<Answer, Refusal> {
         deadline: call.deadline,
     };
     let door = call.door.clone();
-    let (run, deeds, result) = ldap_sync::run(&door, &order).await;
+    let found = ldap_sync::ask(&door, &webservice, call.deadline).await;
+    let (run, deeds, result) = ldap_sync::conclude(&door, &order, found).await;
+    ldap_sync::remember(&door, &order, &run).await;
     call.deeds.extend(deeds);
     result.map_err(|failure| failure.refusal(&webservice))?;
     Ok(Answer::json(&run))
@@ -115,7 +117,7 @@ pub(crate) async fn policy(call: &mut Call) -> Result<Answer, Refusal> {
         json!({"timestamp": timestamp, "severity": severity, "message": message})
     };
     event(&log("info", &format!("asking the directory of {webservice}")));
-    match ldap_sync::look(&door, &webservice).await {
+    match ldap_sync::look(&door, &webservice, call.deadline).await {
         Ok(draft) => {
             for skipped in draft.skipped() {
                 event(&log("warn", &format!("{}: {}", skipped.what, skipped.reason)));

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use conclave_api::ports::Part;
 use conclave_domain::id::ResourceId;
 use http::{Method, StatusCode};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -423,6 +424,8 @@ async fn a_run_that_takes_too_much_or_fails_changes_nothing_and_says_so() {
         ("guard_percent", "101", "no number from 0 to 100"),
         ("connect_type", "plain", "without TLS"),
         ("branch", "nowhere", "there is no policy nowhere"),
+        ("base_dn", "", "ldap-sync/base_dn is not set"),
+        ("uri", "dc1.example.com", "uri or host: a server's address starts with neither"),
         ("import_uid_numbers", "yes", "neither true nor false"),
     ] {
         let profile = format!("bad-{name}").replace('_', "-");
@@ -476,6 +479,44 @@ async fn a_schedule_is_kept_by_whoever_leads() {
     world.house.door.ldap_sync(&webservice).await;
     let told = world.house.records().pop().unwrap()["message"].as_str().unwrap().to_owned();
     assert!(told.contains("no duration such as PT1H"), "{told}");
+    assert_eq!(world.history("corp").await[0]["outcome"], "failed");
+    assert_eq!(due(), Vec::<ResourceId>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_run_changed_is_recorded_though_its_node_leads_no_more() {
+    let world = World::new(Some(small())).await;
+    world.profile("corp", &[("schedule", "PT1H")]).await;
+    let webservice: ResourceId = "demo:webservice:conjur/ldap-sync/corp".parse().unwrap();
+    let recorded = || -> Vec<Value> {
+        let records = world.house.records().into_iter();
+        records.filter(|one| one["operation"] == "run").collect()
+    };
+    // Another node leads when the directory has told all: that one runs it.
+    *world.house.proposer.part.lock().unwrap() = Part::Standby;
+    world.house.door.ldap_sync(&webservice).await;
+    *world.house.proposer.part.lock().unwrap() = Part::Leader;
+    assert_eq!((recorded(), world.history("corp").await), (Vec::new(), Vec::new()));
+    // Its job ends when the change is in the log, and nobody has told it so yet.
+    world.house.proposer.lost_answers.store(u32::MAX, Ordering::SeqCst);
+    let (door, due) = (world.house.door.clone(), webservice.clone());
+    let job = tokio::spawn(async move { door.ldap_sync(&due).await });
+    let patience = tokio::time::Instant::now() + Duration::from_secs(20);
+    while world.annotations("user", "ann@ldap-sync-corp").await.is_none() {
+        assert!(tokio::time::Instant::now() < patience, "nothing changes");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    job.abort();
+    assert!(job.await.unwrap_err().is_cancelled());
+    assert_eq!(recorded(), Vec::<Value>::new());
+    world.house.proposer.lost_answers.store(0, Ordering::SeqCst);
+    while world.history("corp").await.is_empty() {
+        assert!(tokio::time::Instant::now() < patience, "the run is not remembered");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(world.history("corp").await[0]["outcome"], "applied");
+    let recorded = recorded();
+    assert_eq!((recorded.len(), &recorded[0]["result"]), (1, &"success".into()), "{recorded:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

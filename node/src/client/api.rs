@@ -17,7 +17,7 @@ use crate::exit::{Context, Exit, Failure, chain};
 
 /// Everything but the unreserved characters is escaped, slashes too.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
-/// How long one request may take.
+/// How long one request may take, where nothing else is said.
 const DEADLINE: Duration = Duration::from_secs(30);
 /// How long a connection may take.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
@@ -69,12 +69,13 @@ pub struct Ask {
     target: String,
     body: Option<(&'static str, Zeroizing<Vec<u8>>)>,
     media_type: Option<&'static str>,
+    patience: Duration,
 }
 
 impl Ask {
     /// A request of a path whose pieces are escaped already; see [`segment`].
     pub fn new(method: Method, path: impl Into<String>) -> Self {
-        Self { method, target: path.into(), body: None, media_type: None }
+        Self { method, target: path.into(), body: None, media_type: None, patience: DEADLINE }
     }
 
     /// Adds a query parameter.
@@ -114,6 +115,13 @@ impl Ask {
             }
         }
         self.body = Some(("application/x-www-form-urlencoded", text));
+        self
+    }
+
+    /// Waits so long for the answer, where the server may take its time.
+    #[must_use]
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
         self
     }
 
@@ -183,7 +191,6 @@ impl Api {
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_DEADLINE)
-            .timeout(DEADLINE)
             .build()
             .context(Exit::Configuration, "cannot build the HTTPS client")?;
         Ok(Self { http, url: url.trim_end_matches('/').to_owned(), account: account.to_owned() })
@@ -256,6 +263,7 @@ impl Api {
     /// When no server answered.
     pub async fn ask(&self, caller: Caller<'_>, ask: Ask) -> Result<Answer, Failure> {
         let mut request = self.http.request(ask.method, format!("{}{}", self.url, ask.target));
+        request = request.timeout(ask.patience);
         request = match caller {
             Caller::Nobody => request,
             Caller::Token(token) => request.header(AUTHORIZATION, token.header().as_str()),

@@ -1,5 +1,7 @@
 //! `ldap-sync show`, `apply` and `history`: people and groups of a directory as users and groups of a policy.
 
+use std::time::Duration;
+
 use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde_json::Value;
@@ -8,6 +10,10 @@ use super::api::{Api, Ask, segment};
 use super::session;
 use crate::cli::output::{self, Output};
 use crate::exit::Failure;
+
+/// How long a run may take: the server gives up after half a minute with a directory and ten seconds with the
+/// change, and then says which it was.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What can be done with profiles of LDAP Sync.
 #[derive(Debug, Subcommand)]
@@ -60,12 +66,16 @@ impl LdapSyncArgs {
 pub async fn ldap_sync(command: LdapSyncCommand, output: Output) -> Result<(), Failure> {
     match command {
         LdapSyncCommand::Show(args) => {
-            let answer = session::get(|api| Ok(args.profile.path(api))).await?;
+            let answer = session::ask(|api| {
+                Ok(Ask::new(Method::GET, args.profile.path(api)).patience(PATIENCE))
+            })
+            .await?
+            .success()?;
             output::document(&answer, output, |draft| shown(draft, args.whole))
         }
         LdapSyncCommand::Apply(args) => {
             let answer = session::ask(|api| {
-                let ask = Ask::new(Method::POST, args.profile.path(api));
+                let ask = Ask::new(Method::POST, args.profile.path(api)).patience(PATIENCE);
                 Ok(ask.query_opt("force", args.force.then_some("true")))
             })
             .await?

@@ -37,7 +37,8 @@ pub(crate) async fn ldap_sync(node: Arc<Node>) {
             in_work.clear();
         }
         if !node.core.raft.leads() {
-            // Only one node runs them. What is cut off here has changed all or nothing.
+            // Only one node runs them. What still asks a directory is cut off here; what is past that goes on to
+            // its end by itself.
             work.shutdown().await;
             in_work.clear();
             tried.clear();
