@@ -67,6 +67,14 @@ fn every_way_of_logging_in_works_through_a_balancer_and_with_every_voter_dead() 
 }
 
 #[test]
+fn a_directory_is_followed_by_command_and_by_schedule_whoever_leads() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/ldap_sync.py");
+    let mut dev = conclave();
+    dev.args(["dev", "--run"]).arg(python(CLIENT)).arg(script).arg(env!("CARGO_BIN_EXE_conclave"));
+    run(&mut dev, "ldap_sync.py");
+}
+
+#[test]
 fn every_answer_that_released_a_secret_is_in_the_audit_chain_once_whoever_dies() {
     python::provide();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/dev/audit_trail.py");
