@@ -5,6 +5,7 @@
 //! Connections are kept alive, one pool for each node, so that a dead node delays nobody else.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -121,6 +122,12 @@ impl Door {
     #[must_use]
     pub fn patient(self, connects_within: Duration) -> Self {
         Self { connects_within, ..self }
+    }
+
+    /// The same door for who connects by another TLS configuration, such as one with a certificate.
+    #[must_use]
+    pub fn secured_by(&self, tls: Arc<rustls::ClientConfig>) -> Self {
+        Self { tls: TlsConnector::from(tls), ..self.renamed(self.node) }
     }
 
     /// Where the node listens.
@@ -292,7 +299,7 @@ impl Asked {
     }
 }
 
-/// An identity with its API key, and the access token got with it.
+/// An identity with its API key, and the access token that it got, with the key or otherwise.
 pub struct Login {
     account: String,
     name: String,
@@ -324,7 +331,7 @@ impl Login {
         Asked::new(Method::POST, path, self.api_key.clone())
     }
 
-    /// Keeps the access token of an answer to [`Self::authenticate`] for [`Self::signed`].
+    /// Keeps the access token of an answer to [`Self::authenticate`], or to another login, for [`Self::signed`].
     pub fn keep(&self, answer: &Answer) {
         let token = format!("Token token=\"{}\"", STANDARD.encode(&answer.body));
         self.token.store(Some(Arc::new(token)));
@@ -362,5 +369,47 @@ impl Login {
 
     fn secret_path(&self, variable: &str) -> String {
         format!("/secrets/{}/variable/{}", self.account, utf8_percent_encode(variable, SEGMENT))
+    }
+}
+
+/// The identities in whose names a load asks, by turn.
+pub struct Bearers {
+    first: Arc<Login>,
+    others: Vec<Arc<Login>>,
+    turn: AtomicUsize,
+}
+
+impl Bearers {
+    /// One identity, and others.
+    pub fn new(first: Arc<Login>, others: Vec<Arc<Login>>) -> Self {
+        Self { first, others, turn: AtomicUsize::new(0) }
+    }
+
+    /// Whose turn it is; the next time it is another's.
+    pub fn whose_turn(&self) -> &Login {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % (self.others.len() + 1);
+        self.others.get(turn).unwrap_or(&self.first)
+    }
+}
+
+impl From<Arc<Login>> for Bearers {
+    fn from(only: Arc<Login>) -> Self {
+        Self::new(only, Vec::new())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Bearers, Login};
+    use std::sync::Arc;
+
+    #[test]
+    fn all_bearers_take_turns() {
+        let login = |name| Arc::new(Login::new("a", name, ""));
+        let bearers = Bearers::new(login("x"), vec![login("y"), login("z")]);
+        let mut turns: Vec<_> = (0..6).map(|_| bearers.whose_turn().name.clone()).collect();
+        turns.sort();
+        assert_eq!(turns, ["x", "x", "y", "y", "z", "z"]);
+        assert_eq!(Bearers::from(login("x")).whose_turn().name, "x");
     }
 }

@@ -14,15 +14,15 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::client::{Answer, Door, Login, NoAnswer};
+use crate::client::{Answer, Bearers, Door, NoAnswer};
 use crate::history::{Call, History, NEVER, Operation, Outcome, Promise};
 use crate::rng::Rng;
 use crate::workload::{Active, RunClock, outcome, request};
 
 /// First pause before another try; each next one is twice as long.
-const PAUSE_FIRST: Duration = Duration::from_millis(10);
+pub(crate) const PAUSE_FIRST: Duration = Duration::from_millis(10);
 /// Longest pause before another try.
-const PAUSE_MAX: Duration = Duration::from_millis(160);
+pub(crate) const PAUSE_MAX: Duration = Duration::from_millis(160);
 
 /// Between two looks at what is done with.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
@@ -113,7 +113,7 @@ pub struct Clients {
 
 struct Shared {
     door: Door,
-    login: Arc<Login>,
+    bearers: Bearers,
     clock: RunClock,
     pace: Pace,
     stop: AtomicBool,
@@ -128,7 +128,7 @@ impl Clients {
     /// Starts asking at that door. The secrets must exist and have no versions.
     pub fn start(
         door: &Door,
-        login: Arc<Login>,
+        bearers: impl Into<Bearers>,
         secrets: Vec<Arc<str>>,
         pace: Pace,
         clock: RunClock,
@@ -136,7 +136,7 @@ impl Clients {
     ) -> Self {
         let shared = Arc::new(Shared {
             door: door.renamed(door.node),
-            login,
+            bearers: bearers.into(),
             clock,
             pace,
             stop: AtomicBool::new(false),
@@ -260,7 +260,7 @@ impl Shared {
     /// Tries until there is an answer, a refusal, or no patience left.
     async fn pursue(&self, door: &Door, due: Due) -> (Operation, Asking) {
         let Due { intended, secret, call, .. } = due;
-        let mut asked = request(&self.login, &secret, &call);
+        let mut asked = request(self.bearers.whose_turn(), &secret, &call);
         if let Call::Write(value) = &call {
             asked = asked.repeatable(value.to_string());
         }

@@ -56,6 +56,12 @@ struct DrillArgs {
     #[arg(long, value_delimiter = ',', value_parser =
         clap::builder::PossibleValuesParser::new(drill::failover::BLOWS))]
     faults: Vec<String>,
+    /// By which ways is logged in: by API key, or `mixed` by an API key, a JWT, a directory's password and a
+    /// client certificate in turn, of which some are bad, all the time beside a load of theirs. For leader-kill,
+    /// leader-pause, leader-isolate, restart-all, power-cut, failover, hand-over and jobs.
+    #[arg(long, value_name = "WAYS", default_value = "key", value_parser =
+        clap::builder::PossibleValuesParser::new(["key", "mixed"]))]
+    logins: String,
     /// The `conclave` that the nodes of an upgrade run at first, such as one of an earlier commit; without it
     /// all are restarted with the version that they have.
     #[arg(long, value_name = "PATH")]
@@ -136,6 +142,10 @@ fn drill_command(args: &DrillArgs) -> ExitCode {
             replay.push(format!("--faults {}", args.faults.join(",")));
         }
     }
+    let mixed_logins = args.logins == "mixed";
+    if mixed_logins {
+        replay.push(format!("--logins {}", args.logins));
+    }
     let replay = replay.join(" ");
     let options = drill::Options {
         trials: args.trials,
@@ -144,6 +154,7 @@ fn drill_command(args: &DrillArgs) -> ExitCode {
         rate: args.rate,
         faults: args.faults.clone(),
         old_binary: args.old_binary.clone(),
+        mixed_logins,
         busy: args.busy,
         keep: args.keep,
         replay,

@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::client::{Answer, Asked, Door, Login, NoAnswer};
+use crate::client::{Answer, Asked, Bearers, Door, Login, NoAnswer};
 use crate::history::{Call, History, NEVER, Operation, Outcome, Promise, Value};
 use crate::rng::Rng;
 
@@ -89,7 +89,7 @@ pub struct Load {
 }
 
 struct Shared {
-    login: Arc<Login>,
+    bearers: Bearers,
     clock: RunClock,
     deadline: Duration,
     history: Mutex<History>,
@@ -107,14 +107,14 @@ impl Load {
     /// Starts asking. The secrets must exist and have no versions; see [`secrets_needed`].
     pub fn start(
         targets: Vec<Target>,
-        login: Arc<Login>,
+        bearers: impl Into<Bearers>,
         secrets: Vec<Arc<str>>,
         rates: Rates,
         clock: RunClock,
         rng: Rng,
     ) -> Self {
         let shared = Arc::new(Shared {
-            login,
+            bearers: bearers.into(),
             clock,
             deadline: rates.deadline,
             history: Mutex::default(),
@@ -292,8 +292,8 @@ impl Generator {
 
 impl Shared {
     async fn perform(self: Arc<Self>, target: Target, secret: Arc<str>, call: Call) {
-        let operation =
-            operate(&target, &self.login, secret, call, self.clock, self.deadline).await;
+        let login = self.bearers.whose_turn();
+        let operation = operate(&target, login, secret, call, self.clock, self.deadline).await;
         if operation.acknowledged().is_some() {
             self.acknowledged.fetch_max(operation.invoked, Ordering::SeqCst);
             let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);

@@ -18,11 +18,12 @@ use rustix::process::Signal;
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
+use super::logins::{self, Mixed};
 use super::probe::{FollowerProbe, TermWatch};
 use super::report::{Milliseconds, Report};
 use super::{Options, RECOVERY_PATIENCE, finish, fresh_secrets, highest_term, judge_on, put};
 use crate::checker::Violation;
-use crate::client::Door;
+use crate::client::{Bearers, Door};
 use crate::clients::{Asking, Clients, Pace, Tried, longest_gap};
 use crate::history::History;
 use crate::process::balancer::Balancer;
@@ -136,6 +137,7 @@ struct Tally {
 
 /// What is at hand in a trial.
 struct Stage {
+    mixed: Option<Mixed>,
     cluster: Cluster,
     balancer: Balancer,
     door: Door,
@@ -181,9 +183,10 @@ async fn rounds_on_one(
         footing: Footing::Namespaces,
         snapshot_every: 5_000,
         settings: "\n[reads]\nmax_staleness_s = 8\n",
-        ..Shape::default()
+        ..logins::shape(options)
     };
     let mut cluster = Cluster::found(shape).await?;
+    let mixed = logins::set_up(options, &mut cluster).await?;
     let balancer = cluster.balancer().await?;
     let watch = TermWatch::start(&cluster);
     let first_term = highest_term(&cluster.wait_healthy().await?);
@@ -197,7 +200,7 @@ async fn rounds_on_one(
     let door = cluster.door(0)?.elsewhere(0, balancer.address());
     let clock = RunClock::start();
     let mut stage =
-        Stage { cluster, balancer, door, clock, pace, secrets: Vec::new(), declared: 0 };
+        Stage { mixed, cluster, balancer, door, clock, pace, secrets: Vec::new(), declared: 0 };
     for round in rounds {
         for tally in &mut *tallies {
             let rng = Rng::new(options.seed).fork(&format!("round {round} {}", tally.blow.name()));
@@ -221,7 +224,7 @@ async fn rounds_on_one(
     if report.all_voters_down.is_none() {
         report.all_voters_down = Some(outlast(&mut stage.cluster, report).await?);
     }
-    drop(stage.balancer);
+    drop((stage.balancer, stage.mixed));
     finish(stage.cluster, options, report);
     Ok(())
 }
@@ -238,20 +241,23 @@ impl Stage {
         self.cluster.wait_healthy().await?;
         let voters = self.cluster.voters().len();
         self.balancer.wait_up(voters, HEALTH_PATIENCE).await?;
-        let watched = self.prepare().await?;
-        let login = Arc::clone(&self.cluster.login);
+        let (watched, bearers) = self.prepare().await?;
         let secrets = self.secrets.clone();
         let clients =
-            Clients::start(&self.door, login, secrets, self.pace, self.clock, rng.fork("load"));
+            Clients::start(&self.door, bearers, secrets, self.pace, self.clock, rng.fork("load"));
+        let follower = self.cluster.follower().ok_or_else(|| HarnessError::new("no follower"))?;
+        let follower = self.cluster.door(follower)?;
+        let doors = [(&self.door, RECOVERY_PATIENCE), (&*follower, Duration::ZERO)];
+        let mixed = self.mixed.as_ref();
+        let logins = mixed.map(|mixed| mixed.start(&doors, self.clock, rng.fork("logins")));
         let warm = usize::try_from(self.pace.writes / 3).unwrap_or(usize::MAX);
         let is_warm = clients.answers(warm, WARM_WITHIN).await;
         sleep(Duration::from_millis(rng.between(100, 400))).await;
         if !is_warm {
             report.unclear(format!("round {round}: hardly any request succeeded before the fault"));
         }
-        let follower = self.cluster.follower().ok_or_else(|| HarnessError::new("no follower"))?;
         let login = Arc::clone(&self.cluster.login);
-        let probe = FollowerProbe::start(&*self.cluster.door(follower)?, login, watched);
+        let probe = FollowerProbe::start(&follower, login, watched);
 
         let leader = self.cluster.wait_leader(None).await?;
         let term = self.term_of(leader).await;
@@ -274,6 +280,16 @@ impl Stage {
             invariant: "G7 followers serve",
             detail: format!("round {round}, {}: {failure}", tally.blow.name()),
         }));
+        if let Some(logins) = logins {
+            let tries = logins.stop().await;
+            // Neither a spared follower nor a load balancer that is asked again owes less than an answer.
+            let when = format!("round {round}, {}", tally.blow.name());
+            tries.report(&when, |_, _| true, report);
+            if tally.blow == Blow::HandOver && tries.shown_again() > 0 {
+                let detail = format!("{when}: {} logins were tried again", tries.shown_again());
+                report.broken([Violation { invariant: "failover in time", detail }]);
+            }
+        }
         let (history, askings) = clients.stop().await;
         if !is_back {
             let detail = format!(
@@ -290,18 +306,19 @@ impl Stage {
         judge_on(&mut self.cluster, &history, report, 0..1).await
     }
 
-    /// Gets a fresh token, and declares secrets until there are enough for a trial. Gives one that
-    /// has a value.
-    async fn prepare(&mut self) -> Result<Arc<str>, HarnessError> {
+    /// Gets fresh tokens, and declares secrets until there are enough for a trial. Gives one that has a
+    /// value, and who may use the others.
+    async fn prepare(&mut self) -> Result<(Arc<str>, Bearers), HarnessError> {
         let needed = secrets_needed(self.pace.writes, TRIAL_SECONDS_MAX);
         let missing = needed.saturating_sub(self.secrets.len());
         let mut fresh = fresh_secrets(&format!("f{}", self.declared), missing + 1);
         self.cluster.declare(&fresh).await?;
         self.declared += fresh.len();
         let watched = fresh.pop().ok_or_else(|| HarnessError::new("no secret was declared"))?;
+        let bearers = logins::bearers(self.mixed.as_ref(), &self.cluster, &fresh).await?;
         self.secrets.extend(fresh);
         put(&self.cluster, &watched, "always there").await?;
-        Ok(watched)
+        Ok((watched, bearers))
     }
 
     fn forget_used(&mut self, history: &History) {

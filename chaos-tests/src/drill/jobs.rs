@@ -6,7 +6,6 @@
 //! off a node whose answers to its checks come late.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use conclave::admin::client::ask;
@@ -17,16 +16,18 @@ use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
 use super::certificates::{newest, rows, wait_settled};
+use super::logins;
 use super::probe::TermWatch;
 use super::report::{Milliseconds, Report};
 use super::upgrade::pace;
-use super::{Options, finish, fresh_secrets, highest_term, judge};
+use super::{Options, RECOVERY_PATIENCE, finish, fresh_secrets, highest_term, judge};
 use crate::checker::Violation;
 use crate::clients::{Asking, Clients, Tried};
+use crate::process::authority::Authority;
 use crate::process::balancer::Balancer;
-use crate::process::cluster::{Cluster, HEALTH_PATIENCE, Shape, admit, conclave};
+use crate::process::cluster::{Cluster, HEALTH_PATIENCE, admit, conclave};
 use crate::process::node::Program;
-use crate::process::shell::{HarnessError, provide, run as shell};
+use crate::process::shell::HarnessError;
 use crate::rng::Rng;
 use crate::workload::{RunClock, secrets_needed};
 
@@ -206,7 +207,8 @@ async fn trial(
     options: &Options,
     report: &mut Report,
 ) -> Result<(Vec<Turn>, Vec<Asking>), HarnessError> {
-    let mut cluster = Cluster::found(Shape::default()).await?;
+    let mut cluster = Cluster::found(logins::shape(options)).await?;
+    let mixed = logins::set_up(options, &mut cluster).await?;
     let balancer = cluster.balancer().await?;
     let watch = TermWatch::start(&cluster);
     let first_term = highest_term(&cluster.wait_healthy().await?);
@@ -216,8 +218,10 @@ async fn trial(
     let clock = RunClock::start();
     let door = cluster.door(0)?.elsewhere(0, balancer.address());
     let rng = Rng::new(options.seed).fork(&format!("trial {number}"));
-    let login = Arc::clone(&cluster.login);
-    let clients = Clients::start(&door, login, secrets, pace, clock, rng);
+    let bearers = logins::bearers(mixed.as_ref(), &cluster, &secrets).await?;
+    let asked = [(&door, RECOVERY_PATIENCE)];
+    let logins = mixed.as_ref().map(|mixed| mixed.start(&asked, clock, rng.fork("logins")));
+    let clients = Clients::start(&door, bearers, secrets, pace, clock, rng);
     let mut operator = Operator { cluster: &mut cluster, balancer: &balancer, watch: &watch };
     let mut turns = Vec::new();
     let mut failed = None;
@@ -233,6 +237,9 @@ async fn trial(
         turns.push((job, began, ended));
         sleep(BETWEEN).await;
     }
+    if let Some(logins) = logins {
+        logins.stop().await.report(&format!("trial {number}"), |_, _| true, report);
+    }
     let (history, askings) = clients.stop().await;
     let terms = watch.stop().await;
     report.elections += terms.last_term().saturating_sub(first_term);
@@ -242,7 +249,7 @@ async fn trial(
         return Err(error);
     }
     judge(&mut cluster, &history, report).await?;
-    drop(balancer);
+    drop((balancer, mixed));
     finish(cluster, options, report);
     Ok((turns, askings))
 }
@@ -432,32 +439,16 @@ impl Operator<'_> {
         }
     }
 
-    /// A company's certificate, made by openssl.
+    /// A company's certificate.
     async fn import(&mut self) -> Result<(), HarnessError> {
-        let folder = tempfile::tempdir()?;
-        let file = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
-        let openssl = provide("openssl")?.to_string_lossy().into_owned();
-        let new_key =
-            ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30"];
-        let (ca_key, ca, key, leaf) =
-            (file("ca.key"), file("ca.pem"), file("key"), file("leaf.pem"));
-        let mut words = vec![openssl.as_str(), "req", "-x509"];
-        words.extend(new_key);
-        words.extend(["-subj", "/CN=A company's root", "-keyout", &ca_key, "-out", &ca]);
-        words.extend(["-addext", "keyUsage=critical,keyCertSign"]);
-        shell(&words)?;
-        let mut words = vec![openssl.as_str(), "req", "-x509", "-CA", &ca, "-CAkey", &ca_key];
-        words.extend(new_key);
-        words.extend(["-subj", "/CN=edge.test", "-keyout", &key, "-out", &leaf]);
-        words.extend(["-addext", "basicConstraints=critical,CA:FALSE"]);
-        words.extend(["-addext", "subjectAltName=DNS:edge.test"]);
-        words.extend(["-addext", "extendedKeyUsage=serverAuth"]);
-        shell(&words)?;
+        let company = Authority::create("A company's root")?;
+        let extensions = ["subjectAltName=DNS:edge.test", "extendedKeyUsage=serverAuth"];
+        let leaf = company.issue("edge.test", &extensions)?;
         let request = Request::ImportCertificate {
             name: "edge".to_owned(),
-            chain_pem: std::fs::read_to_string(&leaf)?,
-            key_pem: PrivateText::new(std::fs::read_to_string(&key)?),
-            roots_pem: std::fs::read_to_string(&ca)?,
+            chain_pem: std::fs::read_to_string(&leaf.certificate)?,
+            key_pem: PrivateText::new(std::fs::read_to_string(&leaf.key)?),
+            roots_pem: company.pem()?,
         };
         ask(&self.leader_data().await?, &request).await?;
         self.wait_rows("the imported certificate is not loaded by all", |rows| {

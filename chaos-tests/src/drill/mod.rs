@@ -2,7 +2,8 @@
 //! load, and judged.
 //!
 //! - [`fault`]: the faults; [`probe`]: what is watched beside the load; [`turnover`]: what is
-//!   changed beside it; [`report`]: the verdict
+//!   changed beside it; [`logins`]: who logs in beside it, by every way, which [`proofs`] prove;
+//!   [`report`]: the verdict
 //! - [`audit`], [`canary`], [`certificates`], [`converge`], [`disk_faults`], [`failover`], [`garbage`],
 //!   [`jobs`], [`upgrade`]: drills of another shape
 //!
@@ -18,8 +19,10 @@ pub mod failover;
 pub mod fault;
 pub mod garbage;
 pub mod jobs;
+pub mod logins;
 pub mod probe;
 pub mod processors;
+mod proofs;
 pub mod report;
 pub mod turnover;
 pub mod upgrade;
@@ -46,6 +49,7 @@ use crate::workload::{
     Load, Rates, RunClock, WRITES_PER_SECRET, first_acknowledged_after, secrets_needed,
 };
 use fault::{Fault, Scene};
+use logins::Mixed;
 use probe::{FollowerProbe, TermWatch};
 use processors::Processors;
 use report::{Milliseconds, Report};
@@ -81,6 +85,8 @@ pub struct Options {
     pub faults: Vec<String>,
     /// The program that the nodes of an upgrade run at first; without it, this one.
     pub old_binary: Option<PathBuf>,
+    /// Whether the load logs in by every way, and so do others beside it.
+    pub mixed_logins: bool,
     /// Whether all cores are kept busy meanwhile.
     pub busy: bool,
     /// Whether logs stay on disk when the verdict is not valid.
@@ -113,8 +119,13 @@ pub const NAMES: [&str; 17] = [
 /// Runs a drill. What goes wrong in the harness ends in the report, too, as unknown.
 ///
 /// # Errors
-/// When there is no drill of that name.
+/// When there is no drill of that name, or it does not know what is asked of it.
 pub async fn run(name: &str, options: Options) -> Result<Report, HarnessError> {
+    if options.mixed_logins && !logins::DRILLS.contains(&name) {
+        let names = logins::DRILLS.join(", ");
+        return Err(HarnessError(format!("mixed logins are for the drills {names}")));
+    }
+    let is_mixed = options.mixed_logins;
     let start = Instant::now();
     let mut report = Report::new(name, options.seed, options.replay.clone());
     let done = match name {
@@ -146,21 +157,25 @@ pub async fn run(name: &str, options: Options) -> Result<Report, HarnessError> {
     if let Err(error) = done {
         report.unclear(format!("the harness failed: {error}"));
     }
+    if is_mixed {
+        logins::doubts(&report.logins).into_iter().for_each(|doubt| report.unclear(doubt));
+    }
     report.seconds = start.elapsed().as_secs();
     Ok(report)
 }
 
 /// Runs trial after trial of one fault on one cluster.
 async fn trials(fault: Fault, options: &Options, report: &mut Report) -> Result<(), HarnessError> {
-    let shape = Shape { footing: fault.footing(), ..Shape::default() };
+    let shape = Shape { footing: fault.footing(), ..logins::shape(options) };
     let mut cluster = Cluster::found(shape).await?;
+    let mixed = logins::set_up(options, &mut cluster).await?;
     let clock = RunClock::start();
     let watch = TermWatch::start(&cluster);
     let first_term = highest_term(&cluster.wait_healthy().await?);
     let mut recoveries = Vec::new();
     for number in 0..options.trials {
         let rng = Rng::new(options.seed).fork(&format!("trial {number}"));
-        match trial(&mut cluster, fault, number, clock, rng, report).await {
+        match trial((&mut cluster, mixed.as_ref()), fault, number, clock, rng, report).await {
             Ok(recovery) => recoveries.extend(recovery),
             Err(error) => {
                 report.unclear(format!("trial {number}: {error}"));
@@ -180,6 +195,7 @@ async fn trials(fault: Fault, options: &Options, report: &mut Report) -> Result<
     report.elections = terms.last_term().saturating_sub(first_term);
     report.broken(terms.into_violations());
     report.recovery_ms = Milliseconds::of(recoveries);
+    drop(mixed);
     finish(cluster, options, report);
     Ok(())
 }
@@ -196,7 +212,7 @@ fn finish(mut cluster: Cluster, options: &Options, report: &mut Report) {
 
 /// One fault and what follows. Gives the nanoseconds from the fault to the first acknowledgement.
 async fn trial(
-    cluster: &mut Cluster,
+    (cluster, mixed): (&mut Cluster, Option<&Mixed>),
     fault: Fault,
     number: u32,
     clock: RunClock,
@@ -208,12 +224,15 @@ async fn trial(
     let secrets =
         fresh_secrets(&format!("t{number}"), secrets_needed(rates.writes, TRIAL_SECONDS_MAX));
     cluster.declare(&secrets).await?;
+    let bearers = logins::bearers(mixed, cluster, &secrets).await?;
     let watched = Arc::clone(&secrets[secrets.len() - 1]);
     put(cluster, &watched, "always there").await?;
 
-    let login = Arc::clone(&cluster.login);
+    let targets = cluster.targets()?;
+    let doors: Vec<_> = targets.iter().map(|target| (&*target.door, Duration::ZERO)).collect();
+    let logins = mixed.map(|mixed| mixed.start(&doors, clock, rng.fork("logins")));
     let loaded = secrets[..secrets.len() - 1].to_vec();
-    let load = Load::start(cluster.targets()?, login, loaded, rates, clock, rng.fork("load"));
+    let load = Load::start(targets.clone(), bearers, loaded, rates, clock, rng.fork("load"));
     let turnover = Turnover::start(cluster, false, rng.fork("turnover")).await?;
     sleep(Duration::from_millis(rng.between(700, 1500))).await;
     if load.acknowledged() < WARM_WRITES_MIN {
@@ -259,6 +278,12 @@ async fn trial(
     }
     sleep(Duration::from_millis(rng.between(200, 600))).await;
     report.turned(turnover.stop().await);
+    if let Some(logins) = logins {
+        // Before the fault all nodes owe an answer; from then on a follower does that was spared.
+        let follower = follower.filter(|_| spared).map(|position| cluster.nodes[position].id);
+        let owed = |node: u64, ended: u64| ended < began || Some(node) == follower;
+        logins.stop().await.report(&format!("trial {number}"), owed, report);
+    }
     let (history, skipped) = load.stop().await;
     report.skipped += skipped;
     let recovery = first_acknowledged_after(&history, at).map(|back| back.saturating_sub(began));

@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::audit::Audited;
 use super::failover::{Failover, Outlasted};
 use super::jobs::Done;
+use super::logins::LetIn;
 use super::turnover::Turned;
 use super::upgrade::Upgraded;
 use crate::checker::{Judgement, Violation};
@@ -132,6 +133,9 @@ pub struct Report {
     /// What clients saw of each job of operators; of the drill `jobs`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub jobs: Vec<Done>,
+    /// What became of logins, by way; with mixed logins.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub logins: Vec<LetIn>,
     /// How many terms the cluster went through.
     pub elections: u64,
     /// Operations left out because too many were in flight.
@@ -183,6 +187,7 @@ impl Report {
             restarts: 0,
             audited: Vec::new(),
             jobs: Vec::new(),
+            logins: Vec::new(),
             elections: 0,
             skipped: 0,
             processors_busy: None,
@@ -334,6 +339,17 @@ impl Report {
                 done.failed_without_retry,
                 done.requests,
                 done.failed_after_retry
+            );
+        }
+        for found in &self.logins {
+            text += &format!(
+                "logins {:5}{} of {} let in, {} unanswered, {} tried again; {} bad proofs\n",
+                found.way,
+                found.let_in,
+                found.tried,
+                found.unanswered,
+                found.tried_again,
+                found.bad_proofs
             );
         }
         for reason in self.reasons.iter().take(20) {

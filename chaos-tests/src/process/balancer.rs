@@ -5,15 +5,14 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 use tokio::time::{Instant, sleep};
 
-use super::shell::{HarnessError, provide};
+use super::shell::{HarnessError, provide, tied};
 
 /// The file as it is deployed.
 const VOTERS: &str = include_str!("../../../node/deploy/haproxy/voters.cfg");
@@ -67,16 +66,8 @@ impl Balancer {
         let stats = format!("global\n    stats socket {} mode 600 level user\n", socket.display());
         std::fs::write(&more, stats)?;
         let output = File::create(&log)?;
-        // It must not outlive a drill that is killed: the kernel ends it then.
-        let mut words = vec!["setpriv", "--pdeathsig", "KILL"];
-        if let Some(namespace) = &setup.namespace {
-            words = vec!["ip", "netns", "exec", namespace.as_str()];
-            words.extend(["setpriv", "--pdeathsig", "KILL"]);
-        }
-        let mut command = Command::new(words[0]);
+        let mut command = tied(&program, setup.namespace.as_deref());
         command
-            .args(&words[1..])
-            .arg(program)
             .args(["-db", "-f"])
             .arg(&file)
             .arg("-f")
@@ -84,10 +75,8 @@ impl Balancer {
             .env("BIND", setup.listen.to_string())
             .env("CLUSTER_CA", &setup.root_certificate)
             .env("CLUSTER_NAME", setup.name)
-            .stdin(Stdio::null())
             .stdout(output.try_clone()?)
-            .stderr(output)
-            .kill_on_drop(true);
+            .stderr(output);
         for (number, voter) in (1_usize..).zip(setup.voters) {
             command.env(format!("N{number}"), voter.to_string());
         }

@@ -15,12 +15,15 @@ use conclave::folder::Folder;
 use conclave::seed::SeedRole;
 use futures::future::join_all;
 use rustix::process::Signal;
-use rustls::RootCertStore;
+use rustls::client::WantsClientCert;
+use rustls::{ConfigBuilder, RootCertStore};
 use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, ServerName};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::authority::Issued;
 use super::balancer::{Balancer, Setup};
+use super::directory::Directory;
 use super::disk::Disk;
 use super::network::Network;
 use super::node::{API_PORT, Node, PEER_PORT, Place, Program};
@@ -40,6 +43,9 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(20);
 const ALMOST_LEVEL: u64 = 200;
 /// The balancer's number in the network.
 const BALANCER: u8 = 200;
+/// The directory's, and its TCP port.
+const DIRECTORY: u8 = 201;
+const DIRECTORY_PORT: u16 = 1636;
 /// How long a cluster may take to be healthy after a fault has ended.
 pub const HEALTH_PATIENCE: Duration = Duration::from_mins(1);
 /// How long members may take until they have applied the same, and the pause between two looks.
@@ -72,7 +78,9 @@ pub struct Shape {
     pub snapshot_every: u64,
     /// Where they run.
     pub footing: Footing,
-    /// More of every node's configuration file.
+    /// More of the part `api` of every node's configuration file.
+    pub api: &'static str,
+    /// More of that file.
     pub settings: &'static str,
 }
 
@@ -83,6 +91,7 @@ impl Default for Shape {
             followers: 1,
             snapshot_every: 500,
             footing: Footing::Loopback,
+            api: "",
             settings: "",
         }
     }
@@ -401,6 +410,32 @@ impl Cluster {
         Ok(balancer)
     }
 
+    /// Starts a directory, where nodes reach it that are cut off from their peers, too.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub async fn directory(&mut self) -> Result<Directory, HarnessError> {
+        if let Some(network) = &mut self.network {
+            network.add(DIRECTORY)?;
+        }
+        let namespace = self.network.as_ref().map(|network| network.namespace(DIRECTORY));
+        let listen = SocketAddr::new(self.address(DIRECTORY), DIRECTORY_PORT);
+        Directory::start(listen, namespace.as_deref()).await
+    }
+
+    /// What a client connects by that shows a certificate.
+    ///
+    /// # Errors
+    /// When the cluster's root, the certificate or its key cannot be read.
+    pub fn tls_showing(&self, shown: &Issued) -> Result<Arc<rustls::ClientConfig>, HarnessError> {
+        let fail = |error: &dyn std::fmt::Display| HarnessError(format!("certificate: {error}"));
+        let roots = Folder::new(&self.nodes[0].place.data()).root_pem()?;
+        let leaf = CertificateDer::from_pem_file(&shown.certificate).map_err(|e| fail(&e))?;
+        let key = PrivateKeyDer::from_pem_file(&shown.key).map_err(|error| fail(&error))?;
+        let config = trusting(&roots)?.with_client_auth_cert(vec![leaf], key);
+        config.map(Arc::new).map_err(|error| fail(&error))
+    }
+
     fn address(&self, number: u8) -> IpAddr {
         self.network.as_ref().map_or_else(|| loopback(number), |network| network.address(number))
     }
@@ -443,13 +478,22 @@ impl Cluster {
         0..usize::from(self.shape.voters)
     }
 
+    /// Gets the administrator a fresh access token.
+    ///
+    /// # Errors
+    /// What the leader answered.
+    pub async fn log_in(&self) -> Result<(), HarnessError> {
+        let token = self.ask_leader("login", || self.login.authenticate()).await?;
+        self.login.keep(&token);
+        Ok(())
+    }
+
     /// Gets a fresh access token, and declares variables of those names, owned by the root policy.
     ///
     /// # Errors
     /// What the leader answered.
     pub async fn declare(&self, names: &[Arc<str>]) -> Result<(), HarnessError> {
-        let token = self.ask_leader("login", || self.login.authenticate()).await?;
-        self.login.keep(&token);
+        self.log_in().await?;
         let mut text = String::with_capacity(names.len() * 24);
         for name in names {
             text.push_str("- !variable ");
@@ -591,10 +635,10 @@ fn configuration(place: &Place, shape: Shape) -> String {
     format!(
         "[node]\nname = \"{name}\"\ndata = \"{folder}/data\"\nmaster_key_file = \"{folder}/master.key\"\n\n\
          [peer]\nlisten = \"{address}:{PEER_PORT}\"\n\n\
-         [api]\nlisten = \"{address}:{API_PORT}\"\n\n\
+         [api]\nlisten = \"{address}:{API_PORT}\"\n{}\n\
          [tls]\nnames = [\"{TLS_NAME}\"]\n\n\
          [raft]\nsnapshot_every = {}\n{}",
-        shape.snapshot_every, shape.settings
+        shape.api, shape.snapshot_every, shape.settings
     )
 }
 
@@ -621,14 +665,18 @@ fn door(id: u64, address: IpAddr, tls: &Arc<rustls::ClientConfig>) -> Result<Doo
 }
 
 fn tls_client(root_pem: &str) -> Result<Arc<rustls::ClientConfig>, HarnessError> {
+    Ok(Arc::new(trusting(root_pem)?.with_no_client_auth()))
+}
+
+fn trusting(
+    root_pem: &str,
+) -> Result<ConfigBuilder<rustls::ClientConfig, WantsClientCert>, HarnessError> {
     let fail = |error: &dyn std::fmt::Display| HarnessError(format!("the cluster's root: {error}"));
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(root_pem.as_bytes()) {
         roots.add(certificate.map_err(|error| fail(&error))?).map_err(|error| fail(&error))?;
     }
-    let config =
-        rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    Ok(Arc::new(config))
+    Ok(rustls::ClientConfig::builder().with_root_certificates(roots))
 }
 
 /// The first text under that key, however deep.

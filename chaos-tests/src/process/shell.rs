@@ -1,7 +1,7 @@
 //! Commands of the operating system, and the list of those that undo what others did.
 
 use std::ffi::OsStr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// Why something of the harness itself did not work. It says nothing about the system under test:
@@ -75,6 +75,16 @@ pub fn provide(program: &str) -> Result<PathBuf, HarnessError> {
                    apt-get install -qy --no-install-recommends \"$1\" >&2";
     run(&["flock", "/tmp/conclave-tests-apt.lock", "sh", "-c", install, "sh", program])?;
     find().ok_or_else(|| HarnessError(format!("{program} was installed and is not there")))
+}
+
+/// A program in that network namespace, if any. It must not outlive a drill that is killed: the kernel
+/// ends it then.
+pub fn tied(program: &Path, namespace: Option<&str>) -> tokio::process::Command {
+    let mut words = namespace.map_or_else(Vec::new, |name| vec!["ip", "netns", "exec", name]);
+    words.extend(["setpriv", "--pdeathsig", "KILL"]);
+    let mut command = tokio::process::Command::new(words[0]);
+    command.args(&words[1..]).arg(program).stdin(Stdio::null()).kill_on_drop(true);
+    command
 }
 
 /// Commands that undo what was done, run last to first on drop.

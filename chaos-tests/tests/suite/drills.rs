@@ -65,6 +65,19 @@ fn a_killed_leader_loses_nothing() {
 }
 
 #[test]
+fn whoever_has_a_good_proof_is_let_in_while_leaders_die() {
+    let report = drill("leader-kill", &["--trials", "2", "--seed", "7", "--logins", "mixed"]);
+    assert_nothing_lost(&report);
+    assert_eq!(report["follower_read_failures"], 0);
+    let counts = report["logins"].as_array().expect("counts of each way");
+    let ways: Vec<&str> = counts.iter().filter_map(|count| count["way"].as_str()).collect();
+    assert_eq!(ways, ["key", "jwt", "ldap", "cert"]);
+    assert!(counts.iter().all(|count| count["let_in"].as_u64() > Some(0)), "{report:#}");
+    let again = report["replay"].as_str().expect("the command");
+    assert!(again.ends_with("--logins mixed"), "{again}");
+}
+
+#[test]
 fn a_paused_leader_serves_nothing_stale_when_it_wakes() {
     let report = drill("leader-pause", &["--trials", "1", "--seed", "7"]);
     assert_nothing_lost(&report);
