@@ -281,12 +281,12 @@ impl Stage {
             detail: format!("round {round}, {}: {failure}", tally.blow.name()),
         }));
         if let Some(logins) = logins {
-            let tries = logins.stop().await;
+            let shown = logins.stop().await;
             // Neither a spared follower nor a load balancer that is asked again owes less than an answer.
             let when = format!("round {round}, {}", tally.blow.name());
-            tries.report(&when, |_, _| true, report);
-            if tally.blow == Blow::HandOver && tries.shown_again() > 0 {
-                let detail = format!("{when}: {} logins were tried again", tries.shown_again());
+            shown.report(&when, |_, _| true, report);
+            if tally.blow == Blow::HandOver && shown.shown_again() > 0 {
+                let detail = format!("{when}: {} logins were tried again", shown.shown_again());
                 report.broken([Violation { invariant: "failover in time", detail }]);
             }
         }
