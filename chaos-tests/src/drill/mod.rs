@@ -158,7 +158,9 @@ pub async fn run(name: &str, options: Options) -> Result<Report, HarnessError> {
         report.unclear(format!("the harness failed: {error}"));
     }
     if is_mixed {
-        logins::doubts(&report.logins).into_iter().for_each(|doubt| report.unclear(doubt));
+        for doubt in logins::doubts(&report.logins) {
+            report.unclear(doubt);
+        }
     }
     report.seconds = start.elapsed().as_secs();
     Ok(report)
