@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::shell::{HarnessError, Undo, run};
+use super::shell::{HarnessError, Undo, provide, provide_from, run};
 
 /// The bridge, the namespaces, and the harness's own link. All is undone on drop.
 #[derive(Debug)]
@@ -56,6 +56,8 @@ impl Network {
     /// # Errors
     /// Without root, or when `ip` refuses.
     pub fn create(nodes: u8) -> Result<Self, HarnessError> {
+        provide_from("ip", "iproute2")?;
+        provide("iptables")?;
         let pid = std::process::id();
         let subnet = u8::try_from(pid % 250).unwrap_or(0) + 1;
         // Interface names have 15 characters at most.

@@ -58,6 +58,14 @@ pub fn run<S: AsRef<OsStr>>(command: &[S]) -> Result<String, HarnessError> {
 /// # Errors
 /// When it cannot be had.
 pub fn provide(program: &str) -> Result<PathBuf, HarnessError> {
+    provide_from(program, program)
+}
+
+/// Path of a program of one of Debian's packages, which is installed where it is missing.
+///
+/// # Errors
+/// When it cannot be had.
+pub fn provide_from(program: &str, package: &str) -> Result<PathBuf, HarnessError> {
     let find = || {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
@@ -68,12 +76,12 @@ pub fn provide(program: &str) -> Result<PathBuf, HarnessError> {
     if let Some(found) = find() {
         return Ok(found);
     }
-    eprintln!("{program} is missing; asking apt-get for it");
+    eprintln!("{program} is missing; asking apt-get for {package}");
     // Tests that need packages take turns by the same lock.
     let install = "apt-get update -q >&2 && \
                    DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
                    apt-get install -qy --no-install-recommends \"$1\" >&2";
-    run(&["flock", "/tmp/conclave-tests-apt.lock", "sh", "-c", install, "sh", program])?;
+    run(&["flock", "/tmp/conclave-tests-apt.lock", "sh", "-c", install, "sh", package])?;
     find().ok_or_else(|| HarnessError(format!("{program} was installed and is not there")))
 }
 
