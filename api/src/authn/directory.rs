@@ -303,10 +303,6 @@ impl Directory {
         question: &Question<'_>,
     ) -> (usize, Result<Finding, Trouble>) {
         let deadline = outbound.deadline();
-        let tls = match self.tls(outbound).await {
-            Ok(tls) => tls,
-            Err(trouble) => return (first, Err(trouble)),
-        };
         let count = self.servers.len();
         let mut last = Trouble::new("no server is named");
         for turn in 0..count {
@@ -315,7 +311,7 @@ impl Directory {
             let left = deadline.saturating_duration_since(Instant::now());
             let servers_left = u32::try_from(count - turn).unwrap_or(u32::MAX);
             let patience = (left / servers_left).max(PATIENCE_MIN);
-            let asking = self.ask_one(outbound, pool, server, tls.clone(), patience, question);
+            let asking = self.ask_one(outbound, pool, server, patience, question);
             match tokio::time::timeout(patience, asking).await {
                 Ok(Ok(finding)) => return (at, Ok(finding)),
                 Ok(Err(trouble)) => last = trouble,
@@ -335,7 +331,6 @@ impl Directory {
         outbound: &Outbound,
         pool: &Pool,
         server: &Server,
-        tls: Option<Arc<ClientConfig>>,
         patience: Duration,
         question: &Question<'_>,
     ) -> Result<Finding, Trouble> {
@@ -344,6 +339,7 @@ impl Directory {
         let (mut session, made) = if let Some(kept) = kept {
             kept
         } else {
+            let tls = self.tls(outbound).await?;
             let mut session = connect(outbound, server, tls).await?;
             self.log_in(&mut session.ldap).await??;
             (session, Instant::now())

@@ -10,8 +10,9 @@ use tokio::time::Instant;
 
 use super::directory::{Server, Session};
 
-/// Connections kept for one server.
-const KEPT_MAX: usize = 8;
+/// Questions to directories at once, over all of them, and connections kept for one server: were fewer kept
+/// than are in use at once, most questions would make theirs anew, at several times the cost.
+pub(super) const QUESTIONS_MAX: usize = 64;
 /// Servers, as seen by services, that connections are kept for; others make theirs each time.
 const PLACES_MAX: usize = 256;
 /// How long one may wait for its next question: less than servers and firewalls usually have.
@@ -57,7 +58,7 @@ impl Pool {
             return;
         }
         let here = kept.entry(place).or_default();
-        if here.len() < KEPT_MAX {
+        if here.len() < QUESTIONS_MAX {
             here.push(Kept { session, made, since: now });
         }
     }

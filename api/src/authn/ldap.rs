@@ -22,7 +22,7 @@ use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use super::directory::{Directory, Finding, Question, Trouble, servers_named, unfit_template};
-use super::directory_pool::Pool;
+use super::directory_pool::{Pool, QUESTIONS_MAX};
 use super::outbound::{Outbound, pinned};
 use super::variables::Variables;
 use super::{Attempt, Authenticator, Denied, NOT_FROM_HERE, StatusError, Verdict, is_from_within};
@@ -35,8 +35,6 @@ pub(super) const NAME: &str = "authn-ldap";
 const DEFAULT_FILTER: &str = "(&(objectClass=posixAccount)(uid=%s))";
 /// Largest body looked at, in bytes.
 const PASSWORD_BYTES_MAX: usize = 1024;
-/// Questions to directories at once; more are answered 503.
-const ASKING_MAX: usize = 64;
 /// The annotation that says for how long the directory's word is good that it still has somebody: an
 /// ISO 8601 duration.
 const RECHECK: &str = "ldap-authn/api_key_recheck";
@@ -54,6 +52,7 @@ pub(crate) struct Ldap {
     pool: Pool,
     /// Which server of a service answered last.
     answered: Mutex<HashMap<ResourceId, usize>>,
+    /// As many as may ask at once; more are answered 503.
     asking: Semaphore,
     /// When a service's directory last said that it has somebody, in seconds.
     words: Mutex<HashMap<(ResourceId, RoleId), i64>>,
@@ -65,7 +64,7 @@ impl Ldap {
             outbound,
             pool: Pool::default(),
             answered: Mutex::default(),
-            asking: Semaphore::new(ASKING_MAX),
+            asking: Semaphore::new(QUESTIONS_MAX),
             words: Mutex::default(),
         }
     }

@@ -140,7 +140,7 @@ fn configuration(folder: &Path) -> String {
          modulepath /usr/lib/ldap\nmoduleload back_mdb\n\
          TLSCACertificateFile {here}/ca.pem\nTLSCertificateFile {here}/server.pem\n\
          TLSCertificateKeyFile {here}/server.key\n\
-         database mdb\nsuffix \"{BASE}\"\ndirectory {here}/data\nmaxsize 1073741824\nindex uid eq\n\
+         database mdb\nsuffix \"{BASE}\"\ndirectory {here}/data\nmaxsize 1073741824\nindex objectClass,uid eq\n\
          access to attrs=userPassword by anonymous auth by * none\naccess to * by * read\n"
     )
 }
