@@ -3,7 +3,6 @@ It speaks with the default authenticator alone, so HAProxy leads its logins to t
 that `node/deploy/haproxy/followers.cfg` has for that. Run by `node/tests/clients.rs` against `conclave dev`,
 with that file's path; every fact is an assertion."""
 
-import base64
 import json
 import os
 import pathlib
@@ -18,8 +17,9 @@ import urllib.parse
 import urllib.request
 
 sys.path.append(str(pathlib.Path(__file__).parent.parent / "dev"))
-from around import ACCOUNT, KEY, TLS, address, balancer, by_name  # noqa: E402
+from around import ACCOUNT, KEY, address, balancer, by_name, set_up  # noqa: E402
 
+from certificates import certificates  # noqa: E402
 from directory import directory  # noqa: E402
 
 URL = os.environ["CONJUR_APPLIANCE_URL"]
@@ -29,38 +29,11 @@ WORK = pathlib.Path(tempfile.mkdtemp())
 PASSWORD = "carol-Secret1!"
 
 
-def openssl(*words):
-    subprocess.run(["openssl", *words], check=True, capture_output=True, cwd=WORK, timeout=60)
-
-
-def certificates():
-    """An authority, and a certificate of it for this machine, for the directory and for HAProxy."""
-    openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=test authority",
-            "-keyout", "ca.key", "-out", "ca.pem")
-    openssl("req", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-keyout", "server.key",
-            "-out", "server.csr")
-    (WORK / "names").write_text("subjectAltName=DNS:localhost\n")
-    openssl("x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
-            "-days", "1", "-extfile", "names", "-out", "server.pem")
+def everybody_is_known():
+    certificates(WORK)
     both = (WORK / "server.pem").read_bytes() + (WORK / "server.key").read_bytes()
     (WORK / "both.pem").write_bytes(both)
-
-
-def request(method, path, body=None, headers=()):
-    ask = urllib.request.Request(URL + path, data=body, method=method, headers=dict(headers))
-    try:
-        with urllib.request.urlopen(ask, context=TLS, timeout=20) as answer:
-            return answer.status, answer.read()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read()
-
-
-def set_up():
-    certificates()
     port = directory(WORK, PASSWORD)
-    status, token = request("POST", f"/authn/{ACCOUNT}/admin/authenticate", KEY.encode())
-    assert status == 200, status
-    admin = {"Authorization": f'Token token="{base64.b64encode(token).decode()}"'}
     policy = f"""
 - !user carol
 - !variable shared
@@ -72,18 +45,12 @@ def set_up():
     annotations:
       ldap-authn/uri: ldap://localhost:{port}
       ldap-authn/base_dn: dc=example,dc=org
+  - !webservice status
   - !variable tls-ca-cert
   - !permit {{role: !user /carol, privileges: [read, authenticate], resource: !webservice}}
 """
-    status, answer = request("POST", f"/policies/{ACCOUNT}/policy/root", policy.encode(), admin)
-    assert status == 201, (status, answer)
     values = {"shared": "the value", "conjur/authn-ldap/corp/tls-ca-cert": (WORK / "ca.pem").read_text()}
-    for name, value in values.items():
-        path = f"/secrets/{ACCOUNT}/variable/{urllib.parse.quote(name, safe='')}"
-        status, answer = request("POST", path, value.encode(), admin)
-        assert status == 201, (name, status, answer)
-    status, answer = request("PATCH", f"/authn-ldap/corp/{ACCOUNT}", b"enabled=true", admin)
-    assert status == 204, (status, answer)
+    set_up(URL, policy, values, ["authn-ldap/corp"])
 
 
 def leading_logins_to_the_directory():
@@ -127,7 +94,7 @@ def person(url):
     return conjur
 
 
-set_up()
+everybody_is_known()
 with balancer(leading_logins_to_the_directory(), WORK, F1=address(by_name()["n1"]),
               SITE_PEM=str(WORK / "both.pem")) as port:
     serves(f"https://localhost:{port}")

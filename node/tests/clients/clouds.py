@@ -5,13 +5,11 @@ Run by `node/tests/clients.rs` with the program's path: the servers come first, 
 start where clouds are. Then it runs itself against `conclave dev`. Every fact is an assertion."""
 
 import asyncio
-import base64
 import json
 import os
 import pathlib
 import shutil
 import signal
-import ssl
 import subprocess
 import sys
 import tempfile
@@ -42,6 +40,8 @@ if len(sys.argv) > 1:
     outside(sys.argv[1])
     sys.exit()
 
+sys.path.append(str(pathlib.Path(__file__).parent.parent / "dev"))
+from around import ACCOUNT, CERT, FOLDER, header, request, set_up  # noqa: E402
 from conjur_api import Client  # noqa: E402
 from conjur_api.models import ConjurConnectionInfo, SslVerificationMode  # noqa: E402
 from conjur_api.providers.aws_iam_authentication_strategy import (  # noqa: E402
@@ -52,29 +52,11 @@ from conjur_api.providers.gcp_authentication_strategy import (  # noqa: E402
     GCPAuthenticationStrategy)
 
 URL = os.environ["CONJUR_APPLIANCE_URL"]
-ACCOUNT = os.environ["CONJUR_ACCOUNT"]
-KEY = os.environ["CONJUR_AUTHN_API_KEY"]
-CERT = os.environ["CONJUR_CERT_FILE"]
-FOLDER = pathlib.Path(os.environ["CONCLAVE_DEV_DIR"])
 CLOUDS = os.environ["CLOUDS_URL"]
 METADATA = os.environ["METADATA_URL"]
 AUTHORITY = pathlib.Path(os.environ["CONCLAVE_CLOUDS_CA_FILE"]).read_text()
-TLS = ssl.create_default_context(cafile=CERT)
 WEB = f"host/apps/{ACCOUNT_AT_AMAZON}/web"
 OTHER = f"host/apps/{ACCOUNT_AT_AMAZON}/other"
-
-
-def request(method, url, path, body=None, headers=()):
-    ask = urllib.request.Request(url + path, data=body, method=method, headers=dict(headers))
-    try:
-        with urllib.request.urlopen(ask, context=TLS, timeout=20) as answer:
-            return answer.status, answer.read()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read()
-
-
-def header(token):
-    return {"Authorization": f'Token token="{base64.b64encode(token).decode()}"'}
 
 
 def at_amazon_as(key):
@@ -89,9 +71,6 @@ def metadata(path, **headers):
         return answer.read()
 
 
-status, admin = request("POST", URL, f"/authn/{ACCOUNT}/admin/authenticate", KEY.encode())
-assert status == 200, status
-ADMIN = header(admin)
 POLICY = f"""
 - !variable shared
 - !policy
@@ -138,23 +117,13 @@ POLICY = f"""
   resources: [!webservice conjur/authn-iam/prod, !webservice conjur/authn-azure/prod,
     !webservice conjur/authn-gcp, !webservice conjur/authn-jwt/gcp]
 """
-status, answer = request("POST", URL, f"/policies/{ACCOUNT}/policy/root", POLICY.encode(), ADMIN)
-assert status == 201, (status, answer)
-for name, value in {
+ADMIN, _ = set_up(URL, POLICY, {
     "shared": "the value",
     "conjur/authn-azure/prod/provider-uri": f"{CLOUDS}/tenant",
     "conjur/authn-azure/prod/ca-cert": AUTHORITY,
     "conjur/authn-jwt/gcp/provider-uri": CLOUDS,
     "conjur/authn-jwt/gcp/ca-cert": AUTHORITY,
-}.items():
-    path = f"/secrets/{ACCOUNT}/variable/{urllib.parse.quote(name, safe='')}"
-    status, answer = request("POST", URL, path, value.encode(), ADMIN)
-    assert status == 201, (name, status, answer)
-for service in ("authn-iam/prod", "authn-azure/prod", "authn-gcp", "authn-jwt/gcp"):
-    status, answer = request("PATCH", URL, f"/{service}/{ACCOUNT}", b"enabled=true", ADMIN)
-    assert status == 204, (service, status, answer)
-    status, answer = request("GET", URL, f"/{service}/{ACCOUNT}/status", None, ADMIN)
-    assert (status, json.loads(answer)) == (200, {"status": "ok"}), (service, answer)
+}, ["authn-iam/prod", "authn-azure/prod", "authn-gcp", "authn-jwt/gcp"])
 
 
 def client(service, strategy):

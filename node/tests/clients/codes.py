@@ -5,7 +5,6 @@ forms. Run by `node/tests/clients.rs` against `conclave dev` with the folder of 
 every fact is an assertion."""
 
 import asyncio
-import base64
 import html
 import http.cookiejar
 import json
@@ -30,14 +29,12 @@ from conjur_api.models.general.credentials_data import OidcCodeDetail
 from conjur_api.providers import SimpleCredentialsProvider
 from conjur_api.providers.oidc_authentication_strategy import OidcAuthenticationStrategy
 
-from certificates import certificates
+sys.path.append(str(pathlib.Path(__file__).parent.parent / "dev"))
+from around import ACCOUNT, CERT, FOLDER, header, request, set_up  # noqa: E402
+
+from certificates import certificates  # noqa: E402
 
 URL = os.environ["CONJUR_APPLIANCE_URL"]
-ACCOUNT = os.environ["CONJUR_ACCOUNT"]
-KEY = os.environ["CONJUR_AUTHN_API_KEY"]
-CERT = os.environ["CONJUR_CERT_FILE"]
-FOLDER = pathlib.Path(os.environ["CONCLAVE_DEV_DIR"])
-TLS = ssl.create_default_context(cafile=CERT)
 WORK = pathlib.Path(tempfile.mkdtemp())
 SECRET = "the client's: secret/+%"
 BACK = "http://127.0.0.1:8888/callback"
@@ -52,19 +49,6 @@ with (WORK / "provider.err").open("wb") as said:
     provider = subprocess.Popen(
         ["node", script, sys.argv[1], WORK, str(PORT), SECRET, BACK],
         stdout=subprocess.PIPE, stderr=said, text=True)
-
-
-def request(method, url, path, body=None, headers=()):
-    ask = urllib.request.Request(url + path, data=body, method=method, headers=dict(headers))
-    try:
-        with urllib.request.urlopen(ask, context=TLS, timeout=20) as answer:
-            return answer.status, answer.read()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read()
-
-
-def header(token):
-    return {"Authorization": f'Token token="{base64.b64encode(token).decode()}"'}
 
 
 class Stay(urllib.request.HTTPRedirectHandler):
@@ -244,9 +228,6 @@ def at_the_follower(admin):
 def everything():
     if provider.stdout.readline() != "listening\n":
         raise SystemExit(f"the provider did not start: {(WORK / 'provider.err').read_text()}")
-    status, token = request("POST", URL, f"/authn/{ACCOUNT}/admin/authenticate", KEY.encode())
-    assert status == 200, status
-    admin = header(token)
     variables = {
         "provider-uri": f"https://localhost:{PORT}",
         "ca-cert": (WORK / "ca.pem").read_text(),
@@ -277,27 +258,17 @@ def everything():
 - !policy
   id: conjur/authn-oidc/terminal
   body:
-  - !webservice{also}
+  - !webservice
+  - !webservice status{also}
 - !permit
   role: !user carol
   privileges: [read, authenticate]
   resources: [!webservice conjur/authn-oidc/idp, !webservice conjur/authn-oidc/terminal]
 """
-    path = f"/policies/{ACCOUNT}/policy/root"
-    status, answer = request("POST", URL, path, policy.encode(), admin)
-    assert status == 201, (status, answer)
     values = {f"conjur/authn-oidc/idp/{name}": value for name, value in variables.items()}
     values |= {f"conjur/authn-oidc/terminal/{name}": value for name, value in terminal.items()}
-    for name, value in {"shared": "the value", **values}.items():
-        path = f"/secrets/{ACCOUNT}/variable/{urllib.parse.quote(name, safe='')}"
-        status, answer = request("POST", URL, path, value.encode(), admin)
-        assert status == 201, (name, status, answer)
-    for service in ("terminal", "idp"):
-        path = f"/authn-oidc/{service}/{ACCOUNT}"
-        status, answer = request("PATCH", URL, path, b"enabled=true", admin)
-        assert status == 204, (status, answer)
-    status, answer = request("GET", URL, f"{path}/status", None, admin)
-    assert (status, json.loads(answer)) == (200, {"status": "ok"}), answer
+    services = ["authn-oidc/terminal", "authn-oidc/idp"]
+    admin, _ = set_up(URL, policy, {"shared": "the value", **values}, services)
     asyncio.run(through_conjur_api())
     by_hand(URL)
     from_a_terminal()

@@ -3,26 +3,18 @@ what is missing."""
 
 import atexit
 import os
-import shutil
+import pathlib
 import socket
 import subprocess
+import sys
 import time
 import urllib.parse
 
+sys.path.append(str(pathlib.Path(__file__).parent.parent / "dev"))
+from around import provide  # noqa: E402
 
-def need(program, package):
-    """The program's path; it comes with Debian's package."""
-    path = os.pathsep.join([os.environ["PATH"], "/usr/sbin"])
-    if not shutil.which(program, path=path):
-        print(f"{program} is missing; asking apt-get for {package}", flush=True)
-        install = f"apt-get update -q && apt-get install -qy --no-install-recommends {package}"
-        subprocess.run(["flock", "/tmp/conclave-tests-apt.lock", "sh", "-euc", install], check=True,
-                       env={**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"})
-    return shutil.which(program, path=path)
-
-
-need("slapd", "slapd")
-need("openssl", "openssl")
+provide("slapd")
+provide("openssl")
 
 EXAMPLE = """dn: dc=example,dc=org
 objectClass: dcObject
@@ -63,7 +55,7 @@ maxsize 16777216
 access to attrs=userPassword by anonymous auth by * none
 access to * by * read
 """)
-        subprocess.run([need("slapadd", "slapd"), "-q", "-f", "slapd.conf"], check=True, cwd=work,
+        subprocess.run([provide("slapadd", "slapd"), "-q", "-f", "slapd.conf"], check=True, cwd=work,
                        capture_output=True, input=(EXAMPLE + entries).encode(), timeout=60)
         self.start()
         atexit.register(self.kill)
@@ -71,7 +63,7 @@ access to * by * read
     def start(self):
         """Starts it, and waits until it listens."""
         urls = f"ldap://127.0.0.1:{self.port} {self.local}"
-        self.server = subprocess.Popen([need("slapd", "slapd"), "-d", "0", "-f", "slapd.conf", "-h", urls],
+        self.server = subprocess.Popen([provide("slapd"), "-d", "0", "-f", "slapd.conf", "-h", urls],
                                        cwd=self.work, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         end = time.monotonic() + 20
         while True:
@@ -91,11 +83,11 @@ access to * by * read
 
     def change(self, ldif):
         """Changes it while it runs, one entry after the other."""
-        self.carry_out(ldif, need("ldapmodify", "ldap-utils"), "-Q", "-Y", "EXTERNAL", "-H", self.local)
+        self.carry_out(ldif, provide("ldapmodify", "ldap-utils"), "-Q", "-Y", "EXTERNAL", "-H", self.local)
 
     def change_offline(self, ldif):
         """Changes it while it does not run, all at once for whoever asks it."""
-        self.carry_out(ldif, need("slapmodify", "slapd"), "-f", "slapd.conf")
+        self.carry_out(ldif, provide("slapmodify", "slapd"), "-f", "slapd.conf")
 
     def carry_out(self, ldif, *command):
         done = subprocess.run(command, input=ldif, capture_output=True, text=True, timeout=60, check=False,

@@ -3,7 +3,6 @@ at the follower, and at the follower after `kill -9` of every voter. Run by `nod
 program's path and the folder of those files; it starts what stands for clouds and issuers, and then
 itself against `conclave dev`. Every fact is an assertion."""
 
-import base64
 import json
 import os
 import pathlib
@@ -46,13 +45,12 @@ if len(sys.argv) > 1:
     sys.exit()
 
 sys.path.append(str(pathlib.Path(__file__).parent.parent / "dev"))
-from around import ACCOUNT, FOLDER, KEY, address, balancer, nodes  # noqa: E402
+from around import ACCOUNT, CERT, FOLDER, KEY, address, balancer, header, nodes, request, set_up  # noqa: E402
 from conjur_api.providers.aws_iam_authentication_strategy import (  # noqa: E402
     build_signed_headers)
 
 from directory import directory  # noqa: E402
 
-CERT = os.environ["CONJUR_CERT_FILE"]
 CLOUDS = os.environ["CLOUDS_URL"]
 FILES = pathlib.Path(os.environ["HAPROXY_FILES"])
 AUTHORITY = (WORK / "ca.pem").read_text()
@@ -66,19 +64,6 @@ def trusting(file, with_certificate=False):
     if with_certificate:
         context.load_cert_chain(WORK / "client.pem", WORK / "client.key")
     return context
-
-
-def request(method, url, path, body=None, headers=(), tls=None):
-    ask = urllib.request.Request(url + path, data=body, method=method, headers=dict(headers))
-    try:
-        with urllib.request.urlopen(ask, context=tls or trusting(CERT), timeout=20) as answer:
-            return answer.status, answer.read()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read()
-
-
-def header(token):
-    return {"Authorization": f'Token token="{base64.b64encode(token).decode()}"'}
 
 
 def signed(**claims):
@@ -138,10 +123,7 @@ def everybody_logs_in(url, file=CERT, are_certificates_seen=True):
         assert answer == (401, b""), (url, path, answer)
 
 
-def set_up(url):
-    status, token = request("POST", url, f"/authn/{ACCOUNT}/admin/authenticate", KEY.encode())
-    assert status == 200, status
-    admin = header(token)
+def all_in_force(url):
     variables = {
         "authn-jwt/ci": {"provider-uri": CLOUDS, "ca-cert": AUTHORITY, "audience": "conclave",
                          "token-app-property": "sub", "identity-path": "apps"},
@@ -198,21 +180,9 @@ def set_up(url):
   privileges: [read, authenticate]
   resource: !webservice conjur/{service}
 """
-    path = f"/policies/{ACCOUNT}/policy/root"
-    status, answer = request("POST", url, path, policy.encode(), admin)
-    assert status == 201, (status, answer)
     values = {f"conjur/{service}/{name}": value
               for service, names in variables.items() for name, value in names.items()}
-    for name, value in {"shared": "the value", **values}.items():
-        path = f"/secrets/{ACCOUNT}/variable/{urllib.parse.quote(name, safe='')}"
-        status, answer = request("POST", url, path, value.encode(), admin)
-        assert status == 201, (name, status, answer)
-    for service in variables:
-        status, answer = request("PATCH", url, f"/{service}/{ACCOUNT}", b"enabled=true", admin)
-        assert status == 204, (service, status, answer)
-        status, answer = request("GET", url, f"/{service}/{ACCOUNT}/status", None, admin)
-        assert (status, json.loads(answer)) == (200, {"status": "ok"}), (service, answer)
-    return admin
+    return set_up(url, policy, {"shared": "the value", **values}, variables)[0]
 
 
 def until(what, holds):
@@ -240,7 +210,7 @@ def trust_the_proxy(node):
 
 
 def everything():
-    admin = set_up(os.environ["CONJUR_APPLIANCE_URL"])
+    admin = all_in_force(os.environ["CONJUR_APPLIANCE_URL"])
     by_name = {node["name"].upper(): node for node in nodes()}
     follower = by_name["F1"]
     until("the follower has it all", lambda: answers(200, "GET", follower["url"], SECRET, None, admin))

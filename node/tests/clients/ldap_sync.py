@@ -20,10 +20,11 @@ import urllib.parse
 import urllib.request
 
 from certificates import certificates
-from directory import Slapd, need
+from directory import Slapd
 
 sys.path.append(str(pathlib.Path(__file__).parent.parent / "dev"))
-from around import ACCOUNT, FOLDER, KEY, TLS, WITHIN_S, by_name, free_port, nodes  # noqa: E402
+from around import (  # noqa: E402
+    ACCOUNT, FOLDER, KEY, WITHIN_S, by_name, free_port, header, nodes, provide, request)
 
 CONCLAVE = sys.argv[1]
 DOCUMENT = pathlib.Path(__file__).parents[2] / "docs" / "ldap-sync.md"
@@ -35,7 +36,7 @@ RUNS = "variable:conjur/ldap-sync/corp/runs"
 MANY = [f"p{number:02}" for number in range(20)]
 EVERY_S = 2
 NOT_FOUND, REFUSED, UNAVAILABLE = 6, 7, 8  # Exit codes.
-need("curl", "curl")
+provide("curl")
 
 
 def person(uid, number):
@@ -132,17 +133,6 @@ def load(text, how="load", branch="root"):
     return done("policy", how, "-b", branch, "-f", file)
 
 
-def request(method, url, path, body=None, token=None):
-    ask = urllib.request.Request(url + path, data=body, method=method)
-    if token is not None:
-        ask.add_header("Authorization", f'Token token="{base64.b64encode(token).decode()}"')
-    try:
-        with urllib.request.urlopen(ask, context=TLS, timeout=20) as answer:
-            return answer.status, answer.read()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read()
-
-
 def logs_in(login, key, url=None):
     """Status, and the token where there is one."""
     path = f"/authn/{ACCOUNT}/{urllib.parse.quote(login, safe='')}/authenticate"
@@ -168,7 +158,7 @@ class Watch(threading.Thread):
             try:
                 url = a_voter()
                 token = token or logs_in("admin", KEY, url)[1]
-                status, body = request("GET", url, f"/ldap-sync/{ACCOUNT}/corp/runs", None, token)
+                status, body = request("GET", url, f"/ldap-sync/{ACCOUNT}/corp/runs", None, header(token))
             except OSError:
                 status = 0
             if status != 200:
@@ -342,7 +332,7 @@ def who_leaves_and_comes_back(slapd, watch):
     secret = f"/secrets/{ACCOUNT}/variable/app%2Fdb%2Fpassword"
 
     def reads(token, url):
-        return request("GET", url, secret, None, token)[0] == 200
+        return request("GET", url, secret, None, header(token))[0] == 200
 
     tokens = [logs_in(*one)[1] for one in (alice, bob)]
     assert all(reads(token, a_voter()) for token in tokens)

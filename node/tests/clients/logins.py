@@ -14,12 +14,11 @@ import shutil
 import signal
 import ssl
 import subprocess
+import sys
 import tempfile
 import threading
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 
 from conjur_api import Client
 from conjur_api.models import ConjurConnectionInfo, CredentialsData, SslVerificationMode
@@ -27,14 +26,12 @@ from conjur_api.providers import JWTAuthenticationStrategy, SimpleCredentialsPro
 from conjur_api.providers import cert_authentication_strategy as by_certificates
 from conjur_api.providers.ldap_authentication_strategy import LdapAuthenticationStrategy
 
-from directory import directory
+sys.path.append(str(pathlib.Path(__file__).parent.parent / "dev"))
+from around import ACCOUNT, CERT, FOLDER, header, request, set_up  # noqa: E402
+
+from directory import directory  # noqa: E402
 
 URL = os.environ["CONJUR_APPLIANCE_URL"]
-ACCOUNT = os.environ["CONJUR_ACCOUNT"]
-KEY = os.environ["CONJUR_AUTHN_API_KEY"]
-CERT = os.environ["CONJUR_CERT_FILE"]
-FOLDER = pathlib.Path(os.environ["CONCLAVE_DEV_DIR"])
-TLS = ssl.create_default_context(cafile=CERT)
 WORK = pathlib.Path(tempfile.mkdtemp())
 PASSWORD = "carol-Secret1!"
 
@@ -104,22 +101,6 @@ threading.Thread(target=issuer.serve_forever, daemon=True).start()
 LDAP_PORT = directory(WORK, PASSWORD)
 
 
-def request(method, url, path, body=None, headers=(), context=TLS):
-    ask = urllib.request.Request(url + path, data=body, method=method, headers=dict(headers))
-    try:
-        with urllib.request.urlopen(ask, context=context, timeout=20) as answer:
-            return answer.status, answer.read()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read()
-
-
-def header(token):
-    return {"Authorization": f'Token token="{base64.b64encode(token).decode()}"'}
-
-
-status, admin = request("POST", URL, f"/authn/{ACCOUNT}/admin/authenticate", KEY.encode())
-assert status == 200, status
-ADMIN = header(admin)
 POLICY = f"""
 - !user carol
 - !host
@@ -159,10 +140,7 @@ POLICY = f"""
   - !variable tls-ca-cert
   - !permit {{role: !user /carol, privileges: [read, authenticate], resource: !webservice}}
 """
-status, answer = request("POST", URL, f"/policies/{ACCOUNT}/policy/root", POLICY.encode(), ADMIN)
-assert status == 201, (status, answer)
-CAROL = json.loads(answer)["created_roles"][f"{ACCOUNT}:user:carol"]["api_key"]
-for name, value in {
+ADMIN, API_KEYS = set_up(URL, POLICY, {
     "shared": "the value",
     "conjur/authn-jwt/ci/jwks-uri": f"https://localhost:{issuer.server_port}/keys",
     "conjur/authn-jwt/ci/ca-cert": AUTHORITY,
@@ -174,15 +152,8 @@ for name, value in {
     "conjur/authn-cert/mesh/ca-cert": AUTHORITY,
     "conjur/authn-cert/mesh/trust-domain": "acme.example",
     "conjur/authn-cert/mesh/identity-path": "apps",
-}.items():
-    path = f"/secrets/{ACCOUNT}/variable/{urllib.parse.quote(name, safe='')}"
-    status, answer = request("POST", URL, path, value.encode(), ADMIN)
-    assert status == 201, (name, status, answer)
-for service in ("authn-jwt/ci", "authn-ldap/corp", "authn-cert/mesh"):
-    status, answer = request("PATCH", URL, f"/{service}/{ACCOUNT}", b"enabled=true", ADMIN)
-    assert status == 204, (service, status, answer)
-    status, answer = request("GET", URL, f"/{service}/{ACCOUNT}/status", None, ADMIN)
-    assert (status, json.loads(answer)) == (200, {"status": "ok"}), (service, answer)
+}, ["authn-jwt/ci", "authn-ldap/corp", "authn-cert/mesh"])
+CAROL = API_KEYS[f"{ACCOUNT}:user:carol"]
 
 
 def client(service, strategy):
@@ -258,7 +229,7 @@ def at_the_follower():
         assert (status, answer) == (401, b""), (status, answer)
         shown = ssl.create_default_context(cafile=CERT)
         shown.load_cert_chain(WORK / "client.pem", WORK / "client.key")
-        status, token = request("POST", follower["url"], path_of, b"", context=shown)
+        status, token = request("POST", follower["url"], path_of, b"", tls=shown)
         assert status == 200, (status, token)
         expired = f"jwt={token_of(exp=int(time.time()) - 1)}".encode()
         status, answer = request("POST", follower["url"], by_token[0], expired)

@@ -11,6 +11,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import urllib.error
 import urllib.parse
 import urllib.request
 
@@ -18,7 +19,8 @@ ACCOUNT = os.environ["CONJUR_ACCOUNT"]
 LOGIN = os.environ["CONJUR_AUTHN_LOGIN"]
 KEY = os.environ["CONJUR_AUTHN_API_KEY"]
 FOLDER = pathlib.Path(os.environ["CONCLAVE_DEV_DIR"])
-TLS = ssl.create_default_context(cafile=os.environ["CONJUR_CERT_FILE"])
+CERT = os.environ["CONJUR_CERT_FILE"]
+TLS = ssl.create_default_context(cafile=CERT)
 WITHIN_S = int(os.environ.get("CONCLAVE_WITHIN_S", "60"))
 SECRET = f"/secrets/{ACCOUNT}/variable/app%2Fdb%2Fpassword"
 AUTHENTICATE = f"/authn/{ACCOUNT}/{LOGIN}/authenticate"
@@ -45,6 +47,42 @@ def exchange(url, path, token=None, body=None):
 def authenticate(url):
     """Request id and token."""
     return exchange(url, AUTHENTICATE, body=KEY.encode())
+
+
+def request(method, url, path, body=None, headers=(), tls=TLS):
+    """Status and body of whatever answer comes."""
+    ask = urllib.request.Request(url + path, data=body, method=method, headers=dict(headers))
+    try:
+        with urllib.request.urlopen(ask, context=tls, timeout=20) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def header(token):
+    """The header that bears a token."""
+    return {"Authorization": f'Token token="{base64.b64encode(token).decode()}"'}
+
+
+def set_up(url, policy, values, services):
+    """Loads a policy as the administrator, sets variables, and puts authenticators in force, which must then
+    say that they are well. The administrator's header, and the keys of the roles that were created."""
+    status, token = request("POST", url, AUTHENTICATE, KEY.encode())
+    assert status == 200, status
+    admin = header(token)
+    status, answer = request("POST", url, f"/policies/{ACCOUNT}/policy/root", policy.encode(), admin)
+    assert status == 201, (status, answer)
+    keys = {role: made["api_key"] for role, made in json.loads(answer)["created_roles"].items()}
+    for name, value in values.items():
+        path = f"/secrets/{ACCOUNT}/variable/{urllib.parse.quote(name, safe='')}"
+        status, answer = request("POST", url, path, value.encode(), admin)
+        assert status == 201, (name, status, answer)
+    for service in services:
+        status, answer = request("PATCH", url, f"/{service}/{ACCOUNT}", b"enabled=true", admin)
+        assert status == 204, (service, status, answer)
+        status, answer = request("GET", url, f"/{service}/{ACCOUNT}/status", None, admin)
+        assert (status, json.loads(answer)) == (200, {"status": "ok"}), (service, answer)
+    return admin, keys
 
 
 def free_port():
@@ -74,7 +112,7 @@ def address(node):
 def balancer(file, scratch, **variables):
     """HAProxy with one of the files of `node/deploy/haproxy`; the port where it listens."""
     port = free_port()
-    environment = dict(os.environ, BIND=f"127.0.0.1:{port}", CLUSTER_CA=os.environ["CONJUR_CERT_FILE"],
+    environment = dict(os.environ, BIND=f"127.0.0.1:{port}", CLUSTER_CA=CERT,
                        CLUSTER_NAME="localhost", **variables)
     said = scratch / f"{file.name}.log"
     log = said.open("wb")
