@@ -97,11 +97,6 @@ impl Part {
             Self::Stopped => "stopped",
         }
     }
-
-    /// Whether this node votes.
-    pub const fn is_voter(self) -> bool {
-        matches!(self, Self::Leader | Self::Standby | Self::Candidate)
-    }
 }
 
 /// Where the cluster stands, as this node sees it.

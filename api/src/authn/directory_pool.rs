@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::directory::{Server, Session};
 
 /// Questions to directories at once, over all of them, and connections kept for one server: were fewer kept
-/// than are in use at once, most questions would make theirs anew, at several times the cost.
+/// than are in use at once, most questions would make theirs anew.
 pub(super) const QUESTIONS_MAX: usize = 64;
 /// Servers, as seen by services, that connections are kept for; others make theirs each time.
 const PLACES_MAX: usize = 256;

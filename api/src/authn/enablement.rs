@@ -63,6 +63,22 @@ pub(crate) fn all_enabled(settings: &[String], state: &State) -> BTreeSet<String
     all
 }
 
+/// The webservices of one type of authenticator that are in force for an account.
+pub(crate) fn services_in_force(
+    settings: &[String],
+    state: &State,
+    account: &AccountName,
+    authenticator: &str,
+) -> Vec<ResourceId> {
+    let names = all_enabled(settings, state);
+    let services =
+        names.iter().filter_map(|name| name.strip_prefix(authenticator)?.strip_prefix('/'));
+    services
+        .filter_map(|service| webservice(account, authenticator, Some(service)))
+        .filter(|webservice| is_enabled(settings, state, webservice))
+        .collect()
+}
+
 /// What is wrong with a name in the settings; nothing when it is one.
 pub(crate) fn misnamed(name: &str) -> Option<String> {
     let (kind, service) = match name.split_once('/') {

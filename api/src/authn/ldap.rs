@@ -7,7 +7,7 @@
 //! Where the webservice says so ([`RECHECK`]), API keys of its people let in only those that the directory
 //! still has, at whichever authenticator they are shown.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ use zeroize::Zeroizing;
 
 use super::directory::{Directory, Finding, Question, Trouble, servers_named, unfit_template};
 use super::directory_pool::{Pool, QUESTIONS_MAX};
+use super::enablement::services_in_force;
 use super::outbound::{Outbound, pinned};
 use super::variables::Variables;
 use super::{Attempt, Authenticator, Denied, NOT_FROM_HERE, StatusError, Verdict, is_from_within};
@@ -102,9 +103,7 @@ impl Ldap {
     /// Whether the directory of a service has somebody, or had a moment ago.
     async fn has(&self, call: &mut Call, role: &RoleId, service: &Concerned) -> Result<(), Denied> {
         let Concerned { webservice, login, recheck } = service;
-        let recheck = duration::parse(recheck).ok_or_else(|| {
-            Denied::new(format!("{UNFIT}: {RECHECK} = {recheck:?} is no duration, as PT5M is"))
-        })?;
+        let recheck = recheck_of(recheck).map_err(|why| Denied::new(format!("{UNFIT}: {why}")))?;
         let key = (webservice.clone(), role.clone());
         let said = self.words().get(&key).copied();
         if said.is_some_and(|said| is_good(said, call.now.seconds(), recheck)) {
@@ -154,18 +153,7 @@ struct Concerned {
 /// The services in force that want to know whether a user is still there: those that the user may use, and
 /// of whose branch it is.
 fn concerned(state: &State, role: &RoleId, enabled: &[String]) -> Vec<Concerned> {
-    let account = role.account();
-    let named = enabled.iter().filter_map(|name| {
-        let service = name.strip_prefix(NAME)?.strip_prefix('/')?;
-        super::webservice(account, NAME, Some(service))
-    });
-    let switched_on = state.authenticator_configs().filter(|(_, config)| config.enabled);
-    let switched_on = switched_on.map(|(webservice, _)| webservice).filter(|webservice| {
-        let name = webservice.identifier().strip_prefix("conjur/");
-        let service = name.and_then(|name| name.strip_prefix(NAME)?.strip_prefix('/'));
-        webservice.account() == account && service.is_some()
-    });
-    let all: BTreeSet<ResourceId> = named.chain(switched_on.cloned()).collect();
+    let all = services_in_force(enabled, state, role.account(), NAME);
     let concerned = all.into_iter().filter_map(|webservice| {
         let recheck = state.annotation(&webservice, RECHECK)?.value.trim().to_owned();
         let login = login_of(state, &webservice, role)?;
@@ -175,11 +163,15 @@ fn concerned(state: &State, role: &RoleId, enabled: &[String]) -> Vec<Concerned>
     concerned.collect()
 }
 
+fn recheck_of(text: &str) -> Result<Duration, String> {
+    duration::parse(text).ok_or_else(|| format!("{RECHECK} = {text:?} is no duration, as PT5M is"))
+}
+
 /// What is wrong with annotations that are for the people of a service; nothing when they will do.
 fn unfit_options(state: &State, webservice: &ResourceId) -> Option<String> {
     let said = |name| state.annotation(webservice, name).map(|one| one.value.trim());
-    if let Some(recheck) = said(RECHECK).filter(|text| duration::parse(text).is_none()) {
-        return Some(format!("{RECHECK} = {recheck:?} is no duration, as PT5M is"));
+    if let Some(Err(why)) = said(RECHECK).map(recheck_of) {
+        return Some(why);
     }
     let branch = said(BRANCH).filter(|branch| !matches!(*branch, "" | "root"))?;
     let policy = Id::new(webservice.account().clone(), Kind::Policy, branch).ok();

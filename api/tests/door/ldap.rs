@@ -164,7 +164,7 @@ impl Slapd {
              disallow bind_anon\n\
              database mdb\nsuffix \"dc=example,dc=org\"\nrootdn \"cn=root,dc=example,dc=org\"\n\
              rootpw root-4711\n\
-             directory {}\nmaxsize 67108864\nindex uid eq\n\
+             directory {}\nmaxsize 67108864\nindex objectClass,uid eq\n\
              limits dn.exact=\"cn=searcher,dc=example,dc=org\" size.soft=100 size.hard=100 size.prtotal=unlimited\n\
              access to attrs=userPassword by anonymous auth by * none\n\
              access to * by dn.exact=\"cn=searcher,dc=example,dc=org\" read by anonymous auth by * none\n",
@@ -210,6 +210,22 @@ impl Slapd {
         // The shell's own: not every machine has the program.
         let kill = format!("kill -{name} {}", self.server.id());
         let _sent = Command::new("sh").args(["-c", &kill]).status();
+        // Its threads stop one by one, and until then answer.
+        let end = Instant::now() + START;
+        while name == "STOP" && !self.has_stopped() {
+            assert!(Instant::now() < end, "slapd does not stop");
+            std::thread::yield_now();
+        }
+    }
+
+    /// Whether every thread of it is stopped.
+    fn has_stopped(&self) -> bool {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.server.id())).unwrap();
+        let is_stopped = |thread: fs::DirEntry| {
+            let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T'))
+        };
+        threads.map(Result::unwrap).all(is_stopped)
     }
 
     /// Whether it holds that many people without names of their own, and that many groups.

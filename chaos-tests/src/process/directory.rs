@@ -94,7 +94,7 @@ fn configuration(data: &str, certificate: &Path, key: &Path) -> String {
          include /etc/ldap/schema/nis.schema\ninclude /etc/ldap/schema/inetorgperson.schema\n\
          modulepath /usr/lib/ldap\nmoduleload back_mdb\n\
          TLSCertificateFile {certificate}\nTLSCertificateKeyFile {key}\n\
-         database mdb\nsuffix \"{BASE}\"\ndirectory {data}\nmaxsize 16777216\nindex uid eq\n\
+         database mdb\nsuffix \"{BASE}\"\ndirectory {data}\nmaxsize 16777216\nindex objectClass,uid eq\n\
          access to attrs=userPassword by anonymous auth by * none\n\
          access to * by dn.exact=\"{SEARCHER}\" read by anonymous auth by * none\n"
     )
