@@ -15,8 +15,9 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-use super::directory_pool::{Place, Pool};
+use super::directory_pool::{Place, Pool, Standing};
 use super::outbound::Outbound;
+use crate::token::sha256;
 
 /// Stands in a filter for the login.
 pub(crate) const PLACE: &str = "%s";
@@ -199,6 +200,7 @@ pub(crate) enum Question<'a> {
 /// A connection, which ends when it is dropped.
 pub(crate) struct Session {
     ldap: Ldap,
+    pub(super) made: Instant,
     _driver: JoinSet<()>,
 }
 
@@ -271,8 +273,8 @@ impl Directory {
         let mut last = Trouble::new("no server is named");
         for server in &self.servers {
             let opening = async {
-                let mut session = connect(outbound, server, tls.clone()).await?;
-                self.log_in(&mut session.ldap).await??;
+                let session = connect(outbound, server, tls.clone()).await?;
+                self.log_in(&session.ldap).await??;
                 Ok::<_, Trouble>(session)
             };
             match in_time(outbound, opening).await {
@@ -334,95 +336,113 @@ impl Directory {
         patience: Duration,
         question: &Question<'_>,
     ) -> Result<Finding, Trouble> {
-        let place = Place { server: server.clone(), authorities: self.authorities.clone() };
-        let kept = self.kept(pool, &place, patience).await?;
-        let (mut session, made) = if let Some(kept) = kept {
-            kept
-        } else {
-            let tls = self.tls(outbound).await?;
-            let mut session = connect(outbound, server, tls).await?;
-            self.log_in(&mut session.ldap).await??;
-            (session, Instant::now())
+        let login = match question {
+            Question::Password { login, .. } | Question::Search { login } => login,
         };
-        let (finding, is_at_rest) = self.put(&mut session.ldap, patience, question).await?;
-        // Who searches must be said at the start of the next question, to have nothing of this one left.
-        if is_at_rest && self.searcher.is_some() {
-            pool.keep(place, session, made);
+        let searcher = self.searcher.as_ref();
+        let searcher = searcher.map(|(name, password)| (name.clone(), sha256(password.as_bytes())));
+        let place =
+            Place { server: server.clone(), authorities: self.authorities.clone(), searcher };
+        let asking = Asking { outbound, pool, place, patience };
+        let searching = |ldap| self.find(ldap, login, patience);
+        let (found, session) = self.converse(&asking, Standing::Searcher, searching).await?;
+        let found = found?;
+        // A search that found too much is cut off, and the rest of it may still come.
+        if !matches!(found, Err(NoEntry::Several)) {
+            pool.keep(asking.place.clone(), Standing::Searcher, session);
         }
+        let (name, password) = match (found, question) {
+            (Err(NoEntry::Several), _) => return Ok(Finding::Refused(SEVERAL.to_owned())),
+            (Err(NoEntry::Because(why)), _) => return Ok(Finding::Refused(why.to_owned())),
+            (Ok(_), Question::Search { .. }) => return Ok(Finding::Known),
+            (Ok(name), Question::Password { password, .. }) => (name, password),
+        };
+        let trying = |ldap| bind(ldap, &name, password);
+        let (code, session) = self.converse(&asking, Standing::Anybody, trying).await?;
+        let finding = match code {
+            0 => Finding::Proven,
+            // Wrong password, no such entry any more, locked, expired, or not allowed to log in.
+            19 | 32 | 34 | 48 | 49 | 50 | 53 => {
+                Finding::Refused(format!("the directory refuses its password ({code})"))
+            }
+            code => {
+                return Err(Trouble::new(format!("the directory answers {code} to a password")));
+            }
+        };
+        pool.keep(asking.place, Standing::Anybody, session);
         Ok(finding)
     }
 
-    /// A connection of before on which the searcher may search again; none where there is none that is good.
+    /// Has something done on a connection of before, or on a new one where there is none, or where it turns out
+    /// to have been ended: so it may be done twice, and no more than that. The connection comes back with
+    /// what came of it.
+    async fn converse<T, D: Future<Output = Result<T, LdapError>>>(
+        &self,
+        asking: &Asking<'_>,
+        standing: Standing,
+        what: impl Fn(Ldap) -> D,
+    ) -> Result<(T, Session), Trouble> {
+        if let Some(session) = self.kept(asking, standing).await?
+            && let Ok(done) = what(session.ldap.clone()).await
+        {
+            return Ok((done, session));
+        }
+        let tls = self.tls(asking.outbound).await?;
+        let session = connect(asking.outbound, &asking.place.server, tls).await?;
+        if standing == Standing::Searcher {
+            self.log_in(&session.ldap).await??;
+        }
+        let done = what(session.ldap.clone()).await?;
+        Ok((done, session))
+    }
+
+    /// A connection of before that is good, if there is one.
     async fn kept(
         &self,
-        pool: &Pool,
-        place: &Place,
-        patience: Duration,
-    ) -> Result<Option<(Session, Instant)>, Trouble> {
-        if self.searcher.is_none() {
-            return Ok(None);
-        }
-        while let Some((mut session, made)) = pool.take(place) {
-            // Something between may have forgotten the connection without a word: that must leave time for another.
-            let trying = self.log_in(&mut session.ldap);
-            match tokio::time::timeout(KEPT_PATIENCE_MAX.min(patience / 4), trying).await {
-                Ok(Ok(logged_in)) => return logged_in.map(|()| Some((session, made))),
+        asking: &Asking<'_>,
+        standing: Standing,
+    ) -> Result<Option<Session>, Trouble> {
+        while let Some((session, is_fresh)) = asking.pool.take(&asking.place, standing) {
+            if is_fresh {
+                return Ok(Some(session));
+            }
+            // Nobody in particular has nothing to say that would show whether it is still there.
+            if self.searcher.is_none() {
+                continue;
+            }
+            // Something between may have forgotten it without a word: that must leave time for another.
+            let trying = self.log_in(&session.ldap);
+            let patience = KEPT_PATIENCE_MAX.min(asking.patience / 4);
+            match tokio::time::timeout(patience, trying).await {
+                Ok(Ok(logged_in)) => return logged_in.map(|()| Some(session)),
                 // It was ended from the other end.
                 Ok(Err(_)) => {}
                 // The others are as old or older.
-                Err(_elapsed) => return Ok(None),
+                Err(_elapsed) => {
+                    asking.pool.forget(&asking.place);
+                    return Ok(None);
+                }
             }
         }
         Ok(None)
     }
 
     /// Says who searches; the outer error is the connection's.
-    async fn log_in(&self, ldap: &mut Ldap) -> Result<Result<(), Trouble>, LdapError> {
+    async fn log_in(&self, ldap: &Ldap) -> Result<Result<(), Trouble>, LdapError> {
         let Some((name, password)) = &self.searcher else { return Ok(Ok(())) };
-        let bound = ldap.simple_bind(name, password).await?;
-        Ok(match bound.rc {
+        Ok(match bind(ldap.clone(), name, password).await? {
             0 => Ok(()),
             code => Err(Trouble::new(format!("the searcher may not log in ({code})"))),
         })
     }
 
-    /// Puts the question to a connection, and tells whether it has nothing under way afterwards.
-    async fn put(
-        &self,
-        ldap: &mut Ldap,
-        patience: Duration,
-        question: &Question<'_>,
-    ) -> Result<(Finding, bool), Trouble> {
-        let login = match question {
-            Question::Password { login, .. } | Question::Search { login } => login,
-        };
-        let found = self.find(ldap, login, patience).await?;
-        let (name, password) = match (found, question) {
-            // A search that found too much is cut off, and the rest of it may still come.
-            (Err(NoEntry::Several), _) => return Ok((Finding::Refused(SEVERAL.to_owned()), false)),
-            (Err(NoEntry::Because(why)), _) => return Ok((Finding::Refused(why.to_owned()), true)),
-            (Ok(_), Question::Search { .. }) => return Ok((Finding::Known, true)),
-            (Ok(name), Question::Password { password, .. }) => (name, password),
-        };
-        let bound = ldap.simple_bind(&name, password).await?;
-        match bound.rc {
-            0 => Ok((Finding::Proven, true)),
-            // Wrong password, no such entry any more, locked, expired, or not allowed to log in.
-            19 | 32 | 34 | 48 | 49 | 50 | 53 => {
-                let why = format!("the directory refuses its password ({})", bound.rc);
-                Ok((Finding::Refused(why), true))
-            }
-            code => Err(Trouble::new(format!("the directory answers {code} to a password"))),
-        }
-    }
-
-    /// The name of the one entry for a login, or why there is none.
+    /// The name of the one entry for a login, or why there is none; the outermost error is the connection's.
     async fn find(
         &self,
-        ldap: &mut Ldap,
+        mut ldap: Ldap,
         login: &str,
         patience: Duration,
-    ) -> Result<Result<String, NoEntry>, Trouble> {
+    ) -> Result<Result<Result<String, NoEntry>, Trouble>, LdapError> {
         let seconds = i32::try_from(patience.as_secs()).unwrap_or(i32::MAX).max(1);
         let options =
             SearchOptions::new().deref(DerefAliases::Never).sizelimit(2).timelimit(seconds);
@@ -438,22 +458,34 @@ impl Directory {
             }
             names.push(SearchEntry::construct(entry).dn);
             if names.len() > 1 {
-                return Ok(Err(NoEntry::Several));
+                return Ok(Ok(Err(NoEntry::Several)));
             }
         }
         let ended = search.finish().await;
-        match ended.rc {
-            0 => {}
-            4 => return Ok(Err(NoEntry::Several)),
-            code => return Err(Trouble::new(format!("the directory answers {code} to a search"))),
-        }
-        Ok(match names.pop() {
-            // With an empty name, whatever password would be nobody's and right.
-            Some(name) if !name.trim().is_empty() => Ok(name),
-            Some(_) => Err(NoEntry::Because("the directory's entry for it has no name")),
-            None => Err(NoEntry::Because("the directory has no entry for it")),
+        Ok(match ended.rc {
+            0 => Ok(match names.pop() {
+                // With an empty name, whatever password would be nobody's and right.
+                Some(name) if !name.trim().is_empty() => Ok(name),
+                Some(_) => Err(NoEntry::Because("the directory's entry for it has no name")),
+                None => Err(NoEntry::Because("the directory has no entry for it")),
+            }),
+            4 => Ok(Err(NoEntry::Several)),
+            code => Err(Trouble::new(format!("the directory answers {code} to a search"))),
         })
     }
+}
+
+/// What a server says to a name with a password, in its code.
+async fn bind(mut ldap: Ldap, name: &str, password: &str) -> Result<u32, LdapError> {
+    Ok(ldap.simple_bind(name, password).await?.rc)
+}
+
+/// How one server is asked one question.
+struct Asking<'a> {
+    outbound: &'a Outbound,
+    pool: &'a Pool,
+    place: Place,
+    patience: Duration,
 }
 
 async fn connect(
@@ -479,7 +511,7 @@ async fn connect(
             tracing::debug!(%error, "authn.directory connection");
         }
     });
-    Ok(Session { ldap, _driver: driver })
+    Ok(Session { ldap, made: Instant::now(), _driver: driver })
 }
 
 #[cfg(test)]
