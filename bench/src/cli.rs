@@ -10,7 +10,7 @@ use crate::calibrate::calibrate;
 use crate::contest::{self, Timing};
 use crate::report::{Provenance, Report, Subjectline};
 use crate::scratch::Scratch;
-use crate::subject::{Entrant, Peer, Setting, Workload};
+use crate::subject::{Entrant, Hash, Peer, Setting, Workload};
 use crate::{Fault, layers, scale};
 
 /// Measures Conclave, alone or against a peer, with both on this machine.
@@ -84,6 +84,9 @@ struct Contest {
     /// Hosts that log in, in `authn` and `jwt`, or people, in `ldap`.
     #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     hosts: u32,
+    /// How the directory keeps passwords, in `ldap`.
+    #[arg(long, value_enum, default_value_t = Hash::Ssha)]
+    hash: Hash,
     /// Threads of the generator.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
     threads: u8,
@@ -193,6 +196,7 @@ async fn compete(
         clients: usize::from(contest.clients),
         value_bytes: contest.value_bytes as usize,
         hosts: contest.hosts as usize,
+        hash: contest.hash,
     };
     let timing = Timing {
         warm_up: Duration::from_secs(contest.warm_up),

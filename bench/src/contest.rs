@@ -45,6 +45,8 @@ pub struct Measurement {
     pub failed: u64,
     /// Processor time of all server processes per success, in microseconds.
     pub cpu_us_per_op: f64,
+    /// What of that was spent by servers that the subject asks, if there are any.
+    pub asked_cpu_us_per_op: Option<f64>,
     /// The generator's, on the same processors.
     pub generator_cpu_us_per_op: f64,
     /// Share of all processors that the servers used.
@@ -115,6 +117,7 @@ pub async fn run(
 /// What the processes and the machine had used at one moment.
 struct Edge {
     servers: Usage,
+    asked: Option<Usage>,
     generator: Usage,
     machine: Machine,
     fsyncs: Option<f64>,
@@ -125,6 +128,7 @@ impl Edge {
         let fsyncs = subject.fsyncs().await;
         Self {
             servers: usage::of_processes(&subject.processes),
+            asked: (!subject.asked.is_empty()).then(|| usage::of_processes(&subject.asked)),
             generator: usage::of_this_process(),
             machine: Machine::now(),
             fsyncs,
@@ -163,6 +167,7 @@ async fn measure(
 
 fn summary(observed: &Observed, before: &Edge, after: &Edge) -> Measurement {
     let servers = after.servers.since(before.servers);
+    let asked = before.asked.zip(after.asked).map(|(from, to)| to.since(from));
     let generator = after.generator.since(before.generator);
     let operations = observed.succeeded.max(1) as f64;
     let available = observed.elapsed.as_secs_f64() * usage::cores() as f64;
@@ -175,6 +180,7 @@ fn summary(observed: &Observed, before: &Edge, after: &Edge) -> Measurement {
         max_ms: millis(latencies.max()),
         failed: observed.failed,
         cpu_us_per_op: servers.cpu.as_secs_f64() * 1e6 / operations,
+        asked_cpu_us_per_op: asked.map(|asked| asked.cpu.as_secs_f64() * 1e6 / operations),
         generator_cpu_us_per_op: generator.cpu.as_secs_f64() * 1e6 / operations,
         servers_share: servers.cpu.as_secs_f64() / available,
         generator_share: generator.cpu.as_secs_f64() / available,

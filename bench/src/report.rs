@@ -368,8 +368,20 @@ fn limited_by(workload: Workload, turns: &[&Turn]) -> String {
     let generator = closed(turns, |m| m.generator_share);
     let idle = closed(turns, |m| m.machine.idle);
     let others = closed(turns, others_share);
+    let asked: Vec<f64> = turns
+        .iter()
+        .filter_map(|turn| {
+            let share = turn.closed.asked_cpu_us_per_op? / turn.closed.cpu_us_per_op;
+            Some(turn.closed.servers_share * share)
+        })
+        .collect();
+    let asked = if asked.is_empty() {
+        String::new()
+    } else {
+        format!(" of which {:.0} % are of those it asks", median(asked) * 100.0)
+    };
     let shares = format!(
-        "servers {:.0} %, generator {:.0} %, idle {:.0} %, kernel and others {:.0} % of the cores",
+        "servers {:.0} %{asked}, generator {:.0} %, idle {:.0} %, kernel and others {:.0} % of the cores",
         servers * 100.0,
         generator * 100.0,
         idle * 100.0,
@@ -398,6 +410,7 @@ mod tests {
             max_ms: 4.0,
             failed: 0,
             cpu_us_per_op: 50.0,
+            asked_cpu_us_per_op: None,
             generator_cpu_us_per_op: 5.0,
             servers_share: 0.8,
             generator_share: 0.1,
@@ -473,6 +486,14 @@ mod tests {
         let empty =
             Subjectline { workload: Workload::Read, clients: 1, value_bytes: 1, seconds: 1 };
         assert!(Report::of(empty, Vec::new(), Provenance::now()).is_none());
+    }
+
+    #[test]
+    fn what_the_servers_use_that_it_asks_is_told_apart() {
+        let mut asking = turn("conclave", 300.0);
+        asking.closed.asked_cpu_us_per_op = Some(20.0);
+        let words = report(vec![asking, turn("slapd", 900.0)]).limits.limited_by;
+        assert!(words.contains("servers 80 % of which 32 % are of those it asks,"), "{words}");
     }
 
     #[test]

@@ -52,7 +52,7 @@ pub(super) async fn start(setting: Setting, scratch: &Scratch) -> Result<Subject
     let clients = match setting.workload {
         Workload::Ldap => {
             let people = setting.hosts.max(setting.clients);
-            let directory = Directory::start(people, scratch).await?;
+            let directory = Directory::start(people, setting.hash, scratch).await?;
             let clients = door.log_ins_by_directory(&admin, setting, people, &directory).await?;
             daemons.push(directory.daemon);
             clients
@@ -67,6 +67,7 @@ pub(super) async fn start(setting: Setting, scratch: &Scratch) -> Result<Subject
         version: env!("CARGO_PKG_VERSION").to_owned(),
         setup: "3 voters, fsync, TLS, audit of every decision, HTTP/1.1 to the leader",
         processes: of_cluster.chain(daemons.iter().map(Daemon::pid)).collect(),
+        asked: daemons.iter().map(Daemon::pid).collect(),
         clients,
         counter: None,
         running: Running::Cluster(Box::new(cluster), daemons),

@@ -118,6 +118,7 @@ pub(super) async fn start(setting: Setting, scratch: &Scratch) -> Result<Subject
         version,
         setup: "3 members, fsync, TLS with client and peer certificates, gRPC to the leader",
         processes: daemons.iter().map(Daemon::pid).collect(),
+        asked: Vec::new(),
         clients,
         counter: Some(Counter { endpoints, metric: "etcd_disk_wal_fsync_duration_seconds_count" }),
         running: Running::Daemons(daemons),

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use tokio::net::TcpStream;
 
-use super::{Running, Setting, Subject, until_ready};
+use super::{Hash, Running, Setting, Subject, until_ready};
 use crate::load::Client;
 use crate::process::{self, Daemon, free_ports};
 use crate::scratch::Scratch;
@@ -19,7 +19,7 @@ const NAME: &str = "slapd";
 /// The webservice's name.
 pub(super) const SERVICE: &str = "bench";
 const BASE: &str = "dc=bench,dc=example";
-/// What all of them have. It is kept as it is, so that a bind costs the directory no hash.
+/// What all of them have.
 pub(super) const PASSWORD: &str = "bench-Secret1!";
 
 /// A running directory.
@@ -34,7 +34,7 @@ pub(super) struct Directory {
 
 impl Directory {
     /// With so many people, `u0`, `u1` and on; TLS from the first byte.
-    pub(super) async fn start(people: usize, scratch: &Scratch) -> Result<Self, Fault> {
+    pub(super) async fn start(people: usize, hash: Hash, scratch: &Scratch) -> Result<Self, Fault> {
         let program = install::slapd()?;
         let folder = scratch.folder(NAME)?;
         let material = Material::create(&folder)?;
@@ -46,7 +46,7 @@ impl Directory {
         let data = folder.join("data");
         std::fs::create_dir(&data).map_err(Fault::path("make", &data))?;
         write("slapd.conf", &configuration(&folder))?;
-        write("people.ldif", &entries(people))?;
+        write("people.ldif", &entries(people, &hashed(hash)?))?;
         let path = program.to_string_lossy();
         let (conf, ldif) = (folder.join("slapd.conf"), folder.join("people.ldif"));
         let (conf, ldif) = (conf.to_string_lossy(), ldif.to_string_lossy());
@@ -106,7 +106,7 @@ pub(super) fn policy_of_users(numbers: std::ops::Range<usize>) -> String {
 /// The directory alone, each client binding as people of its own.
 pub(super) async fn start(setting: Setting, scratch: &Scratch) -> Result<Subject, Fault> {
     let people = setting.hosts.max(setting.clients);
-    let directory = Directory::start(people, scratch).await?;
+    let directory = Directory::start(people, setting.hash, scratch).await?;
     let mut shares = vec![Vec::new(); setting.clients];
     for person in 0..people {
         let request = Request::bind(&format!("cn=u{person},{BASE}"), PASSWORD);
@@ -119,8 +119,12 @@ pub(super) async fn start(setting: Setting, scratch: &Scratch) -> Result<Subject
     Ok(Subject {
         name: NAME,
         version: version(),
-        setup: "simple binds on kept TLS connections: a ceiling",
+        setup: match setting.hash {
+            Hash::Ssha => "simple binds on kept TLS connections, passwords by SSHA: a ceiling",
+            Hash::Argon2 => "simple binds on kept TLS connections, passwords by Argon2: a ceiling",
+        },
         processes: vec![directory.daemon.pid()],
+        asked: Vec::new(),
         clients,
         counter: None,
         running: Running::Daemons(vec![directory.daemon]),
@@ -132,12 +136,24 @@ fn version() -> String {
     process::output_of("dpkg-query", &query).unwrap_or_default()
 }
 
+/// The password as the directory keeps it.
+fn hashed(hash: Hash) -> Result<String, Fault> {
+    let scheme = match hash {
+        Hash::Ssha => "{SSHA}",
+        Hash::Argon2 => "{ARGON2}",
+    };
+    let modules = ["-o", "module-path=/usr/lib/ldap", "-o", "module-load=argon2.so"];
+    let arguments = [&modules[..], &["-n", "-h", scheme, "-s", PASSWORD]].concat();
+    process::output_of("slappasswd", &arguments)
+        .ok_or_else(|| Fault::Usage(format!("slappasswd does not know {scheme}")))
+}
+
 fn configuration(folder: &Path) -> String {
     let here = folder.display();
     format!(
         "include /etc/ldap/schema/core.schema\ninclude /etc/ldap/schema/cosine.schema\n\
          include /etc/ldap/schema/nis.schema\ninclude /etc/ldap/schema/inetorgperson.schema\n\
-         modulepath /usr/lib/ldap\nmoduleload back_mdb\n\
+         modulepath /usr/lib/ldap\nmoduleload back_mdb\nmoduleload argon2\n\
          TLSCACertificateFile {here}/ca.pem\nTLSCertificateFile {here}/server.pem\n\
          TLSCertificateKeyFile {here}/server.key\n\
          database mdb\nsuffix \"{BASE}\"\ndirectory {here}/data\nmaxsize 1073741824\nindex objectClass,uid eq\n\
@@ -145,7 +161,7 @@ fn configuration(folder: &Path) -> String {
     )
 }
 
-fn entries(people: usize) -> String {
+fn entries(people: usize, password: &str) -> String {
     let mut text = format!(
         "dn: {BASE}\nobjectClass: dcObject\nobjectClass: organization\no: bench\ndc: bench\n\n"
     );
@@ -154,7 +170,7 @@ fn entries(people: usize) -> String {
             text,
             "dn: cn=u{person},{BASE}\nobjectClass: inetOrgPerson\nobjectClass: posixAccount\n\
              cn: u{person}\nsn: x\nuid: u{person}\nuidNumber: 1000\ngidNumber: 1000\n\
-             homeDirectory: /\nuserPassword: {PASSWORD}\n\n"
+             homeDirectory: /\nuserPassword: {password}\n\n"
         );
     }
     text
@@ -166,9 +182,9 @@ mod tests {
 
     #[test]
     fn each_person_is_entered_once() {
-        let text = entries(3);
+        let text = entries(3, "{SSHA}x");
         assert_eq!(text.matches("\nuid: u2\n").count(), 1);
-        assert_eq!(text.matches("userPassword: ").count(), 3);
+        assert_eq!(text.matches("userPassword: {SSHA}x\n").count(), 3);
         assert_eq!(policy_of_users(1..3).matches("- !user u2\n").count(), 2);
     }
 }

@@ -64,6 +64,15 @@ pub enum Peer {
     Nginx,
 }
 
+/// How a directory keeps passwords, each with the cost that its server gives it by default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Hash {
+    /// One round of SHA-1 with a salt: what OpenLDAP does unless told otherwise. It costs nothing to speak of.
+    Ssha,
+    /// Argon2, made to be costly.
+    Argon2,
+}
+
 /// Who takes part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entrant {
@@ -88,6 +97,8 @@ pub struct Setting {
     pub value_bytes: usize,
     /// Hosts that log in.
     pub hosts: usize,
+    /// How the directory keeps passwords.
+    pub hash: Hash,
 }
 
 /// A running server with clients ready to load it.
@@ -100,6 +111,8 @@ pub struct Subject {
     pub setup: &'static str,
     /// Its processes; descendants are found from these.
     pub processes: Vec<u32>,
+    /// Those of them that are servers which it asks.
+    pub asked: Vec<u32>,
     /// What the load sends.
     pub clients: Vec<Client>,
     /// Where it counts the fsyncs of its log, if it has metrics for that.

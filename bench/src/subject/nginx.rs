@@ -41,6 +41,7 @@ pub(super) async fn start(setting: Setting, scratch: &Scratch) -> Result<Subject
         version: version(&program),
         setup: "static answer from memory over TLS, no authentication: a ceiling",
         processes: daemons.iter().map(Daemon::pid).collect(),
+        asked: Vec::new(),
         clients: vec![client; setting.clients],
         counter: None,
         running: Running::Daemons(daemons),

@@ -77,6 +77,7 @@ pub(super) async fn start(setting: Setting, scratch: &Scratch) -> Result<Subject
         version,
         setup: "1 node, integrated storage, TLS, no audit device, HTTP/1.1",
         processes: daemons.iter().map(Daemon::pid).collect(),
+        asked: Vec::new(),
         clients: clients.collect(),
         counter: None,
         running: Running::Daemons(daemons),
