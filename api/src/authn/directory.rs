@@ -158,10 +158,13 @@ pub(crate) enum Finding {
     Refused(String),
 }
 
-/// Why there is not one entry for a login.
-enum NoEntry {
+/// What a search for a login found.
+enum Found {
+    /// The name of the one entry there is.
+    One(String),
+    /// Nothing of use, for this reason.
+    Nothing(&'static str),
     Several,
-    Because(&'static str),
 }
 
 const SEVERAL: &str = "the directory has several entries for it";
@@ -348,14 +351,14 @@ impl Directory {
         let (found, session) = self.converse(&asking, Standing::Searcher, searching).await?;
         let found = found?;
         // A search that found too much is cut off, and the rest of it may still come.
-        if !matches!(found, Err(NoEntry::Several)) {
+        if !matches!(found, Found::Several) {
             pool.keep(asking.place.clone(), Standing::Searcher, session);
         }
         let (name, password) = match (found, question) {
-            (Err(NoEntry::Several), _) => return Ok(Finding::Refused(SEVERAL.to_owned())),
-            (Err(NoEntry::Because(why)), _) => return Ok(Finding::Refused(why.to_owned())),
-            (Ok(_), Question::Search { .. }) => return Ok(Finding::Known),
-            (Ok(name), Question::Password { password, .. }) => (name, password),
+            (Found::Several, _) => return Ok(Finding::Refused(SEVERAL.to_owned())),
+            (Found::Nothing(why), _) => return Ok(Finding::Refused(why.to_owned())),
+            (Found::One(_), Question::Search { .. }) => return Ok(Finding::Known),
+            (Found::One(name), Question::Password { password, .. }) => (name, password),
         };
         let trying = |ldap| bind(ldap, &name, password);
         let (code, session) = self.converse(&asking, Standing::Anybody, trying).await?;
@@ -436,13 +439,13 @@ impl Directory {
         })
     }
 
-    /// The name of the one entry for a login, or why there is none; the outermost error is the connection's.
+    /// Searches for a login; the outer error is the connection's.
     async fn find(
         &self,
         mut ldap: Ldap,
         login: &str,
         patience: Duration,
-    ) -> Result<Result<Result<String, NoEntry>, Trouble>, LdapError> {
+    ) -> Result<Result<Found, Trouble>, LdapError> {
         let seconds = i32::try_from(patience.as_secs()).unwrap_or(i32::MAX).max(1);
         let options =
             SearchOptions::new().deref(DerefAliases::Never).sizelimit(2).timelimit(seconds);
@@ -458,18 +461,18 @@ impl Directory {
             }
             names.push(SearchEntry::construct(entry).dn);
             if names.len() > 1 {
-                return Ok(Ok(Err(NoEntry::Several)));
+                return Ok(Ok(Found::Several));
             }
         }
         let ended = search.finish().await;
         Ok(match ended.rc {
             0 => Ok(match names.pop() {
                 // With an empty name, whatever password would be nobody's and right.
-                Some(name) if !name.trim().is_empty() => Ok(name),
-                Some(_) => Err(NoEntry::Because("the directory's entry for it has no name")),
-                None => Err(NoEntry::Because("the directory has no entry for it")),
+                Some(name) if !name.trim().is_empty() => Found::One(name),
+                Some(_) => Found::Nothing("the directory's entry for it has no name"),
+                None => Found::Nothing("the directory has no entry for it"),
             }),
-            4 => Ok(Err(NoEntry::Several)),
+            4 => Ok(Found::Several),
             code => Err(Trouble::new(format!("the directory answers {code} to a search"))),
         })
     }
