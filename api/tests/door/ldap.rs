@@ -713,6 +713,9 @@ async fn a_connection_serves_one_question_after_the_other_and_is_replaced_when_i
     assert!((8..=31).contains(&most), "{most}");
     logs_in("bob").await;
     assert_eq!(between.made(), most);
+    // Nor does anybody notice when all of theirs are ended at once.
+    between.cut();
+    futures::future::join_all((0..12).map(|_| logs_in("alice"))).await;
     // Another authority is believed, another searcher searches: what was proven before counts no more.
     world.set("kept", "tls-ca-cert", &super::issuer::certificates().0).await;
     let reply = world.login("kept", "alice", "alice-Secret1!").await;
