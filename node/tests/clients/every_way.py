@@ -12,7 +12,6 @@ import ssl
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -45,7 +44,8 @@ if len(sys.argv) > 1:
     sys.exit()
 
 sys.path.append(str(pathlib.Path(__file__).parent.parent / "dev"))
-from around import ACCOUNT, CERT, FOLDER, KEY, address, balancer, header, nodes, request, set_up  # noqa: E402
+from around import (  # noqa: E402
+    ACCOUNT, CERT, FOLDER, KEY, address, balancer, header, nodes, request, set_up, until)
 from conjur_api.providers.aws_iam_authentication_strategy import (  # noqa: E402
     build_signed_headers)
 
@@ -183,13 +183,6 @@ def all_in_force(url):
     values = {f"conjur/{service}/{name}": value
               for service, names in variables.items() for name, value in names.items()}
     return set_up(url, policy, {"shared": "the value", **values}, variables)[0]
-
-
-def until(what, holds):
-    end = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < end, what
-        time.sleep(0.05)
 
 
 def answers(status, *ask, **more):

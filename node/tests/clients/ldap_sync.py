@@ -23,6 +23,7 @@ from certificates import certificates
 from directory import Slapd
 
 sys.path.append(str(pathlib.Path(__file__).parent.parent / "dev"))
+import around  # noqa: E402
 from around import (  # noqa: E402
     ACCOUNT, FOLDER, KEY, WITHIN_S, by_name, free_port, header, nodes, provide, request)
 
@@ -69,15 +70,8 @@ def is_in_force(uid, is_so):
     return f"dn: uid={uid},ou=people,{BASE}\nchangetype: modify\n{how}\n"
 
 
-def until(what, holds, seconds=WITHIN_S + 30):
-    """Waits until it gives something."""
-    end = time.monotonic() + seconds
-    while True:
-        found = holds()
-        if found:
-            return found
-        assert time.monotonic() < end, what() if callable(what) else what
-        time.sleep(0.1)
+def until(what, holds):
+    return around.until(what, holds, WITHIN_S + 30)
 
 
 def a_voter():

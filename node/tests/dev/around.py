@@ -11,6 +11,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -83,6 +84,17 @@ def set_up(url, policy, values, services):
         status, answer = request("GET", url, f"/{service}/{ACCOUNT}/status", None, admin)
         assert (status, json.loads(answer)) == (200, {"status": "ok"}), (service, answer)
     return admin, keys
+
+
+def until(what, holds, seconds=20):
+    """Waits until it gives something, and gives that. `what` is missing else: words, or what finds them then."""
+    end = time.monotonic() + seconds
+    while True:
+        found = holds()
+        if found:
+            return found
+        assert time.monotonic() < end, what() if callable(what) else what
+        time.sleep(0.05)
 
 
 def free_port():

@@ -2,7 +2,6 @@
 dead for long, never below the configured number of voters; all of it is shown and recorded. And a node is taken
 out of service for a restart. Run by `node/tests/dev.rs` inside `conclave dev --voters 3 --followers 1 --run`."""
 
-import json
 import os
 import signal
 import time

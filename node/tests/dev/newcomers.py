@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import time
 
+import around
 from around import FOLDER, WITHIN_S, by_name, free_port, nodes
 
 SCRATCH = pathlib.Path(tempfile.mkdtemp())
@@ -47,15 +48,8 @@ def status(on="n1"):
 
 
 def until(what, attempt, seconds=60):
-    """Tries until it gives something."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        found = attempt()
-        if found:
-            return found
-        time.sleep(0.05)
-    raise AssertionError(f"{what}: not within {seconds} s\n" + "".join(
-        f"{name}: {conclave('cluster', 'status', on=name).stdout}\n" for name in ("n1", "n2")))
+    return around.until(lambda: f"{what}: not within {seconds} s\n" + "".join(
+        f"{name}: {conclave('cluster', 'status', on=name).stdout}\n" for name in ("n1", "n2")), attempt, seconds)
 
 
 def leader():

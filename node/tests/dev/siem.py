@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import around
 from around import ACCOUNT, FOLDER, LOGIN, SECRET, authenticate, by_name, exchange, free_port, provide
 
 SCRATCH = pathlib.Path(sys.argv[1])
@@ -61,11 +62,8 @@ def certificate(name):
             "-out", str(SCRATCH / f"{name}.crt"))
 
 
-def until(what, holds, patience_s=PATIENCE_S):
-    deadline = time.monotonic() + patience_s
-    while not holds():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.2)
+def until(what, holds):
+    return around.until(what, holds, PATIENCE_S)
 
 
 def read(name, count):
