@@ -98,7 +98,7 @@ pub(crate) fn servers_named(
             _ => return Err("connect_type is none of tls, ssl and plain"),
         },
     };
-    let urls = match (annotations.get("uri").cloned().or(uri), annotations.get("host")) {
+    let urls = match (annotations.get("uri").cloned(), annotations.get("host")) {
         (Some(uri), _) => uri,
         (None, Some(hosts)) => {
             let port = annotations.get("port").map_or_else(String::new, |port| format!(":{port}"));
@@ -106,7 +106,7 @@ pub(crate) fn servers_named(
             let urls: Vec<String> = hosts.map(|host| format!("ldap://{host}{port}")).collect();
             urls.join(" ")
         }
-        (None, None) => return Err("neither uri nor host is set"),
+        (None, None) => uri.ok_or("neither uri nor host is set")?,
     };
     let servers = servers(&urls, cover)?;
     if servers.iter().any(|server| server.cover == Cover::Plain) && !plain_allowed {

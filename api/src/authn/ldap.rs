@@ -373,6 +373,12 @@ fn configured(call: &mut Call, webservice: &ResourceId) -> Result<Directory, Den
         Some(name) => {
             let password = match variables.optional("bind-password")? {
                 Some(password) => Zeroizing::new(password.to_owned()),
+                // The operator's password is not for a server that policy names.
+                None if ["uri", "host"].iter().any(|name| annotations.contains_key(*name)) => {
+                    return Err(unfit(
+                        "bind_dn is set, and bind-password is not (LDAP_BINDPW is for the server of LDAP_URI only)",
+                    ));
+                }
                 None => fallback
                     .bind_password
                     .as_ref()

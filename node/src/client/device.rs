@@ -25,26 +25,34 @@ const LIFE_MAX: Duration = Duration::from_hours(1);
 /// Arguments of `login` at an OpenID provider.
 #[derive(Debug, Args)]
 pub(super) struct OidcArgs {
-    /// Log in at an OpenID provider by the authenticator of this name (authn-oidc, ID tokens): a code is
-    /// shown, to be entered in any browser. The access token is kept until it expires.
-    #[arg(long, value_name = "SERVICE", requires_all = ["provider", "client_id"],
-        conflicts_with_all = ["login", "password_file"])]
+    /// Log in at an OpenID provider by the authenticator of this name (authn-oidc): alone, with a browser of
+    /// this machine, which comes back to it; with --provider and --client-id (ID tokens) by a code that is
+    /// entered in any browser. The access token is kept until it expires.
+    #[arg(long, value_name = "SERVICE", conflicts_with_all = ["login", "password_file"])]
     oidc: Option<String>,
-    /// The provider, as its configuration names it, https://…
-    #[arg(long, value_name = "URL", requires = "oidc")]
+    /// For a code: the provider, as its configuration names it, https://…
+    #[arg(long, value_name = "URL", requires_all = ["oidc", "client_id"])]
     provider: Option<String>,
-    /// A public client of the provider that may use the device grant.
-    #[arg(long, value_name = "ID", requires = "oidc")]
+    /// For a code: a public client of the provider that may use the device grant.
+    #[arg(long, value_name = "ID", requires_all = ["oidc", "provider"])]
     client_id: Option<String>,
-    /// What to ask the provider for.
-    #[arg(long, default_value = "openid profile email", requires = "oidc")]
+    /// For a code: what to ask the provider for.
+    #[arg(long, default_value = "openid profile email", requires = "provider")]
     scope: String,
-    /// PEM file with the authorities of the provider's certificate; the system's without it.
-    #[arg(long, value_name = "FILE", requires = "oidc")]
+    /// For a code: PEM file with the authorities of the provider's certificate; the system's without it.
+    #[arg(long, value_name = "FILE", requires = "provider")]
     provider_ca: Option<PathBuf>,
 }
 
-/// A login at a provider, with all that it needs.
+/// A login at a provider.
+pub(super) enum ProviderLogin {
+    /// By a browser of this machine, for this service.
+    Browser(String),
+    /// By a code.
+    Device(DeviceLogin),
+}
+
+/// A login by a code, with all that it needs.
 pub(super) struct DeviceLogin {
     service: String,
     provider: String,
@@ -55,13 +63,17 @@ pub(super) struct DeviceLogin {
 
 impl OidcArgs {
     /// The login that is asked for, if one is.
-    pub(super) fn login(self) -> Option<DeviceLogin> {
-        Some(DeviceLogin {
-            service: self.oidc?,
-            provider: self.provider?.trim_end_matches('/').to_owned(),
-            client_id: self.client_id?,
-            scope: self.scope,
-            provider_ca: self.provider_ca,
+    pub(super) fn login(self) -> Option<ProviderLogin> {
+        let service = self.oidc?;
+        Some(match (self.provider, self.client_id) {
+            (Some(provider), Some(client_id)) => ProviderLogin::Device(DeviceLogin {
+                service,
+                provider: provider.trim_end_matches('/').to_owned(),
+                client_id,
+                scope: self.scope,
+                provider_ca: self.provider_ca,
+            }),
+            _ => ProviderLogin::Browser(service),
         })
     }
 }

@@ -11,7 +11,8 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::api::Api;
-use super::device::{self, DeviceLogin, OidcArgs};
+use super::browser;
+use super::device::{self, OidcArgs, ProviderLogin};
 use super::input;
 use super::netrc;
 use super::session::{self, session};
@@ -99,8 +100,8 @@ pub fn init(args: InitArgs, output: Output) -> Result<(), Failure> {
 /// When the server refuses, or the login cannot be kept.
 pub async fn login(args: LoginArgs, output: Output) -> Result<(), Failure> {
     let settings = Settings::load(&ClientEnvironment::read())?;
-    if let Some(device) = args.oidc.login() {
-        return login_at_provider(&device, &settings, output).await;
+    if let Some(login) = args.oidc.login() {
+        return login_at_provider(&login, &settings, output).await;
     }
     let login = match args.login {
         Some(login) => login,
@@ -123,13 +124,17 @@ fn remember(settings: &Settings, entry: &netrc::Entry) -> Result<(), Failure> {
 }
 
 async fn login_at_provider(
-    device: &DeviceLogin,
+    login: &ProviderLogin,
     settings: &Settings,
     output: Output,
 ) -> Result<(), Failure> {
     let api = session::api(settings)?;
     // On standard error, since the output may be a document.
-    let token = device::log_in(&api, device, |line| output::note(line)).await?;
+    let say = |line: &str| output::note(line);
+    let token = match login {
+        ProviderLogin::Browser(service) => browser::log_in(&api, service, say).await?,
+        ProviderLogin::Device(device) => device::log_in(&api, device, say).await?,
+    };
     let answer = api.call(&token, Method::GET, "/whoami", &[], None).await?;
     let document: serde_json::Value =
         serde_json::from_slice(&answer).context(Exit::Failed, "the server's answer")?;

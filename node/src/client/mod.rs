@@ -4,6 +4,7 @@
 
 pub mod api;
 mod authenticators;
+mod browser;
 mod credentials;
 mod device;
 mod host_factories;

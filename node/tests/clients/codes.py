@@ -1,6 +1,6 @@
 """People log in at an OpenID provider and bring its code, with PyPI `conjur-api`'s own strategy, and at the
-follower while every voter is silent; and from a terminal, with `conclave login --oidc`. The provider is npm's `oidc-provider`, which wants PKCE; its
-certificate is of an authority that only policy knows; what people do in a browser is done here by its
+follower while every voter is silent; and from a terminal, with `conclave login --oidc`, by its machine's
+browser and by a code for any browser. The provider is npm's `oidc-provider`, which wants PKCE; its certificate is of an authority that only policy knows; what people do in a browser is done here by its
 forms. Run by `node/tests/clients.rs` against `conclave dev` with the folder of the provider's packages;
 every fact is an assertion."""
 
@@ -30,20 +30,16 @@ from conjur_api.providers import SimpleCredentialsProvider
 from conjur_api.providers.oidc_authentication_strategy import OidcAuthenticationStrategy
 
 sys.path.append(str(pathlib.Path(__file__).parent.parent / "dev"))
-from around import ACCOUNT, CERT, FOLDER, header, request, set_up  # noqa: E402
+from around import ACCOUNT, CERT, FOLDER, free_port, header, request, set_up  # noqa: E402
 
 from certificates import certificates  # noqa: E402
 
 URL = os.environ["CONJUR_APPLIANCE_URL"]
 WORK = pathlib.Path(tempfile.mkdtemp())
 SECRET = "the client's: secret/+%"
-BACK = "http://127.0.0.1:8888/callback"
-
-
+BACK = f"http://127.0.0.1:{free_port()}/callback"
+PORT = free_port()
 certificates(WORK)
-with socket.socket() as probe:
-    probe.bind(("127.0.0.1", 0))
-    PORT = probe.getsockname()[1]
 script = pathlib.Path(__file__).with_name("provider.mjs")
 with (WORK / "provider.err").open("wb") as said:
     provider = subprocess.Popen(
@@ -166,6 +162,51 @@ def confirm(address, person):
     raise SystemExit("the browser is sent around in a circle")
 
 
+def visit(address):
+    """What a browser is answered that comes to the terminal's port."""
+    try:
+        with urllib.request.urlopen(address, timeout=20) as page:
+            return page.status, page.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def by_browser(program, environment):
+    """Somebody logs in with the browser of the terminal's machine."""
+    def begin(service="idp"):
+        login = subprocess.Popen([program, "login", "--oidc", service], env=environment, text=True,
+                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        said = login.stderr.readline().strip()
+        return login, said.removeprefix("Open this in a browser of this machine: ")
+
+    login, address = begin()
+    assert address.startswith(f"https://localhost:{PORT}/"), (address, login.communicate())
+    # A connection that says nothing, requests for something else, and one of who has no part in it.
+    with socket.create_connection(("127.0.0.1", urllib.parse.urlsplit(BACK).port)):
+        assert visit(urllib.parse.urljoin(BACK, "/favicon.ico"))[0] == 404
+        assert visit(f"{BACK}?code=x&state=another")[0] == 400
+        # The port is taken, which is told.
+        second = subprocess.run([program, "login", "--oidc", "idp"], env=environment, text=True,
+                                capture_output=True, check=False, timeout=60)
+        assert second.returncode == 1 and "not free" in second.stderr, second
+        back = log_in_as("carol", address)
+        status, page = visit(f"{BACK}?{urllib.parse.urlencode(back)}")
+    assert status == 200 and "terminal" in page, (status, page)
+    said, also = login.communicate(timeout=60)
+    assert login.returncode == 0 and "Logged in as carol" in said, (said, also)
+    # Whom policy does not let in; who changes their mind; a service that is not for browsers.
+    login, address = begin()
+    visit(f"{BACK}?{urllib.parse.urlencode(log_in_as('dave', address))}")
+    assert login.communicate(timeout=60) and login.returncode == 5, login.returncode
+    login, address = begin()
+    state = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(address).query))["state"]
+    assert visit(f"{BACK}?error=access_denied&state={state}")[0] == 200
+    _, also = login.communicate(timeout=60)
+    assert login.returncode == 4 and "refused in the browser" in also, also
+    login, said = begin("terminal")
+    assert login.wait(60) == 6 and "lists no provider \"terminal\"" in said and "idp" in said, said
+
+
 def from_a_terminal():
     """This program's own command line, in a home of its own."""
     program = os.readlink(f"/proc/{os.getppid()}/exe")
@@ -173,6 +214,7 @@ def from_a_terminal():
     home.mkdir()
     environment = {name: value for name, value in os.environ.items()
                    if not name.startswith("CONJUR_AUTHN_")} | {"HOME": str(home)}
+    by_browser(program, environment)
     words = [program, "login", "--oidc", "terminal", "--provider", f"https://localhost:{PORT}",
              "--client-id", "terminal", "--provider-ca", WORK / "ca.pem"]
     logins = []
