@@ -26,7 +26,10 @@ use super::directory_pool::{Pool, QUESTIONS_MAX};
 use super::enablement::services_in_force;
 use super::outbound::{Outbound, pinned};
 use super::variables::Variables;
-use super::{Attempt, Authenticator, Denied, NOT_FROM_HERE, StatusError, Verdict, is_from_within};
+use super::{
+    Attempt, Authenticator, Denied, NOT_FROM_HERE, StatusError, Verdict, is_from_nowhere,
+    is_from_within,
+};
 use crate::context::Call;
 use crate::credentials::matches_digest;
 use crate::error::Refusal;
@@ -288,7 +291,9 @@ impl Ldap {
         let digest = credential.as_ref().map_or(Digest([0; 32]), |one| one.api_key_digest);
         let refused = match &credential {
             None => Some(format!("CONJ00007E '{role}' not found")),
-            Some(one) if is_fenced && !is_from_within(one, from) => Some(NOT_FROM_HERE.to_owned()),
+            Some(one) if is_from_nowhere(one) || is_fenced && !is_from_within(one, from) => {
+                Some(NOT_FROM_HERE.to_owned())
+            }
             Some(_) => None,
         };
         if matches_digest(password, &digest) && credential.is_some() && refused.is_none() {

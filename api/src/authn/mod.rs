@@ -37,6 +37,7 @@ use conclave_domain::records::Credential;
 use conclave_domain::state::State;
 use futures::future::BoxFuture;
 use http::StatusCode;
+use ipnet::IpNet;
 use zeroize::Zeroizing;
 
 use crate::context::Call;
@@ -408,6 +409,16 @@ pub(crate) const NOT_FROM_HERE: &str =
 pub(crate) fn is_from_within(credential: &Credential, from: IpAddr) -> bool {
     let ranges = &credential.restricted_to;
     ranges.is_empty() || ranges.iter().any(|range| range.contains(&from))
+}
+
+/// Whether a role is let in from no address at all, which is how LDAP Sync disables people. Logins look at no
+/// address else, and refuse such a role, too.
+pub(crate) fn is_from_nowhere(credential: &Credential) -> bool {
+    let ranges = &credential.restricted_to;
+    let is_nowhere = |range: &IpNet| {
+        range.addr().is_unspecified() && range.prefix_len() == range.max_prefix_len()
+    };
+    !ranges.is_empty() && ranges.iter().all(is_nowhere)
 }
 
 /// The annotations of a role whose names begin so, without that beginning.

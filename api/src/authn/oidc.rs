@@ -125,7 +125,8 @@ impl Service {
         let source = Source::provider(&variables)?;
         let property = Name::parse(variables.required("id-token-user-property")?.trim());
         let property = property.ok_or_else(|| unfit(&"id-token-user-property is no claim"))?;
-        let client_id = variables.filled("client-id").map(|id| id.trim().to_owned());
+        // Declared and forgotten, it must not let in who has a token for another client.
+        let client_id = variables.optional("client-id")?.map(|id| id.trim().to_owned());
         Ok(Self { source, property, client_id })
     }
 }

@@ -1,7 +1,7 @@
 //! HTTP Basic: a role's password or its current API key.
 //!
 //! An attempt that is no API key costs one Argon2id hash, whether the role exists, has a password or
-//! not. Restrictions by address are not looked at here, as in Conjur.
+//! not. Restrictions by address are not looked at here, as in Conjur, but for one that no address satisfies.
 
 use std::borrow::Cow;
 
@@ -9,6 +9,7 @@ use conclave_domain::id::{AccountName, Id, RoleId};
 use conclave_domain::records::{Digest, Sealed};
 use zeroize::Zeroizing;
 
+use super::{NOT_FROM_HERE, is_from_nowhere};
 use crate::context::Call;
 use crate::credentials::matches_digest;
 use crate::error::Refusal;
@@ -66,6 +67,9 @@ pub(crate) async fn prove(
         call.door.passwords.check(password, hash).await?
     };
     Ok(match (role, credential) {
+        (Some(_), Some(credential)) if (is_key || is_password) && is_from_nowhere(&credential) => {
+            Err(NOT_FROM_HERE.into())
+        }
         (Some(role), Some(credential)) if is_key || is_password => {
             Ok(Proven { role, digest: credential.api_key_digest, api_key: credential.api_key })
         }

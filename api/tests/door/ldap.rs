@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use conclave_api::ports::Part;
+use conclave_api::ports::Secret;
+use conclave_api::settings::LdapFallback;
 use http::{Method, StatusCode};
 use ldap3::LdapConnAsync;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -336,6 +338,10 @@ impl World {
         self.house.load("demo", &policy).await;
         self.set(name, "bind-password", password).await;
         self.set(name, "tls-ca-cert", &self.slapd.authority).await;
+        self.enable(name).await;
+    }
+
+    async fn enable(&self, name: &str) {
         let path = format!("/authn-ldap/{name}/demo");
         let reply = self.house.send_as("demo/admin", &Method::PATCH, &path, "enabled=true").await;
         assert_eq!(reply.status, StatusCode::NO_CONTENT, "{}", reply.text());
@@ -607,6 +613,56 @@ async fn passwords_go_without_tls_only_where_both_policy_and_operator_say_so() {
     world.add("plain", &plain, SEARCHER_PASSWORD).await;
     let reply = world.login("plain", "alice", "alice-Secret1!").await;
     assert_eq!(reply.status, StatusCode::OK, "{}", world.reason());
+}
+
+/// What the operator says in the server's environment is for services of which policy says nothing, and the password
+/// in it for the server in it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_policy_leaves_out_the_operator_has_said_for_the_operators_server() {
+    let slapd = tokio::task::spawn_blocking(Slapd::start).await.unwrap();
+    let uri = slapd.start_tls();
+    let house = House::with(|settings| {
+        settings.outbound_networks = vec!["127.0.0.0/8".parse().unwrap()];
+        let secret = Secret::new(SEARCHER_PASSWORD.as_bytes().to_vec());
+        settings.ldap = LdapFallback {
+            uri: Some(uri.clone()),
+            base: Some("dc=example,dc=org".to_owned()),
+            bind_dn: Some("cn=searcher,dc=example,dc=org".to_owned()),
+            bind_password: Some(Arc::new(secret)),
+            filter: Some(
+                "(&(objectClass=posixAccount)(uid=%s)(!(employeeType=disabled)))".to_owned(),
+            ),
+            plain_allowed: false,
+        };
+    });
+    let world = World { house, slapd };
+    world.house.load("demo", USERS).await;
+    let port = world.slapd.plain_port.to_string();
+    for (name, annotations) in [
+        ("environment", vec![("connect_type", "tls")]),
+        ("uri", vec![("uri", uri.as_str())]),
+        ("host", vec![("host", "localhost"), ("port", port.as_str())]),
+    ] {
+        world.house.load("demo", &service(name, &annotations, &["tls-ca-cert"])).await;
+        world.set(name, "tls-ca-cert", &world.slapd.authority).await;
+        world.enable(name).await;
+        let reply = world.login(name, "alice", "alice-Secret1!").await;
+        if name == "environment" {
+            assert_eq!(reply.status, StatusCode::OK, "{}", world.reason());
+            let reply = world.login(name, "locked", "locked-Secret1!").await;
+            world.refused(name, &reply, 401, "no entry");
+        } else {
+            world.refused(name, &reply, 401, "bind-password is not");
+        }
+    }
+    // The server that policy names is asked, not the operator's.
+    let own = [("host", "localhost"), ("port", "1")];
+    world.house.load("demo", &service("own", &own, &["tls-ca-cert", "bind-password"])).await;
+    world.set("own", "tls-ca-cert", &world.slapd.authority).await;
+    world.set("own", "bind-password", SEARCHER_PASSWORD).await;
+    world.enable("own").await;
+    let reply = world.login("own", "alice", "alice-Secret1!").await;
+    world.refused("the server that policy names", &reply, 502, "localhost:1");
 }
 
 /// After so long a connection is not taken for good without being tried.

@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use super::harness::{House, Reply};
+use super::harness::{House, Reply, basic};
 use super::ldap::{GROUPS, MANY, SEARCHER_PASSWORD, Slapd};
 
 /// A small directory, with groups that know each other.
@@ -330,7 +330,12 @@ async fn who_is_gone_is_kept_disabled_or_deleted_as_the_rule_says() {
         let path = "/authn/demo/dan%40ldap-sync-off/authenticate";
         world.house.send(&Method::POST, path, &[], key.clone()).await.status
     };
-    assert_eq!(dan().await, StatusCode::OK);
+    let header = basic("dan@ldap-sync-off", &key);
+    let login = async || {
+        let basic = [("authorization", header.as_str())];
+        world.house.send(&Method::GET, "/authn/demo/login", &basic, "").await.status
+    };
+    assert_eq!((dan().await, login().await), (StatusCode::OK, StatusCode::OK));
     // Dan leaves; ops comes to be called sre; ben leaves the devs, and cat comes in.
     world.members_are("ops", &["uid=ann"]).await;
     world.remove("uid=dan").await;
@@ -347,7 +352,8 @@ async fn who_is_gone_is_kept_disabled_or_deleted_as_the_rule_says() {
     assert_eq!((off["created"].as_u64(), off["removed"].as_u64()), (Some(1), Some(2)), "{off}");
     let told = world.annotations("user", "dan@ldap-sync-off").await.unwrap();
     assert_eq!(told["ldap-sync/disabled"], "true");
-    assert_eq!(dan().await, StatusCode::UNAUTHORIZED);
+    let refused = (StatusCode::UNAUTHORIZED, StatusCode::UNAUTHORIZED);
+    assert_eq!((dan().await, login().await), refused);
     assert_eq!(world.members("ldap-sync/off/ops").await, ["host:robot"]);
     assert_eq!(world.apply("off").await["outcome"], "unchanged");
     let gone = world.apply("gone").await;
@@ -368,7 +374,7 @@ async fn who_is_gone_is_kept_disabled_or_deleted_as_the_rule_says() {
     ];
     world.add("uid=dan", person).await;
     assert_eq!(world.apply("off").await["outcome"], "applied");
-    assert_eq!(dan().await, StatusCode::OK);
+    assert_eq!((dan().await, login().await), (StatusCode::OK, StatusCode::OK));
     assert_eq!(world.apply("off").await["outcome"], "unchanged");
 }
 

@@ -21,7 +21,6 @@ const POLICY: &str = "
   - !variable provider-uri
   - !variable id-token-user-property
   - !variable ca-cert
-  - !variable client-id
 - !permit
   roles: [!user alice, !user fenced, !user admin, !host machine]
   privileges: [read, authenticate]
@@ -133,7 +132,11 @@ async fn id_tokens_let_their_bearers_in_and_no_others() {
     );
     let reply = world.try_token(&foreign).await;
     world.refused("a foreign key", &reply, 401, "CONJ00035E");
-    // For whom it is, where that is set.
+    // For whom it is, where that is declared.
+    let declared = "- !policy\n  id: conjur/authn-oidc/idp\n  body:\n  - !variable client-id\n";
+    world.house.load("demo", declared).await;
+    let reply = world.try_token(&token).await;
+    world.refused("declared, and not set", &reply, 401, "CONJ00037E");
     world.set("client-id", "another").await;
     let reply = world.try_token(&token).await;
     world.refused("for others", &reply, 401, "for others");
