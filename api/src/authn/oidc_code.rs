@@ -194,11 +194,13 @@ impl Codes {
             .await
             .map_err(|why| {
                 let denied = unfit(&why);
-                // A code that is wrong, used or too old (RFC 6749, 5.2).
-                if why == CallError::Status(StatusCode::BAD_REQUEST) {
-                    return Denied { refusal: Refusal::Empty(StatusCode::BAD_REQUEST), ..denied };
+                // A code that is wrong, used or too old, or a client that the provider does not know (RFC 6749, 5.2).
+                match why {
+                    CallError::Status(status) if status.is_client_error() => {
+                        Denied { refusal: Refusal::Empty(StatusCode::BAD_REQUEST), ..denied }
+                    }
+                    _ => denied,
                 }
-                denied
             })?;
         let mut answer: Value =
             serde_json::from_slice(&answer).map_err(|_| unfit(&"the answer is no JSON"))?;

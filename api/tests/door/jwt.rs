@@ -7,6 +7,7 @@ use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use conclave_api::ports::Part;
+use conclave_api::settings::Settings;
 use http::{Method, StatusCode};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
@@ -39,6 +40,7 @@ const ROLES: &str = "
     id: web
     annotations:
       authn-jwt/ci/ns: prod
+      authn-jwt/by-host/ns: prod
       authn-jwt/ci/kubernetes.io/namespace: web
       authn-jwt/url/ns: prod
       authn-jwt/provider/ns: prod
@@ -73,10 +75,15 @@ struct World {
 }
 
 async fn world() -> World {
+    world_with(|_settings| {}).await
+}
+
+async fn world_with(adjust: impl FnOnce(&mut Settings)) -> World {
     let issuer = Issuer::start().await;
     issuer.shows(&[&keys()[0]]);
     let house = House::calling_out(|settings| {
         settings.authenticators = SERVICES.iter().map(|name| format!("authn-jwt/{name}")).collect();
+        adjust(settings);
     });
     let world = World { house, issuer };
     let all = world.services();
@@ -87,14 +94,17 @@ async fn world() -> World {
     );
     world.house.load("demo", &policy).await;
     for (name, values) in all {
-        for (variable, value) in values {
+        for (variable, value) in values.into_iter().filter(|(_, value)| !value.is_empty()) {
             world.set(name, variable, value).await;
         }
     }
     world
 }
 
-const SERVICES: [&str; 21] = [
+const SERVICES: [&str; 24] = [
+    "by-host",
+    "given-ca",
+    "unset",
     "ci",
     "url",
     "provider",
@@ -133,6 +143,12 @@ impl World {
         vec![
             ("ci", with(&host)),
             ("url", with(&[])),
+            ("by-host", vec![("jwks-uri", uri), ("ca-cert", ca), host[0], host[1]]),
+            (
+                "given-ca",
+                vec![("public-keys", given), ("issuer", "x"), ("ca-cert", ca), host[0], host[1]],
+            ),
+            ("unset", with(&[host[0], host[1], ("audience", "")])),
             (
                 "provider",
                 [&[("provider-uri", keep(self.issuer.url.clone())), ("ca-cert", ca)][..], &host]
@@ -526,6 +542,48 @@ async fn no_other_token_does() {
         world.refused(what, &reply, 401, reason);
     }
     refusals::count(&world.house, "api/tests/door/jwt.rs::no_other_token_does");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_issuer_is_the_host_of_the_keys_where_policy_names_none() {
+    let world = world().await;
+    world.let_in("by-host", &first().token(&but(&json!({"iss": "localhost"})))).await;
+    for (iss, reason) in [(json!("https://idp.example"), "CONJ00035E"), (Value::Null, "CONJ00091E")]
+    {
+        let reply = world.try_token("by-host", &first().token(&but(&json!({"iss": iss})))).await;
+        world.refused(reason, &reply, 401, reason);
+    }
+    // Authorities for keys that are not fetched, and a variable that is declared and has no value.
+    for (service, reason) in [("given-ca", "ca-cert has no use"), ("unset", "CONJ00037E")] {
+        let reply = world.try_token(service, &first().token(&good())).await;
+        world.refused(service, &reply, 401, reason);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_without_an_issuer_is_taken_where_the_operator_says_so() {
+    let world = world_with(|settings| settings.jwt_missing_issuer_ignored = true).await;
+    world.let_in("ci", &first().token(&but(&json!({"iss": null})))).await;
+    let reply = world.try_token("ci", &first().token(&but(&json!({"iss": "x"})))).await;
+    world.refused("another issuer", &reply, 401, "CONJ00035E");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_comes_when_too_many_wait_for_keys_is_told_to_come_again() {
+    let world = world().await;
+    let slow = Says::After(Duration::from_secs(1), json!({"keys": [first().jwk()]}));
+    world.issuer.says("/keys", slow);
+    let token = first().token(&good());
+    // 128 may wait.
+    let together = (0..140).map(|_| world.try_token("ci", &token));
+    let replies = futures::future::join_all(together).await;
+    let count = |status| replies.iter().filter(|reply| reply.status == status).count();
+    assert_eq!(count(StatusCode::OK), 128);
+    assert_eq!(count(StatusCode::SERVICE_UNAVAILABLE), 12);
+    let records = world.house.records();
+    let told = |record: &&Value| record["message"].as_str().unwrap().contains("CONJ00044E");
+    assert_eq!(records.iter().filter(told).count(), 12);
+    assert_eq!(world.issuer.asked("/keys"), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -395,6 +395,7 @@ async fn no_other_code_lets_anybody_in() {
         keys()[2].sign(&json!({"alg": "RS256", "kid": "first"}), &json!({"iss": world.issuer.url}));
     let elsewhere = Issuer::start().await;
     for (says, reason) in [
+        // A client that the provider does not know.
         (Says::Status(401), "it answered 401"),
         (Says::Status(500), "it answered 500"),
         (Says::Redirect(format!("{}/token", elsewhere.url)), "it answered 302"),
@@ -408,7 +409,8 @@ async fn no_other_code_lets_anybody_in() {
     ] {
         world.issuer.says("/token", says);
         let reply = world.bring("good-code", &invited.nonce, &invited.verifier).await;
-        world.refused(reason, &reply, 401, reason);
+        let status = if reason == "it answered 401" { 400 } else { 401 };
+        world.refused(reason, &reply, status, reason);
     }
     assert_eq!(elsewhere.asked("/token"), 0, "a redirect was followed");
     refusals::count(&world.house, "api/tests/door/oidc_code.rs::no_other_code_lets_anybody_in");
