@@ -545,6 +545,17 @@ async fn no_other_token_does() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_settings_put_in_force_is_not_put_out_of_it_by_a_request() {
+    let world = world().await;
+    let path = "/authn-jwt/ci/demo";
+    for enabled in ["enabled=true", "enabled=false"] {
+        let reply = world.house.send_as("demo/admin", &Method::PATCH, path, enabled).await;
+        assert_eq!(reply.status, StatusCode::NO_CONTENT, "{enabled}");
+        world.let_in("ci", &first().token(&good())).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_issuer_is_the_host_of_the_keys_where_policy_names_none() {
     let world = world().await;
     world.let_in("by-host", &first().token(&but(&json!({"iss": "localhost"})))).await;
