@@ -195,12 +195,10 @@ impl Codes {
             .map_err(|why| {
                 let denied = unfit(&why);
                 // A code that is wrong, used or too old, or a client that the provider does not know (RFC 6749, 5.2).
-                match why {
-                    CallError::Status(status) if status.is_client_error() => {
-                        Denied { refusal: Refusal::Empty(StatusCode::BAD_REQUEST), ..denied }
-                    }
-                    _ => denied,
+                if matches!(why, CallError::Status(status) if status.is_client_error()) {
+                    return Denied { refusal: Refusal::Empty(StatusCode::BAD_REQUEST), ..denied };
                 }
+                denied
             })?;
         let mut answer: Value =
             serde_json::from_slice(&answer).map_err(|_| unfit(&"the answer is no JSON"))?;
