@@ -10,8 +10,8 @@ use tokio::time::Instant;
 
 use super::directory::{Server, Session};
 
-/// Questions to directories at once, over all of them, and connections of one standing kept for one server: were
-/// fewer kept than are in use at once, most questions would make theirs anew.
+/// Questions of one service at once, and connections of one standing kept for one server: were fewer kept than are
+/// in use at once, most questions would make theirs anew.
 pub(super) const QUESTIONS_MAX: usize = 64;
 /// Servers, as seen by services, and standings there that connections are kept for; others make theirs each time.
 const PLACES_MAX: usize = 512;

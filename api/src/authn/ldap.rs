@@ -49,6 +49,8 @@ const BRANCH: &str = "ldap-authn/branch";
 const WORDS_MAX: usize = 100_000;
 /// A login that nobody has, for trying a directory.
 const NOBODY: &str = "conclave-status-check";
+/// Questions to directories at once, over all services.
+const ASKING_MAX: usize = 4 * QUESTIONS_MAX;
 
 pub(crate) struct Ldap {
     outbound: Arc<Outbound>,
@@ -58,6 +60,8 @@ pub(crate) struct Ldap {
     answered: Mutex<HashMap<ResourceId, usize>>,
     /// As many as may ask at once; more are answered 503.
     asking: Semaphore,
+    /// The same for each service, so that one whose directory is silent leaves room for the others.
+    asking_of: Mutex<HashMap<ResourceId, Arc<Semaphore>>>,
     /// When a service's directory last said that it has somebody, in seconds.
     words: Mutex<HashMap<(ResourceId, RoleId), i64>>,
 }
@@ -68,7 +72,8 @@ impl Ldap {
             outbound,
             pool: Pool::default(),
             answered: Mutex::default(),
-            asking: Semaphore::new(QUESTIONS_MAX),
+            asking: Semaphore::new(ASKING_MAX),
+            asking_of: Mutex::default(),
             words: Mutex::default(),
         }
     }
@@ -326,10 +331,17 @@ impl Ldap {
         directory: &Directory,
         question: &Question<'_>,
     ) -> Result<Finding, Denied> {
-        let _place = self.asking.try_acquire().map_err(|_| {
+        let of_service = {
+            let mut all = self.asking_of.lock().unwrap_or_else(PoisonError::into_inner);
+            let one = all.entry(service.clone());
+            one.or_insert_with(|| Arc::new(Semaphore::new(QUESTIONS_MAX))).clone()
+        };
+        let too_many = |_| {
             let refusal = Refusal::unavailable("too many requests wait for directories");
             Denied::with(refusal, "Too many requests wait for directories")
-        })?;
+        };
+        let _place_of_service = of_service.try_acquire().map_err(too_many)?;
+        let _place = self.asking.try_acquire().map_err(too_many)?;
         let known = || self.answered.lock().unwrap_or_else(PoisonError::into_inner);
         let first = known().get(service).copied().unwrap_or_default() % directory.servers.len();
         let (at, answer) = directory.ask(&self.outbound, &self.pool, first, question).await;

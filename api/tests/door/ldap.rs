@@ -615,6 +615,27 @@ async fn passwords_go_without_tls_only_where_both_policy_and_operator_say_so() {
     assert_eq!(reply.status, StatusCode::OK, "{}", world.reason());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_that_is_silent_leaves_room_for_the_others() {
+    let world = World::new().await;
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let uri = format!("ldap://localhost:{}", silent.local_addr().unwrap().port());
+    world.add("silent", &[("uri", &uri)], SEARCHER_PASSWORD).await;
+    let waiting = (0..100).map(|_| world.login("silent", "alice", "alice-Secret1!"));
+    let others = async {
+        for _ in 0..20 {
+            let reply = world.login("corp", "alice", "alice-Secret1!").await;
+            assert_eq!(reply.status, StatusCode::OK, "{}", reply.text());
+        }
+    };
+    let (replies, ()) = tokio::join!(futures::future::join_all(waiting), others);
+    let count = |status| replies.iter().filter(|reply| reply.status == status).count();
+    let (slow, refused) =
+        (count(StatusCode::GATEWAY_TIMEOUT), count(StatusCode::SERVICE_UNAVAILABLE));
+    assert_eq!(slow + refused, 100);
+    assert!(slow >= 64 && refused >= 1, "{slow} waited, {refused} were told to come again");
+}
+
 /// What the operator says in the server's environment is for services of which policy says nothing, and the password
 /// in it for the server in it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
