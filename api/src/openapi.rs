@@ -343,6 +343,7 @@ fn operations() -> Vec<Operation> {
             .needs("code", Words, "What the provider sent the browser back with")
             .needs("nonce", Words, "From the list of providers")
             .needs("code_verifier", Words, "From the list of providers")
+            .query("state", Words, "What the browser brought back; compared where it is there")
             .header("Accept-Encoding", BASE64)
             .header("Accept", "With application/jwt the answer is a compact JWT")
             .gives(200, Json("Token"), "An access token")
@@ -420,10 +421,11 @@ fn operations() -> Vec<Operation> {
             .query("expiration", Words, "When they become void, as an ISO 8601 time")
             .query("count", Words, "How many, 1 without, at most 1,000")
             .query("cidr", Texts, "Addresses from which they may be used; any without")
+            .query("max_uses", Words, "How often each may be used; any number of times without")
             .takes(Form("Parameters"), "The same parameters")
             .takes(Json("Parameters"), "The same parameters")
             .gives(200, List("HostFactoryToken"), "The tokens")
-            .refuses([403, 404, 422]),
+            .refuses([403, 404, 422, 503]),
         row("host_factories.revoke_token", "Makes a host factory token void")
             .gives(204, Empty, "Void")
             .refuses([403, 404]),
@@ -871,7 +873,13 @@ fn more_schemas() -> Value {
             "version": number, "cluster_id": text, "name": text, "role": text, "token": text,
             "peers": texts, "root_pem": text, "certificate_pem": text, "key_pem": text,
         })),
-        "HostFactoryToken": object(&json!({"expiration": text, "cidr": texts, "token": text})),
+        "HostFactoryToken": {
+            "type": "object",
+            "required": ["expiration", "cidr", "token"],
+            "properties": {
+                "expiration": text, "cidr": texts, "token": text, "uses_left": number,
+            },
+        },
     })
 }
 

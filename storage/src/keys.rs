@@ -41,7 +41,7 @@ use crate::error::Fault;
 /// | 1b | join token | digest (32) | `JoinTokenV1`, or `BoundJoinTokenV2` |
 /// | 1c | member | node id (u64) | `MemberV1` |
 /// | 1d | answered | index (u64) request id (16) | reply bytes |
-/// | 1e | host factory token | digest (32) | `HostFactoryTokenV1` |
+/// | 1e | host factory token | digest (32) | `HostFactoryTokenV1`, or `LimitedHostFactoryTokenV2` |
 /// | 1f | authenticator config | id | `AuthenticatorConfigV1` |
 /// | 20 | issuer | account NUL name | `IssuerV1` |
 /// | 21 | audit block | number of its last record (u64) | `AuditBlockV2`; `AuditRecordV1`: one record |

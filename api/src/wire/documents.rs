@@ -88,6 +88,9 @@ struct TokenDocument {
     cidr: Vec<String>,
     #[serde(serialize_with = "secret_text", skip_serializing_if = "Option::is_none")]
     token: Option<Secret>,
+    /// Only where it is good for a number of uses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uses_left: Option<u32>,
     #[serde(skip)]
     digest: Digest,
 }
@@ -173,6 +176,7 @@ fn tokens(state: &State, id: &ResourceId, at: Timestamp) -> Vec<TokenDocument> {
         expiration: time::whole_seconds(token.expires_at),
         cidr: token.cidr.iter().map(ToString::to_string).collect(),
         token: None,
+        uses_left: token.uses_left,
         digest: *digest,
     };
     live.into_iter().map(document).collect()

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use conclave_domain::command::{Actor, Command};
+use conclave_domain::level;
 use http::{Method, StatusCode};
 
 use super::harness::House;
@@ -68,6 +70,63 @@ async fn repeated_requests_are_answered_with_what_the_first_made() {
     assert_eq!(first.status, StatusCode::CREATED);
     let again = house.send(&Method::POST, uri, &headers, "").await;
     assert_eq!(first.text(), again.text());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_is_good_for_as_many_uses_as_were_asked_for() {
+    let house = House::new();
+    house.load("demo", POLICY).await;
+    let limited = |uses| format!("{TOKENS}&max_uses={uses}");
+    for wrong in ["0", "-1", "many", "", "4294967296"] {
+        let reply = house.send_as("demo/admin", &Method::POST, &limited(wrong), "").await;
+        let told = format!("Invalid value for parameter 'max_uses': {wrong}");
+        assert_eq!(
+            (reply.status, reply.json()["error"]["message"].as_str()),
+            (StatusCode::UNPROCESSABLE_ENTITY, Some(told.as_str()))
+        );
+    }
+    // Nothing of it is proposed while a member may not know of it.
+    let reply = house.send_as("demo/admin", &Method::POST, &limited("2"), "").await;
+    assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
+    let told = house.records().last().unwrap()["message"].as_str().unwrap().to_owned();
+    assert!(told.contains("this takes feature level 3"), "{told}");
+    house.propose(Actor::Node, Command::RaiseLevel { level: level::NEWEST });
+    let made = house.send_as("demo/admin", &Method::POST, &limited("2"), "").await.json();
+    assert_eq!(made[0]["uses_left"], 2);
+    let bearer = header(made[0]["token"].as_str().unwrap());
+
+    let left = async || {
+        let uri = "/resources/demo/host_factory/app%2Fhf";
+        house.send_as("demo/admin", &Method::GET, uri, "").await.json()["tokens"][0].clone()
+    };
+    let enrol = async |id: &str, key: &str| {
+        let headers = [("authorization", bearer.as_str()), ("idempotency-key", key)];
+        let headers = if key.is_empty() { &headers[..1] } else { &headers[..] };
+        let uri = format!("/host_factories/hosts?id={id}");
+        house.send(&Method::POST, &uri, headers, "").await
+    };
+    // What enrols nobody is no use of it.
+    assert_eq!(enrol("conjur/x", "").await.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(left().await["uses_left"], 2);
+    assert_eq!(enrol("app/a", "").await.status, StatusCode::CREATED);
+    assert_eq!(left().await["uses_left"], 1);
+    let last = enrol("app/b", "last").await;
+    assert_eq!(last.status, StatusCode::CREATED);
+    // The answer was lost, and the request comes again: it is the same use.
+    let again = enrol("app/b", "last").await;
+    assert_eq!((again.status, again.text()), (StatusCode::CREATED, last.text()));
+    assert_eq!(left().await["uses_left"], 0);
+    for key in ["", "another"] {
+        let refused = enrol("app/c", key).await;
+        assert_eq!((refused.status, refused.text().as_str()), (StatusCode::UNAUTHORIZED, ""));
+        let records = house.records();
+        let record = records.iter().rfind(|record| record["msgid"] == "host-factory").unwrap();
+        let message = record["message"].as_str().unwrap();
+        assert!(message.ends_with("the host factory token is used up"), "{message}");
+    }
+    // Others have no such number, and none is shown.
+    let free = house.send_as("demo/admin", &Method::POST, TOKENS, "").await.json();
+    assert_eq!(free[0].get("uses_left"), None);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -174,6 +174,7 @@ async fn house() -> House {
         tokens: vec![token],
         cidr: Vec::new(),
         expires_at: Timestamp(i64::MAX),
+        uses: None,
     };
     house.propose(Actor::Node, create);
     let record = r#"{"at":"2026-11-22T05:28:19.123Z","request_id":"r","priority":86,"msgid":"update",

@@ -41,6 +41,7 @@ pub enum TokensCommand {
 Examples:
   conclave hostfactory tokens create -i app/factory                        one, for an hour
   conclave hostfactory tokens create -i app/factory --duration-days 2 --count 5
+  conclave hostfactory tokens create -i app/factory --one-time             good for one host
   conclave hostfactory tokens create -i app/factory --cidr 10.0.0.0/24,10.1.0.7")]
     Create(TokenCreateArgs),
     /// Make a token void.
@@ -79,6 +80,12 @@ pub struct TokenCreateArgs {
     /// How many.
     #[arg(short = 'n', long, default_value_t = 1)]
     count: u32,
+    /// Good for one host, or one new API key, and no more.
+    #[arg(long, conflicts_with = "max_uses")]
+    one_time: bool,
+    /// How many hosts, or new API keys, each token is good for; any number if absent.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_uses: Option<u32>,
 }
 
 /// Arguments of `hostfactory tokens revoke`.
@@ -145,8 +152,10 @@ async fn create(args: &TokenCreateArgs, output: Output) -> Result<(), Failure> {
     let answer = session::ask(|api| {
         let id = FullId::parse(api.account(), Some("host_factory"), &args.id)?.to_string();
         let count = args.count.to_string();
+        let max_uses = args.max_uses.or(args.one_time.then_some(1)).map(|uses| uses.to_string());
         let mut fields =
             vec![("host_factory", id.as_str()), ("expiration", &expiration), ("count", &count)];
+        fields.extend(max_uses.iter().map(|uses| ("max_uses", uses.as_str())));
         fields.extend(args.cidr.iter().map(|cidr| ("cidr[]", cidr.trim())));
         Ok(Ask::new(Method::POST, "/host_factory_tokens").form(&fields))
     })
@@ -209,7 +218,7 @@ async fn host(args: HostCreateArgs, output: Output) -> Result<(), Failure> {
     if answer.status == reqwest::StatusCode::UNAUTHORIZED {
         return Err(Failure::new(
             Exit::Unauthenticated,
-            "401 Unauthorized. The token is unknown, expired, or not good from this address",
+            "401 Unauthorized. The token is unknown, expired, used up, or not good from this address",
         ));
     }
     let body = answer.success()?;

@@ -58,6 +58,7 @@ mod tests {
                 sealed: Sealed(Vec::new()),
                 cidr: Vec::new(),
                 expires_at: Timestamp(expires_at),
+                uses_left: None,
             };
             state.apply(&Effect::put(Row::HostFactoryToken(Digest([number; 32]), token)));
         }

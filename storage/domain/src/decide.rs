@@ -70,8 +70,8 @@ pub fn decide(
         }
         Command::RemoveMemberNode { node } => asked.remove_member_node(*node),
         Command::DeleteAccount { account } => asked.delete_account(account),
-        Command::CreateHostFactoryTokens { factory, tokens, cidr, expires_at } => {
-            asked.create_host_factory_tokens(factory, tokens, cidr, *expires_at)
+        Command::CreateHostFactoryTokens { factory, tokens, cidr, expires_at, uses } => {
+            asked.create_host_factory_tokens(factory, tokens, cidr, *expires_at, *uses)
         }
         Command::RevokeHostFactoryToken { digest } => asked.revoke_host_factory_token(*digest),
         Command::EnrolHost { token, host, key, annotations } => {
@@ -520,6 +520,7 @@ impl Asked<'_> {
         tokens: &[NewApiKey],
         cidr: &[IpNet],
         expires_at: Timestamp,
+        uses: Option<u32>,
     ) -> Decision {
         self.authorize("execute", factory)?;
         if factory.kind() != Kind::HostFactory {
@@ -527,6 +528,9 @@ impl Asked<'_> {
         }
         if expires_at <= self.at {
             return Err(Rejection::Invalid("the tokens would be expired at once".to_owned()));
+        }
+        if uses == Some(0) {
+            return Err(Rejection::Invalid("the tokens would be used up at once".to_owned()));
         }
         let known = |token: &NewApiKey| self.state.host_factory_token(&token.digest).is_some();
         if tokens.iter().any(known) {
@@ -538,6 +542,7 @@ impl Asked<'_> {
             tokens: tokens.to_vec(),
             cidr: cidr.to_vec(),
             expires_at,
+            uses,
         };
         Ok((vec![event], Outcome::HostFactoryTokensIssued { digests }))
     }
@@ -558,27 +563,25 @@ impl Asked<'_> {
 
     fn enrol_host(
         &self,
-        token: Digest,
+        digest: Digest,
         client: Option<IpAddr>,
         host: &RoleId,
         key: &NewApiKey,
         annotations: &[(String, String)],
     ) -> Decision {
-        let token = self.state.host_factory_token(&token);
-        let Some(token) = token.filter(|token| token.admits(self.at, client)) else {
-            return Err(Rejection::Unauthenticated);
-        };
+        let token = self.state.host_factory_token(&digest);
+        let token = token.filter(|token| token.admits(self.at, client) && !token.is_used_up());
+        let Some(token) = token else { return Err(Rejection::Unauthenticated) };
         let factory = &token.factory;
         if *self.actor != Actor::Role(factory.clone()) {
             return Err(Rejection::Unauthenticated);
         }
-        match host_factory::judge(self.state, factory, host)? {
-            Enrolment::Again => done(Event::ApiKeyRotated { role: host.clone(), key: key.clone() }),
-            Enrolment::New => {
-                let events = host_factory::enrolment(self.state, factory, host, key, annotations);
-                Ok((events, Outcome::Done))
-            }
-        }
+        let mut events = match host_factory::judge(self.state, factory, host)? {
+            Enrolment::Again => vec![Event::ApiKeyRotated { role: host.clone(), key: key.clone() }],
+            Enrolment::New => host_factory::enrolment(self.state, factory, host, key, annotations),
+        };
+        events.extend(token.uses_left.map(|_uses| Event::HostFactoryTokenUsed { digest }));
+        Ok((events, Outcome::Done))
     }
 
     fn sweep_host_factory_tokens(&self) -> Decision {
@@ -954,6 +957,7 @@ fn check_change(
         | Event::MemberRemoved { .. }
         | Event::AccountDeleted { .. }
         | Event::HostFactoryTokensIssued { .. }
+        | Event::HostFactoryTokenUsed { .. }
         | Event::HostFactoryTokenRevoked { .. }
         | Event::HostFactoryTokensExpired { .. }
         | Event::AuthenticatorToggled { .. }
@@ -1019,6 +1023,7 @@ fn check_api_change(account: &AccountName, change: &Event) -> Result<(), String>
         | Event::MemberRemoved { .. }
         | Event::AccountDeleted { .. }
         | Event::HostFactoryTokensIssued { .. }
+        | Event::HostFactoryTokenUsed { .. }
         | Event::HostFactoryTokenRevoked { .. }
         | Event::HostFactoryTokensExpired { .. }
         | Event::AuthenticatorToggled { .. }

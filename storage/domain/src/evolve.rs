@@ -23,10 +23,10 @@ use crate::id::{AccountName, Kind, ResourceId, RoleId};
 use crate::outcome::{self, Rejection, Reply};
 use crate::rbac::{accounts_resource, admin_role, root_policy};
 use crate::records::{
-    Account, Answered, AuthenticatorConfig, Credential, Fingerprint, HostFactoryToken, Issuer,
-    Member, Membership, MembershipKey, NewApiKey, POLICY_VERSIONS_KEPT, Permission, PolicyVersion,
-    RequestId, Resealed, Resource, Revision, Role, SECRET_VERSIONS_KEPT, Sealed, SealedAt,
-    SecretVersion, SigningKey, Version,
+    Account, Answered, AuthenticatorConfig, Credential, Digest, Fingerprint, HostFactoryToken,
+    Issuer, Member, Membership, MembershipKey, NewApiKey, POLICY_VERSIONS_KEPT, Permission,
+    PolicyVersion, RequestId, Resealed, Resource, Revision, Role, SECRET_VERSIONS_KEPT, Sealed,
+    SealedAt, SecretVersion, SigningKey, Version,
 };
 use crate::state::State;
 use crate::time::{LogIndex, Timestamp};
@@ -231,17 +231,19 @@ impl Writes<'_> {
             Event::MemberRemoved { node } => self.delete(RowKey::Member(*node)),
             Event::ClusterRefounded { node, member } => self.cluster_refounded(*node, member),
             Event::AccountDeleted { account } => self.account_deleted(account),
-            Event::HostFactoryTokensIssued { factory, tokens, cidr, expires_at } => {
+            Event::HostFactoryTokensIssued { factory, tokens, cidr, expires_at, uses } => {
                 for token in tokens {
                     let record = HostFactoryToken {
                         factory: factory.clone(),
                         sealed: token.sealed.clone(),
                         cidr: cidr.clone(),
                         expires_at: *expires_at,
+                        uses_left: *uses,
                     };
                     self.put(Row::HostFactoryToken(token.digest, record));
                 }
             }
+            Event::HostFactoryTokenUsed { digest } => self.host_factory_token_used(digest),
             Event::HostFactoryTokenRevoked { digest } => {
                 self.delete(RowKey::HostFactoryToken(*digest));
             }
@@ -507,6 +509,14 @@ impl Writes<'_> {
 
     fn removed(&mut self, id: &ResourceId) {
         self.carry_out(Removal::of(self.state, [id.clone()], None));
+    }
+
+    fn host_factory_token_used(&mut self, digest: &Digest) {
+        if let Some(token) = self.state.host_factory_token(digest) {
+            let uses_left = token.uses_left.map(|uses| uses.saturating_sub(1));
+            let record = HostFactoryToken { uses_left, ..token.clone() };
+            self.put(Row::HostFactoryToken(*digest, record));
+        }
     }
 
     fn account_deleted(&mut self, account: &AccountName) {

@@ -177,10 +177,19 @@ pub struct HostFactoryToken {
     pub cidr: Vec<IpNet>,
     /// From this instant on it is void.
     pub expires_at: Timestamp,
+    /// How often it may still be used; absent means any number of times. Used up it is kept until it expires, so
+    /// that a repeated request can be answered as it was.
+    pub uses_left: Option<u32>,
 }
 
 impl HostFactoryToken {
-    /// Whether the token is good at an instant for a client at an address, both as the door saw them.
+    /// Whether the token has been used as often as it may be.
+    pub fn is_used_up(&self) -> bool {
+        self.uses_left == Some(0)
+    }
+
+    /// Whether the token is good at an instant for a client at an address, both as the door saw them, if it is not
+    /// used up.
     pub fn admits(&self, at: Timestamp, client: Option<IpAddr>) -> bool {
         let from_there =
             || client.is_some_and(|client| self.cidr.iter().any(|range| range.contains(&client)));

@@ -28,17 +28,29 @@ use support::{
 /// Variants of the bytes that are no variants of what they stand for.
 const BOUND_COMMAND: &str = "IssueBoundJoinToken";
 const BOUND_EVENT: &str = "BoundJoinTokenIssued";
+const LIMITED_COMMAND: &str = "CreateLimitedHostFactoryTokens";
+const LIMITED_EVENT: &str = "LimitedHostFactoryTokensIssued";
 
 /// Whose bytes a command has.
 fn command_bytes(body: &Command) -> &'static str {
-    let is_bound = matches!(body, Command::IssueJoinToken { token, .. } if !token.cidr.is_empty());
-    if is_bound { BOUND_COMMAND } else { command_name(body) }
+    if matches!(body, Command::IssueJoinToken { token, .. } if !token.cidr.is_empty()) {
+        BOUND_COMMAND
+    } else if matches!(body, Command::CreateHostFactoryTokens { uses: Some(_), .. }) {
+        LIMITED_COMMAND
+    } else {
+        command_name(body)
+    }
 }
 
 /// Whose bytes an event has.
 fn event_bytes(event: &Event) -> &'static str {
-    let is_bound = matches!(event, Event::JoinTokenIssued { token, .. } if !token.cidr.is_empty());
-    if is_bound { BOUND_EVENT } else { event_name(event) }
+    if matches!(event, Event::JoinTokenIssued { token, .. } if !token.cidr.is_empty()) {
+        BOUND_EVENT
+    } else if matches!(event, Event::HostFactoryTokensIssued { uses: Some(_), .. }) {
+        LIMITED_EVENT
+    } else {
+        event_name(event)
+    }
 }
 
 /// One family of bytes.
@@ -55,7 +67,7 @@ fn commands() -> Family<command::Envelope> {
     Family {
         what: "command",
         version: command::codec::VERSION,
-        names: [COMMANDS, &[BOUND_COMMAND]].concat(),
+        names: [COMMANDS, &[BOUND_COMMAND, LIMITED_COMMAND]].concat(),
         samples: envelopes().into_iter().map(|one| (command_bytes(&one.body), one)).collect(),
         encode: command::codec::encode,
         decode: command::codec::decode,
@@ -67,7 +79,7 @@ fn changes() -> Family<event::Event> {
     Family {
         what: "change",
         version: command::codec::VERSION,
-        names: [EVENTS, &[BOUND_EVENT]].concat(),
+        names: [EVENTS, &[BOUND_EVENT, LIMITED_EVENT]].concat(),
         samples: events().into_iter().map(|one| (event_bytes(&one), one)).collect(),
         encode: |event| command::codec::encode(&load_of(event.clone())),
         decode: |bytes| {
@@ -85,7 +97,7 @@ fn history() -> Family<event::Event> {
     Family {
         what: "event",
         version: event::codec::VERSION,
-        names: [EVENTS, &[BOUND_EVENT]].concat(),
+        names: [EVENTS, &[BOUND_EVENT, LIMITED_EVENT]].concat(),
         samples: events().iter().map(|one| (event_bytes(one), as_history(one))).collect(),
         encode: event::codec::encode,
         decode: event::codec::decode,

@@ -246,6 +246,10 @@ impl World {
             }
             ["tokens", numbers, "of", factory, "for", seconds, ref rest @ .., "as", role] => {
                 let numbers = numbers.split(',').map(|number| api_key(number.parse().unwrap()));
+                let (uses, rest) = match rest {
+                    ["uses", uses, rest @ ..] => (Some(uses.parse().unwrap()), rest),
+                    _ => (None, rest),
+                };
                 self.ask(
                     role,
                     Command::CreateHostFactoryTokens {
@@ -253,6 +257,7 @@ impl World {
                         tokens: numbers.collect(),
                         cidr: rest.iter().skip(1).map(|range| range.parse().unwrap()).collect(),
                         expires_at: self.in_seconds(seconds),
+                        uses,
                     },
                 )
             }
@@ -448,7 +453,9 @@ fn row_text(row: &Row) -> Option<String> {
         }
         Row::HostFactoryToken(digest, record) => {
             let nets: Vec<String> = record.cidr.iter().map(ToString::to_string).collect();
-            format!("token {} of {} [{}]", digest.0[0], short(&record.factory), nets.join(" "))
+            let uses = record.uses_left.map(|uses| format!(" {uses} left")).unwrap_or_default();
+            let (number, factory) = (digest.0[0], short(&record.factory));
+            format!("token {number} of {factory} [{}]{uses}", nets.join(" "))
         }
         Row::AuthenticatorConfig(id, config) => {
             format!("authenticator {} {}", short(id), if config.enabled { "on" } else { "off" })

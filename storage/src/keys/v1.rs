@@ -542,6 +542,7 @@ pub(super) fn row(table: Table, key: &[u8], body: &[u8]) -> Result<Row, Fault> {
                         .collect::<Result<_, _>>()
                         .map_err(|_| parser.damaged("it holds no address where one belongs"))?,
                     expires_at: Timestamp(body.expires_at),
+                    uses_left: None,
                 },
             )
         }

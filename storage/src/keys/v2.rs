@@ -1,10 +1,14 @@
 //! Version 2 of rows' bodies: audit records, as many in a row as came to the chain at once; versions of
-//! secrets, which tell their number, since their key tells only their place; and join tokens that are bound to
-//! addresses.
+//! secrets, which tell their number, since their key tells only their place; join tokens that are bound to
+//! addresses; and host factory tokens that are good for a number of uses.
+
+use std::str::FromStr;
 
 use conclave_domain::audit::{AuditBlock, AuditTexts};
 use conclave_domain::effect::Row;
-use conclave_domain::records::{Digest, Fingerprint, JoinToken, Sealed, SecretVersion, Version};
+use conclave_domain::records::{
+    Digest, Fingerprint, HostFactoryToken, JoinToken, Sealed, SecretVersion, Version,
+};
 use conclave_domain::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -40,16 +44,28 @@ struct BoundJoinTokenV2<'a> {
     cidr: Vec<String>,
 }
 
-/// Whether rows of a table have a version 2.
-pub(super) const fn has(table: Table) -> bool {
-    matches!(table, Table::AuditBlock | Table::Secret | Table::JoinToken)
+#[derive(Serialize, Deserialize)]
+struct LimitedHostFactoryTokenV2<'a> {
+    factory: String,
+    sealed: &'a [u8],
+    cidr: Vec<String>,
+    expires_at: i64,
+    uses_left: u32,
 }
 
-/// Whether a row is written in this version. Of join tokens only those that version 1 has no place for are,
-/// so that members that do not know them yet can read the others.
+/// Whether rows of a table have a version 2.
+pub(super) const fn has(table: Table) -> bool {
+    matches!(table, Table::AuditBlock | Table::Secret | Table::JoinToken | Table::HostFactoryToken)
+}
+
+/// Whether a row is written in this version. Of tokens only those that version 1 has no place for are, so that
+/// members that do not know them yet can read the others.
 pub(super) fn holds(row: &Row) -> bool {
     if let Row::JoinToken(_, token) = row {
         return !token.cidr.is_empty();
+    }
+    if let Row::HostFactoryToken(_, token) = row {
+        return token.uses_left.is_some();
     }
     matches!(row, Row::AuditBlock(..) | Row::SecretVersion(..) | Row::SecretValue(..))
 }
@@ -80,6 +96,17 @@ pub(super) fn put_body(out: &mut Vec<u8>, row: &Row) -> Result<(), Fault> {
             cidr: token.cidr.iter().map(ToString::to_string).collect(),
         };
         put(out, &body)
+    } else if let Row::HostFactoryToken(_, token) = row
+        && let Some(uses_left) = token.uses_left
+    {
+        let body = LimitedHostFactoryTokenV2 {
+            factory: token.factory.to_string(),
+            sealed: &token.sealed.0,
+            cidr: token.cidr.iter().map(ToString::to_string).collect(),
+            expires_at: token.expires_at.0,
+            uses_left,
+        };
+        put(out, &body)
     } else {
         Err(Fault::corrupt("a row to be written", "it has no version 2"))
     }
@@ -92,6 +119,8 @@ pub(super) fn row(table: Table, key: &[u8], body: &[u8]) -> Result<Row, Fault> {
         secret(&parser, key, body)
     } else if table == Table::JoinToken {
         join_token(&parser, key, body)
+    } else if table == Table::HostFactoryToken {
+        host_factory_token(&parser, key, body)
     } else {
         audit(&parser, key, body)
     }
@@ -99,14 +128,30 @@ pub(super) fn row(table: Table, key: &[u8], body: &[u8]) -> Result<Row, Fault> {
 
 fn join_token(parser: &Parser, key: &[u8], body: &[u8]) -> Result<Row, Fault> {
     let BoundJoinTokenV2 { name, role, expires_at, cidr } = parser.body(body)?;
-    let cidr: Result<_, _> = cidr.iter().map(|net| net.parse()).collect();
     let token = JoinToken {
         name: name.to_owned(),
         role: parser.member_role(role)?,
         expires_at: Timestamp(expires_at),
-        cidr: cidr.map_err(|_no_range| parser.damaged("its addresses are no ranges"))?,
+        cidr: ranges(parser, &cidr)?,
     };
     Ok(Row::JoinToken(Digest(parser.array(key)?), token))
+}
+
+fn host_factory_token(parser: &Parser, key: &[u8], body: &[u8]) -> Result<Row, Fault> {
+    let body: LimitedHostFactoryTokenV2<'_> = parser.body(body)?;
+    let token = HostFactoryToken {
+        factory: parser.id(body.factory.as_bytes())?,
+        sealed: Sealed(body.sealed.to_vec()),
+        cidr: ranges(parser, &body.cidr)?,
+        expires_at: Timestamp(body.expires_at),
+        uses_left: Some(body.uses_left),
+    };
+    Ok(Row::HostFactoryToken(Digest(parser.array(key)?), token))
+}
+
+fn ranges<T: FromStr>(parser: &Parser, texts: &[String]) -> Result<Vec<T>, Fault> {
+    let ranges: Result<_, _> = texts.iter().map(|text| text.parse()).collect();
+    ranges.map_err(|_no_range| parser.damaged("its addresses are no ranges"))
 }
 
 fn audit(parser: &Parser, key: &[u8], body: &[u8]) -> Result<Row, Fault> {

@@ -202,9 +202,23 @@ pub(crate) fn rows() -> Vec<(Row, RowKey)> {
                     sealed: Sealed(vec![0xdd; 3]),
                     cidr: vec!["10.0.0.0/8".parse().unwrap()],
                     expires_at: at,
+                    uses_left: None,
                 },
             ),
             RowKey::HostFactoryToken(Digest([4; 32])),
+        ),
+        (
+            Row::HostFactoryToken(
+                Digest([5; 32]),
+                HostFactoryToken {
+                    factory: id(Kind::HostFactory, "app/hf"),
+                    sealed: Sealed(vec![0xdd; 3]),
+                    cidr: vec!["10.0.0.0/8".parse().unwrap()],
+                    expires_at: at,
+                    uses_left: Some(300),
+                },
+            ),
+            RowKey::HostFactoryToken(Digest([5; 32])),
         ),
         (
             Row::AuthenticatorConfig(webservice.clone(), AuthenticatorConfig { enabled: true }),
@@ -344,8 +358,9 @@ fn rows_of_a_newer_version_are_refused() {
         let (mut key, mut value) = (Vec::new(), Vec::new());
         keys::put_row_key(&mut key, &row);
         keys::put_row_value(&mut value, &row).unwrap();
-        // Of join tokens versions 1 and 2 are both written.
-        value[0] = if matches!(row, Row::JoinToken(..)) { 3 } else { value[0] + 1 };
+        // Of tokens versions 1 and 2 are both written.
+        let has_both = matches!(row, Row::JoinToken(..) | Row::HostFactoryToken(..));
+        value[0] = if has_both { 3 } else { value[0] + 1 };
         let newer = u32::from(value[0]);
         assert!(
             matches!(keys::row(&key, &value), Err(Fault::TooNew { found, .. }) if found == newer)

@@ -55,6 +55,7 @@ pub(crate) async fn create(call: &mut Call) -> Result<Answer, Refusal> {
         tokens,
         cidr: asked.cidr.clone(),
         expires_at: asked.expires_at,
+        uses: asked.uses,
     };
     let outcome = call.propose(id, actor, command).await??;
     let Outcome::HostFactoryTokensIssued { digests } = outcome else {
@@ -81,6 +82,7 @@ struct Asked {
     expires_at: Timestamp,
     count: usize,
     cidr: Vec<IpNet>,
+    uses: Option<u32>,
 }
 
 impl Asked {
@@ -115,15 +117,24 @@ impl Asked {
                 })?
             }
         };
+        let uses = match params.value("max_uses") {
+            None => None,
+            Some(text) => {
+                let number = text.trim().parse().ok().filter(|uses| *uses > 0);
+                let wrong = || format!("Invalid value for parameter 'max_uses': {text}");
+                Some(number.ok_or_else(|| Refusal::Argument(wrong()))?)
+            }
+        };
         let ranges = params.values("cidr").map(parse_range);
         let cidr = ranges
             .collect::<Result<_, _>>()
             .map_err(|error| Refusal::Unprocessable(error.to_string()))?;
-        Ok(Self { factory, expires_at, count, cidr })
+        Ok(Self { factory, expires_at, count, cidr, uses })
     }
 }
 
-/// `[{"expiration":…,"cidr":[…],"token":…}, …]`, wiped after it has left.
+/// `[{"expiration":…,"cidr":[…],"token":…}, …]`, wiped after it has left; with `uses_left` where a number was asked
+/// for.
 fn answer<'a>(asked: &Asked, tokens: impl Iterator<Item = &'a str>) -> Answer {
     let cidr: Vec<String> = asked.cidr.iter().map(ToString::to_string).collect();
     let each = 160 + cidr.iter().map(|range| range.len() + 4).sum::<usize>();
@@ -138,6 +149,10 @@ fn answer<'a>(asked: &Asked, tokens: impl Iterator<Item = &'a str>) -> Answer {
         json::write(&mut body, &cidr);
         body.extend_from_slice(b",\"token\":");
         json::write(&mut body, &token);
+        if let Some(uses) = asked.uses {
+            body.extend_from_slice(b",\"uses_left\":");
+            json::write(&mut body, &uses);
+        }
         body.push(b'}');
     }
     body.push(b']');

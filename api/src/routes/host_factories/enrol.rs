@@ -23,6 +23,9 @@ use crate::wire::{documents, json};
 /// Room for a key and its field's name in the answer.
 const KEY_FIELD_BYTES: usize = 96;
 
+/// The reason in records when the token was good once, as the door or the log saw.
+const USED_UP: &str = "the host factory token is used up";
+
 pub(crate) async fn create(call: &mut Call) -> Result<Answer, Refusal> {
     call.deeds.push(Deed {
         message_id: "host-factory",
@@ -38,14 +41,20 @@ pub(crate) async fn create(call: &mut Call) -> Result<Answer, Refusal> {
     };
     call.barrier_in_any_case().await?;
     let (now, from) = (call.now, call.client_ip);
-    let factory = call.open_view(|view| {
+    let known = call.open_view(|view| {
         let known = view.state.host_factory_token(&token);
         let known = known.filter(|known| known.admits(now, Some(from)));
-        known.map(|known| known.factory.clone()).ok_or(Refusal::UNAUTHENTICATED)
-    });
-    let factory = factory.inspect_err(|_refused| {
-        call.reason = Some("the host factory token is unknown, expired, or not for here".into());
+        Ok(known.map(|known| (known.factory.clone(), known.is_used_up())))
     })?;
+    let Some((factory, is_used_up)) = known else {
+        call.reason = Some("the host factory token is unknown, expired, or not for here".into());
+        return Err(Refusal::UNAUTHENTICATED);
+    };
+    // The last use may be this request, come again: the log knows.
+    if is_used_up && !call.is_repeatable() {
+        call.reason = Some(USED_UP.into());
+        return Err(Refusal::UNAUTHENTICATED);
+    }
     let params = call.take_params().await?;
     let host = host_id(&factory, &params, call)?;
     call.open_view(|view| host_factory::judge(view.state, &factory, &host).map_err(refusal))?;
@@ -55,7 +64,11 @@ pub(crate) async fn create(call: &mut Call) -> Result<Answer, Refusal> {
     let annotations = annotations(&params);
     let id = call.command_id(&digest_of(&token, &params))?;
     let command = Command::EnrolHost { token, host: host.clone(), key, annotations };
-    call.propose(id, Actor::Role(factory), command).await?.map_err(refusal)?;
+    let done = call.propose(id, Actor::Role(factory), command).await?;
+    if done == Err(Rejection::Unauthenticated) {
+        call.reason = Some(USED_UP.into());
+    }
+    done.map_err(refusal)?;
     // The document is this node's, which may not have come as far as the one that decided.
     call.wait_for_seen(call.index).await?;
     let document = call.open_view(|view| {

@@ -138,6 +138,7 @@ fn touch(change: &Event, touched: &mut BTreeSet<ResourceId>) {
         | Event::MemberRemoved { .. }
         | Event::AccountDeleted { .. }
         | Event::HostFactoryTokensIssued { .. }
+        | Event::HostFactoryTokenUsed { .. }
         | Event::HostFactoryTokenRevoked { .. }
         | Event::HostFactoryTokensExpired { .. }
         | Event::AuthenticatorToggled { .. }

@@ -139,6 +139,7 @@ fn deed(user: &str, change: &Event) -> Option<Deed> {
         | Event::MemberRemoved { .. }
         | Event::AccountDeleted { .. }
         | Event::HostFactoryTokensIssued { .. }
+        | Event::HostFactoryTokenUsed { .. }
         | Event::HostFactoryTokenRevoked { .. }
         | Event::HostFactoryTokensExpired { .. }
         | Event::AuthenticatorToggled { .. }

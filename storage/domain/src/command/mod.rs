@@ -185,6 +185,8 @@ pub enum Command {
         cidr: Vec<IpNet>,
         /// When they become void.
         expires_at: Timestamp,
+        /// How often each may be used; absent means any number of times.
+        uses: Option<u32>,
     },
     /// Makes a host factory token void. The actor needs `update` on its factory.
     RevokeHostFactoryToken {

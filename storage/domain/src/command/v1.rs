@@ -173,6 +173,14 @@ enum CommandV1 {
         token: JoinTokenV1,
         cidr: Vec<String>,
     },
+    /// [`Command::CreateHostFactoryTokens`] for a number of uses.
+    CreateLimitedHostFactoryTokens {
+        factory: ResourceId,
+        tokens: Vec<NewApiKeyV1>,
+        cidr: Vec<String>,
+        expires_at: Timestamp,
+        uses: u32,
+    },
 }
 
 impl From<&Envelope> for EnvelopeV1 {
@@ -261,12 +269,14 @@ impl From<&Command> for CommandV1 {
             }
             Command::RemoveMemberNode { node } => Self::RemoveMemberNode { node: *node },
             Command::DeleteAccount { account } => Self::DeleteAccount { account: account.clone() },
-            Command::CreateHostFactoryTokens { factory, tokens, cidr, expires_at } => {
-                Self::CreateHostFactoryTokens {
-                    factory: factory.clone(),
-                    tokens: tokens.iter().map(|token| NewApiKeyV1::new(token, kept)).collect(),
-                    cidr: texts(cidr),
-                    expires_at: *expires_at,
+            Command::CreateHostFactoryTokens { factory, tokens, cidr, expires_at, uses } => {
+                let (factory, expires_at) = (factory.clone(), *expires_at);
+                let tokens = tokens.iter().map(|token| NewApiKeyV1::new(token, kept)).collect();
+                let cidr = texts(cidr);
+                if let Some(uses) = *uses {
+                    Self::CreateLimitedHostFactoryTokens { factory, tokens, cidr, expires_at, uses }
+                } else {
+                    Self::CreateHostFactoryTokens { factory, tokens, cidr, expires_at }
                 }
             }
             Command::RevokeHostFactoryToken { digest } => {
@@ -390,8 +400,22 @@ impl TryFrom<CommandV1> for Command {
                     tokens: tokens.into_iter().map(Into::into).collect(),
                     cidr: nets(&cidr)?,
                     expires_at,
+                    uses: None,
                 }
             }
+            CommandV1::CreateLimitedHostFactoryTokens {
+                factory,
+                tokens,
+                cidr,
+                expires_at,
+                uses,
+            } => Self::CreateHostFactoryTokens {
+                factory,
+                tokens: tokens.into_iter().map(Into::into).collect(),
+                cidr: nets(&cidr)?,
+                expires_at,
+                uses: Some(uses),
+            },
             CommandV1::RevokeHostFactoryToken { digest } => {
                 Self::RevokeHostFactoryToken { digest: Digest(digest) }
             }

@@ -92,7 +92,11 @@ pub enum Event {
         tokens: Vec<NewApiKey>,
         cidr: Vec<IpNet>,
         expires_at: Timestamp,
+        /// How often each may be used; absent means any number of times.
+        uses: Option<u32>,
     },
+    /// A host factory token that is good for a number of uses was used.
+    HostFactoryTokenUsed { digest: Digest },
     /// A host factory token was made void.
     HostFactoryTokenRevoked { digest: Digest },
     /// Host factory tokens whose time was over were forgotten.

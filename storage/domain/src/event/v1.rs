@@ -208,6 +208,17 @@ pub(crate) enum EventV1 {
         token: JoinTokenV1,
         cidr: Vec<String>,
     },
+    /// [`Event::HostFactoryTokensIssued`] for a number of uses.
+    LimitedHostFactoryTokensIssued {
+        factory: ResourceId,
+        tokens: Vec<NewApiKeyV1>,
+        cidr: Vec<String>,
+        expires_at: Timestamp,
+        uses: u32,
+    },
+    HostFactoryTokenUsed {
+        digest: [u8; 32],
+    },
 }
 
 impl EventV1 {
@@ -308,14 +319,18 @@ impl EventV1 {
             },
             Event::MemberRemoved { node } => Self::MemberRemoved { node: *node },
             Event::AccountDeleted { account } => Self::AccountDeleted { account: account.clone() },
-            Event::HostFactoryTokensIssued { factory, tokens, cidr, expires_at } => {
+            Event::HostFactoryTokensIssued { factory, tokens, cidr, expires_at, uses } => {
+                let (factory, expires_at) = (factory.clone(), *expires_at);
                 let tokens = tokens.iter().map(|token| NewApiKeyV1::new(token, ciphertext));
-                Self::HostFactoryTokensIssued {
-                    factory: factory.clone(),
-                    tokens: tokens.collect(),
-                    cidr: texts(cidr),
-                    expires_at: *expires_at,
+                let (tokens, cidr) = (tokens.collect(), texts(cidr));
+                if let Some(uses) = *uses {
+                    Self::LimitedHostFactoryTokensIssued { factory, tokens, cidr, expires_at, uses }
+                } else {
+                    Self::HostFactoryTokensIssued { factory, tokens, cidr, expires_at }
                 }
+            }
+            Event::HostFactoryTokenUsed { digest } => {
+                Self::HostFactoryTokenUsed { digest: digest.0 }
             }
             Event::HostFactoryTokenRevoked { digest } => {
                 Self::HostFactoryTokenRevoked { digest: digest.0 }
@@ -455,7 +470,20 @@ impl TryFrom<EventV1> for Event {
                     tokens: tokens.into_iter().map(Into::into).collect(),
                     cidr: nets(&cidr)?,
                     expires_at,
+                    uses: None,
                 }
+            }
+            EventV1::LimitedHostFactoryTokensIssued { factory, tokens, cidr, expires_at, uses } => {
+                Self::HostFactoryTokensIssued {
+                    factory,
+                    tokens: tokens.into_iter().map(Into::into).collect(),
+                    cidr: nets(&cidr)?,
+                    expires_at,
+                    uses: Some(uses),
+                }
+            }
+            EventV1::HostFactoryTokenUsed { digest } => {
+                Self::HostFactoryTokenUsed { digest: Digest(digest) }
             }
             EventV1::HostFactoryTokenRevoked { digest } => {
                 Self::HostFactoryTokenRevoked { digest: Digest(digest) }

@@ -44,7 +44,7 @@ variants!(EVENTS, event_name, Event:
     AnnotationSet, AnnotationRemoved, CredentialCreated, RestrictionChanged, ApiKeyRotated,
     PasswordChanged, PolicyLoaded, SecretVersionAdded, SecretExpired, JoinTokenIssued,
     MemberAdmitted, MemberRemoved, AccountDeleted,
-    HostFactoryTokensIssued, HostFactoryTokenRevoked,
+    HostFactoryTokensIssued, HostFactoryTokenUsed, HostFactoryTokenRevoked,
     HostFactoryTokensExpired, AuthenticatorToggled, IssuerSet, IssuerRemoved,
     SecretRotated, AuditAppended, AuditCheckpointed, AuditTrimmed,
     CertificatesInstalled, CertificateMarked, CertificateRetired,
@@ -96,6 +96,26 @@ pub(crate) fn join_token(name: &str) -> JoinToken {
         role: MemberRole::Follower,
         expires_at: Timestamp(1_700_000_600_000),
         cidr: Vec::new(),
+    }
+}
+
+pub(crate) fn create_tokens(uses: Option<u32>) -> Command {
+    Command::CreateHostFactoryTokens {
+        factory: id("host_factory:app/hf"),
+        tokens: vec![api_key(4), api_key(5)],
+        cidr: vec!["10.0.0.0/24".parse().unwrap()],
+        expires_at: Timestamp(1_700_000_600_000),
+        uses,
+    }
+}
+
+pub(crate) fn tokens_issued(uses: Option<u32>) -> Event {
+    Event::HostFactoryTokensIssued {
+        factory: id("host_factory:app/hf"),
+        tokens: vec![api_key(4), api_key(5)],
+        cidr: vec!["10.0.0.0/24".parse().unwrap()],
+        expires_at: Timestamp(1_700_000_600_000),
+        uses,
     }
 }
 
@@ -232,12 +252,7 @@ pub(crate) fn envelopes() -> Vec<Envelope> {
         },
         Command::RemoveMemberNode { node: 70_000 },
         Command::DeleteAccount { account: account("demo") },
-        Command::CreateHostFactoryTokens {
-            factory: id("host_factory:app/hf"),
-            tokens: vec![api_key(4), api_key(5)],
-            cidr: vec!["10.0.0.0/24".parse().unwrap()],
-            expires_at: Timestamp(1_700_000_600_000),
-        },
+        create_tokens(None),
         Command::RevokeHostFactoryToken { digest: Digest([4; 32]) },
         Command::EnrolHost {
             token: Digest([4; 32]),
@@ -289,6 +304,7 @@ pub(crate) fn envelopes() -> Vec<Envelope> {
         Command::RefoundCluster { node: 70_000, member: member("two", MemberRole::Voter) },
         Command::RaiseLevel { level: 300 },
         Command::IssueJoinToken { digest: Digest([3; 32]), token: bound_join_token("two") },
+        create_tokens(Some(300)),
     ];
     let mut envelopes: Vec<Envelope> = bodies.into_iter().map(envelope).collect();
     for (place, one) in envelopes.iter_mut().enumerate() {
@@ -366,12 +382,7 @@ pub(crate) fn events() -> Vec<Event> {
         },
         Event::MemberRemoved { node: 5 },
         Event::AccountDeleted { account: account("demo") },
-        Event::HostFactoryTokensIssued {
-            factory: id("host_factory:app/hf"),
-            tokens: vec![api_key(4), api_key(5)],
-            cidr: vec!["10.0.0.0/24".parse().unwrap()],
-            expires_at: Timestamp(1_700_000_600_000),
-        },
+        tokens_issued(None),
         Event::HostFactoryTokenRevoked { digest: Digest([4; 32]) },
         Event::HostFactoryTokensExpired { digests: vec![Digest([4; 32]), Digest([5; 32])] },
         Event::AuthenticatorToggled {
@@ -412,6 +423,8 @@ pub(crate) fn events() -> Vec<Event> {
         Event::ClusterRefounded { node: 70_000, member: member("two", MemberRole::Voter) },
         Event::LevelRaised { level: 300 },
         Event::JoinTokenIssued { digest: Digest([3; 32]), token: bound_join_token("two") },
+        tokens_issued(Some(300)),
+        Event::HostFactoryTokenUsed { digest: Digest([4; 32]) },
     ]
 }
 
@@ -485,6 +498,7 @@ pub(crate) fn as_history(event: &Event) -> Event {
         | Event::MemberAdmitted { .. }
         | Event::MemberRemoved { .. }
         | Event::AccountDeleted { .. }
+        | Event::HostFactoryTokenUsed { .. }
         | Event::HostFactoryTokenRevoked { .. }
         | Event::HostFactoryTokensExpired { .. }
         | Event::AuthenticatorToggled { .. }
