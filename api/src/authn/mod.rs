@@ -20,6 +20,7 @@ mod keys;
 mod ldap;
 mod oidc;
 pub(crate) mod oidc_code;
+mod oidc_invitation;
 pub(crate) mod outbound;
 mod password;
 mod sigv4;

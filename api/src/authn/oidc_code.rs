@@ -1,9 +1,9 @@
 //! `authn-oidc` by code (OpenID Connect Core, with PKCE, RFC 7636): people log in at their provider,
 //! which sends their browser back with a code; here the code is exchanged for a token that says who it is.
 //!
-//! Whoever asks for the list of providers gets a nonce, a verifier and a state of its own. The code is of
-//! use only with the verifier, and the token only with the nonce; so nothing has to be kept here, and any
-//! node can go on where another began. The state is for the client to compare.
+//! Whoever asks for the list of providers gets a nonce, a verifier and a state of its own, see
+//! [`super::oidc_invitation`]. The code is of use only with the verifier, and the token only with the nonce;
+//! nothing of it is kept here, and any node goes on where another began.
 
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use aws_lc_rs::digest;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use conclave_domain::id::{ResourceId, RoleId};
+use conclave_domain::time::Timestamp;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -21,12 +22,13 @@ use zeroize::Zeroizing;
 use super::claims::Name;
 use super::id_token::{Claims, Expected};
 use super::keys::{Endpoints, KeyCache, Source};
+use super::oidc_invitation::{Invitation, is_same};
 use super::outbound::{CallError, Outbound, Target};
 use super::variables::Variables;
 use super::{Attempt, Denied, oidc};
 use crate::context::{Call, wiped_bytes};
-use crate::credentials::random;
 use crate::error::Refusal;
+use crate::ports::Vault;
 use crate::settings::TOKEN_SECONDS_MAX;
 
 const VARIABLES: [&str; 10] = [
@@ -129,6 +131,21 @@ impl Codes {
             })
         };
         let (code, nonce, verifier) = (field("code")?, field("nonce")?, field("code_verifier")?);
+        let vault = call.door.vault()?;
+        let invited = Invitation::of_nonce(&vault, &webservice, &nonce, call.now)?;
+        if !is_same(&invited.verifier, &verifier) {
+            let refusal = Refusal::Empty(StatusCode::BAD_REQUEST);
+            return Err(Denied::with(
+                refusal,
+                "CONJ00133E The code cannot be exchanged: the verifier is of another login",
+            ));
+        }
+        // Conjur's clients know of none; who brings it back has it compared here, too.
+        if call.query.value("state").is_some_and(|state| !is_same(&invited.state, state)) {
+            return Err(Denied::new(
+                "CONJ00130E The browser came back from another login: its state differs",
+            ));
+        }
         let endpoints = self.keys.endpoints(&webservice, &service.source).await?;
         let token = self.exchange(&service, &endpoints, &code, &verifier).await?;
         let expected = Expected {
@@ -139,7 +156,7 @@ impl Codes {
         };
         let claims = self.keys.claims(&webservice, &service.source, &token, &expected).await?;
         is_for(&service.client_id, &claims)?;
-        if claims.get("nonce").and_then(Value::as_str) != Some(nonce.as_str()) {
+        if claims.get("nonce").and_then(Value::as_str) != Some(invited.nonce.as_str()) {
             return Err(Denied::new(
                 "CONJ00130E The token is of another request: its nonce differs",
             ));
@@ -213,6 +230,8 @@ impl Codes {
         &self,
         webservice: &ResourceId,
         service: &Service,
+        vault: &Vault,
+        now: Timestamp,
     ) -> Result<Option<Value>, Refusal> {
         let Ok(endpoints) = self.keys.endpoints(webservice, &service.source).await else {
             return Ok(None);
@@ -221,7 +240,7 @@ impl Codes {
         {
             return Ok(None);
         }
-        let (nonce, verifier, state) = (secret()?, secret()?, secret()?);
+        let Invitation { nonce, verifier, state } = Invitation::new(vault, webservice, now)?;
         let challenge = digest::digest(&digest::SHA256, verifier.as_bytes());
         let challenge = URL_SAFE_NO_PAD.encode(challenge);
         let mut uri = endpoints.authorization.clone();
@@ -247,9 +266,9 @@ impl Codes {
             "service_id": id,
             "type": oidc::NAME,
             "name": service.name.as_deref().unwrap_or(id),
-            "nonce": nonce,
-            "code_verifier": verifier,
-            "state": state,
+            "nonce": nonce.as_str(),
+            "code_verifier": verifier.as_str(),
+            "state": state.as_str(),
             "redirect_uri": uri,
         })))
     }
@@ -264,17 +283,6 @@ fn is_for(client_id: &str, claims: &Claims) -> Result<(), Denied> {
         None if !has_several => Ok(()),
         _ => Err(refused()),
     }
-}
-
-/// 25 random bytes in hexadecimal, as Conjur's clients expect them.
-fn secret() -> Result<String, Refusal> {
-    let mut bytes = [0; 25];
-    random(&mut bytes).map_err(|error| Refusal::Fault(error.to_string()))?;
-    Ok(bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(digit).collect())
-}
-
-fn digit(nibble: u8) -> char {
-    char::from_digit(u32::from(nibble), 16).unwrap_or('0')
 }
 
 /// Seconds of an ISO 8601 duration of days, hours, minutes and seconds.

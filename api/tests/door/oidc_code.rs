@@ -47,6 +47,16 @@ const POLICY: &str = "
   - !variable provider-uri
   - !variable id-token-user-property
 - !policy {id: conjur/authn-oidc/off, body: [!webservice ]}
+- !policy
+  id: conjur/authn-oidc/twin
+  body:
+  - !webservice
+  - !variable provider-uri
+  - !variable client-id
+  - !variable client-secret
+  - !variable claim-mapping
+  - !variable redirect-uri
+  - !variable ca-cert
 - !permit
   roles: [!user alice, !user fenced, !user admin]
   privileges: [read, authenticate]
@@ -66,6 +76,7 @@ struct World {
 struct Invitation {
     nonce: String,
     verifier: String,
+    state: String,
     challenge: String,
 }
 
@@ -87,15 +98,12 @@ impl World {
         let codes: Codes = Arc::default();
         let house = House::calling_out(|settings| {
             settings.authenticators =
-                vec!["authn-oidc/idp".to_owned(), "authn-oidc/tokens".to_owned()];
+                ["idp", "tokens", "twin"].map(|name| format!("authn-oidc/{name}")).to_vec();
         });
         house.load("demo", POLICY).await;
         let world = Self { house, issuer, codes };
         world.describe(&json!({}));
-        let known = world.codes.clone();
-        world
-            .issuer
-            .says("/token", Says::By(Arc::new(move |header, body| exchange(&known, header, body))));
+        world.issuer.says("/token", says_exchange(&world.codes));
         for (variable, value) in [
             ("provider-uri", world.issuer.url.as_str()),
             ("client-id", "conclave app"),
@@ -124,7 +132,11 @@ impl World {
     }
 
     async fn set(&self, variable: &str, value: &str) {
-        let id = format!("conjur/authn-oidc/idp/{variable}");
+        self.set_of("idp", variable, value).await;
+    }
+
+    async fn set_of(&self, service: &str, variable: &str, value: &str) {
+        let id = format!("conjur/authn-oidc/{service}/{variable}");
         let uri = format!("/secrets/demo/variable/{}", utf8_percent_encode(&id, NON_ALPHANUMERIC));
         let reply = self.house.send_as("demo/admin", &Method::POST, &uri, value.to_owned()).await;
         assert_eq!(reply.status, StatusCode::CREATED);
@@ -143,6 +155,7 @@ impl World {
         Invitation {
             nonce: entry["nonce"].as_str().unwrap().to_owned(),
             verifier: entry["code_verifier"].as_str().unwrap().to_owned(),
+            state: entry["state"].as_str().unwrap().to_owned(),
             challenge: query["code_challenge"].clone(),
         }
     }
@@ -172,6 +185,13 @@ impl World {
         .await
     }
 
+    /// The same with the state that the browser brought back.
+    async fn bring_state(&self, invited: &Invitation, state: &str) -> Reply {
+        let Invitation { nonce, verifier, .. } = invited;
+        let path = "/authn-oidc/idp/demo/authenticate?code=good-code";
+        self.get(&format!("{path}&nonce={nonce}&code_verifier={verifier}&state={state}")).await
+    }
+
     async fn get(&self, path: &str) -> Reply {
         self.house.send(&Method::GET, path, &[], "").await
     }
@@ -194,6 +214,12 @@ impl World {
         assert!(text.contains(reason), "{what}: {text} does not tell {reason:?}");
         assert!(!text.contains("good-code") && !text.contains("s3cret"), "{what}: {text}");
     }
+}
+
+/// A provider that knows these codes.
+fn says_exchange(codes: &Codes) -> Says {
+    let known = codes.clone();
+    Says::By(Arc::new(move |header, body| exchange(&known, header, body)))
 }
 
 /// What a provider does with a code.
@@ -319,19 +345,61 @@ async fn no_other_code_lets_anybody_in() {
     world.refused("an unknown code", &reply, 400, "CONJ00133E");
     world.log_in("good-code", &invited, &json!({}));
     let other = world.invitation().await;
-    let reply = world.bring("good-code", &invited.nonce, &other.verifier).await;
-    world.refused("another's verifier", &reply, 400, "CONJ00133E");
-    world.log_in("good-code", &invited, &json!({}));
-    let reply = world.bring("good-code", &invited.nonce, &invited.challenge).await;
-    world.refused("the challenge for the verifier", &reply, 400, "CONJ00133E");
-    world.log_in("good-code", &invited, &json!({}));
+    let asked = world.issuer.asked("/token");
+    for (what, verifier) in [
+        ("another's verifier", other.verifier.as_str()),
+        ("the challenge for the verifier", &invited.challenge),
+        ("the nonce for the verifier", &invited.nonce),
+        ("part of the verifier", &invited.verifier[..49]),
+        ("one of the client's own", "x"),
+    ] {
+        let reply = world.bring("good-code", &invited.nonce, verifier).await;
+        world.refused(what, &reply, 400, "the verifier is of another login");
+    }
     let reply = world.bring("good-code", &other.nonce, &invited.verifier).await;
-    world.refused("another's nonce", &reply, 401, "its nonce differs");
-    world.log_in("good-code", &invited, &json!({}));
-    assert_eq!(
-        world.bring("good-code", &invited.nonce, &invited.verifier).await.status,
-        StatusCode::OK
-    );
+    world.refused("another's nonce", &reply, 400, "the verifier is of another login");
+    let flipped = |at: usize| {
+        let mut digits = invited.nonce.clone().into_bytes();
+        digits[at] = if digits[at] == b'0' { b'1' } else { b'0' };
+        String::from_utf8(digits).unwrap()
+    };
+    for (what, nonce) in [
+        ("a nonce of the client's own", "0123456789".repeat(5)),
+        ("a nonce that lives longer", flipped(7)),
+        ("a nonce with other random bytes", flipped(20)),
+        ("a nonce with another tag", flipped(49)),
+        ("a nonce in capitals", invited.nonce.to_uppercase()),
+        ("a nonce that is cut off", invited.nonce[..48].to_owned()),
+        ("a nonce with more behind it", format!("{}00", invited.nonce)),
+        ("a nonce that is none", "é".repeat(25)),
+    ] {
+        let reply = world.bring("good-code", &nonce, &invited.verifier).await;
+        world.refused(what, &reply, 401, "CONJ00130E The nonce is none that this cluster gave out");
+    }
+    for (what, state) in
+        [("another's state", other.state.as_str()), ("an empty state", ""), ("a state", "x")]
+    {
+        let reply = world.bring_state(&invited, state).await;
+        world.refused(what, &reply, 401, "CONJ00130E The browser came back from another login");
+    }
+    // Of a service that has the same provider and client.
+    for (variable, value) in [
+        ("provider-uri", world.issuer.url.as_str()),
+        ("client-id", "conclave app"),
+        ("client-secret", SECRET),
+        ("claim-mapping", "preferred_username"),
+        ("redirect-uri", REDIRECT),
+        ("ca-cert", world.issuer.authority.as_str()),
+    ] {
+        world.set_of("twin", variable, value).await;
+    }
+    let all = world.providers().await;
+    let twin = all.iter().find(|entry| entry["service_id"] == "twin").unwrap();
+    let of = |name: &str| twin[name].as_str().unwrap();
+    let reply = world.bring("good-code", of("nonce"), of("code_verifier")).await;
+    world.refused("a nonce of another service", &reply, 401, "for this service");
+    assert_eq!(world.issuer.asked("/token"), asked, "the provider was asked about what is none");
+    assert_eq!(world.bring_state(&invited, &invited.state).await.status, StatusCode::OK);
     let reply = world.bring("good-code", &invited.nonce, &invited.verifier).await;
     world.refused("a code a second time", &reply, 400, "CONJ00133E");
 
@@ -339,6 +407,12 @@ async fn no_other_code_lets_anybody_in() {
         ("no nonce", json!({"nonce": null}), 401, "its nonce differs"),
         ("a nonce in a list", json!({"nonce": ["x"]}), 401, "its nonce differs"),
         ("an empty nonce", json!({"nonce": ""}), 401, "its nonce differs"),
+        (
+            "another's nonce",
+            json!({"nonce": other.nonce}),
+            401,
+            "CONJ00130E The token is of another",
+        ),
         ("another audience", json!({"aud": "other"}), 401, "for others"),
         ("no audience", json!({"aud": null}), 401, "CONJ00091E"),
         ("several audiences", json!({"aud": ["conclave app", "other"]}), 401, "another client"),
@@ -413,6 +487,23 @@ async fn no_other_code_lets_anybody_in() {
         world.refused(reason, &reply, status, reason);
     }
     assert_eq!(elsewhere.asked("/token"), 0, "a redirect was followed");
+    // Nobody takes longer than a quarter of an hour, and a nonce is good until then.
+    let late = world.invitation().await;
+    world.log_in("good-code", &late, &json!({"exp": NOW + 3600}));
+    world.issuer.says("/token", says_exchange(&world.codes));
+    world.house.clock.advance(Duration::from_secs(15 * 60));
+    let reply = world.bring("good-code", &late.nonce, &late.verifier).await;
+    world.refused(
+        "a nonce of long ago",
+        &reply,
+        401,
+        "CONJ00130E The nonce was given out too long ago",
+    );
+    let timely = world.invitation().await;
+    world.log_in("good-code", &timely, &json!({"exp": NOW + 3600}));
+    world.house.clock.advance(Duration::from_secs(15 * 60 - 1));
+    let reply = world.bring("good-code", &timely.nonce, &timely.verifier).await;
+    assert_eq!(reply.status, StatusCode::OK);
     refusals::count(&world.house, "api/tests/door/oidc_code.rs::no_other_code_lets_anybody_in");
 }
 

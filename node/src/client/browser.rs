@@ -64,17 +64,20 @@ pub(super) async fn log_in(api: &Api, service: &str, say: impl Fn(&str)) -> Resu
         Failure::new(Exit::Failed, why)
     })?;
     say(&format!("Open this in a browser of this machine: {}", invitation.redirect_uri));
-    let expected = Return { path, state: invitation.state };
+    let expected = Return { path, state: invitation.state.clone() };
     let code = timeout(PATIENCE, wait(&listener, Arc::new(expected))).await;
     let code = code.map_err(|_elapsed| {
         Failure::new(Exit::Unauthenticated, "nobody logged in in time; log in again")
     })??;
     let (service, account) = (segment(service), segment(api.account()));
     let path = format!("/authn-oidc/{service}/{account}/authenticate");
-    let ask = Ask::new(Method::GET, path)
+    let mut ask = Ask::new(Method::GET, path)
         .query("code", &code)
         .query("nonce", &nonce)
         .query("code_verifier", &verifier);
+    if let Some(state) = &invitation.state {
+        ask = ask.query("state", state);
+    }
     api.token(ask).await
 }
 

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use aws_lc_rs::hmac;
 use conclave_domain::id::ResourceId;
 use conclave_domain::records::{Fingerprint, Sealed, Version};
+use zeroize::Zeroizing;
 
 use super::aead::{SealingKey, label_aad};
 use super::{Keyring, RootKey, Secret};
@@ -29,6 +30,7 @@ pub struct Vault {
     sealed: AtomicU64,
     fingerprints: hmac::Key,
     rotations: hmac::Key,
+    tags: hmac::Key,
     newer: Option<NewerKeyring>,
 }
 
@@ -75,6 +77,7 @@ impl Vault {
                 &root.subkey("conclave fingerprint v1")[..],
             ),
             rotations: hmac::Key::new(hmac::HMAC_SHA256, &root.subkey("conclave rotation v1")[..]),
+            tags: hmac::Key::new(hmac::HMAC_SHA256, &root.subkey("conclave tag v1")[..]),
             newer: None,
         }
     }
@@ -150,6 +153,20 @@ impl Vault {
         let mut fingerprint = [0; 16];
         fingerprint.copy_from_slice(&context.sign().as_ref()[..16]);
         Fingerprint(fingerprint)
+    }
+
+    /// HMAC-SHA256 of some parts, for one purpose: whoever lacks the root key can make none, and every node makes the
+    /// same.
+    pub fn tag(&self, purpose: &str, parts: &[&[u8]]) -> Zeroizing<[u8; 32]> {
+        let mut context = hmac::Context::with_key(&self.tags);
+        // Each with its length in front: no two inputs are alike.
+        for part in std::iter::once(purpose.as_bytes()).chain(parts.iter().copied()) {
+            context.update(&(part.len() as u64).to_be_bytes());
+            context.update(part);
+        }
+        let mut tag = Zeroizing::new([0; 32]);
+        tag.copy_from_slice(context.sign().as_ref());
+        tag
     }
 
     /// Bytes for the value that a rotation puts after `version` of a resource. Whoever leads can make

@@ -92,6 +92,25 @@ fn fingerprints_tell_equal_from_changed_and_depend_on_resource_and_root() {
 }
 
 #[test]
+fn tags_are_those_they_always_were_and_depend_on_purpose_parts_and_root() {
+    let root = |byte| RootKey::from_secret(&Secret::new(vec![byte; 32])).unwrap();
+    let keyring = Keyring::generate().unwrap();
+    let vault = Vault::new(&root(7), &keyring);
+    let tag = vault.tag("a purpose", &[b"one", b"two"]);
+    let text: String = tag.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(text, "e5cbb4fd9818d9a265f371608f27134c73a37562d02d2167ab126a788baffe42");
+    for other in [
+        vault.tag("another", &[b"one", b"two"]),
+        vault.tag("a purpose", &[b"onet", b"wo"]),
+        vault.tag("a purpose", &[b"one", b"two", b""]),
+        vault.tag("a purposeone", &[b"two"]),
+        Vault::new(&root(8), &keyring).tag("a purpose", &[b"one", b"two"]),
+    ] {
+        assert_ne!(tag, other);
+    }
+}
+
+#[test]
 fn the_wrong_master_key_is_named_and_the_text_says_what_to_do() {
     let folder = tempfile::tempdir().unwrap();
     let mine = MasterKey::create(&folder.path().join("mine")).unwrap();

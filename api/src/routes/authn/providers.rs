@@ -31,8 +31,10 @@ pub(crate) async fn list(call: &mut Call) -> Result<Answer, Refusal> {
             services.push((webservice, service));
         }
     }
-    let codes = &door.registry.codes;
-    let asked = services.iter().map(|(webservice, service)| codes.invitation(webservice, service));
+    let (codes, vault, now) = (&door.registry.codes, door.vault()?, call.now);
+    let asked = services
+        .iter()
+        .map(|(webservice, service)| codes.invitation(webservice, service, &vault, now));
     let mut providers = Vec::new();
     for invitation in join_all(asked).await {
         providers.extend(invitation?);
