@@ -181,7 +181,7 @@ fn reason(status: u16) -> &'static str {
         414 => "The path and query are too long",
         422 => "A parameter or the body breaks a rule",
         429 => "Too many failed attempts from here; see Retry-After",
-        502 => "This node is not ready, or a directory is ill",
+        502 => "This node is not ready, or a directory or a cluster of Kubernetes is ill",
         503 => "Not now: sealed, overloaded or without a leader; see X-Conclave-Reason",
         504 => "A directory did not answer in time",
         _ => "",
@@ -337,7 +337,8 @@ fn operations() -> Vec<Operation> {
             .refuses([422, 502, 504]),
         authenticate("authn.authenticate_cert", "An access token for a client certificate"),
         authenticate("authn.authenticate_gcp", "An access token for Google's token of a machine"),
-        authenticate("authn.authenticate_jwt", "An access token for a token of another issuer"),
+        authenticate("authn.authenticate_jwt", "An access token for a token of another issuer")
+            .refuses([502, 504]),
         authenticate("authn.authenticate_oidc", "An access token for an ID token of a provider"),
         row("authn.authenticate_oidc_code", "An access token for a code of a provider")
             .needs("code", Words, "What the provider sent the browser back with")

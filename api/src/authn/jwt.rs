@@ -1,7 +1,8 @@
 //! `authn-jwt`: a signed token of an issuer that the service's variables name says who it is.
 //!
 //! Either a claim of the token names the host, or the path does; in both cases annotations of that
-//! host say what else the token must hold, so that a path alone proves nothing.
+//! host say what else the token must hold, so that a path alone proves nothing. Tokens of Kubernetes can be
+//! shown to the cluster, too, which knows whether their pods still live.
 
 use std::sync::Arc;
 
@@ -11,10 +12,11 @@ use serde_json::Value;
 
 use super::claims::{Name, Rules};
 use super::id_token::{Claims, Expected, KeySet, TOKEN_BYTES_MAX, Unverified};
+use super::k8s::review::{Question, Reviewer};
 use super::keys::{KeyCache, Source};
-use super::outbound::{Target, pinned};
+use super::outbound::{Outbound, Target, pinned};
 use super::variables::Variables;
-use super::{Attempt, Authenticator, Denied, StatusError, Verdict, annotations_of, role_of};
+use super::{Attempt, Authenticator, Denied, StatusError, Verdict, admit, annotations_of, role_of};
 use crate::context::Call;
 use crate::wire::query::secret_value;
 
@@ -35,11 +37,12 @@ const VARIABLES: [&str; 10] = [
 
 pub(crate) struct Jwt {
     keys: Arc<KeyCache>,
+    reviewer: Reviewer,
 }
 
 impl Jwt {
-    pub(crate) fn new(keys: Arc<KeyCache>) -> Self {
-        Self { keys }
+    pub(crate) fn new(keys: Arc<KeyCache>, outbound: Arc<Outbound>) -> Self {
+        Self { keys, reviewer: Reviewer::new(outbound) }
     }
 }
 
@@ -149,6 +152,9 @@ impl Jwt {
             let fetched = self.keys.try_source(webservice, source).await;
             fetched.map_err(|why| Denied::new(format!("CONJ00087E {why}")))?;
         }
+        if Reviewer::is_wanted(call, webservice)? {
+            self.reviewer.try_out(call, webservice).await?;
+        }
         Ok(())
     }
 
@@ -177,6 +183,16 @@ impl Jwt {
         let wanted: Vec<(&str, &str)> =
             wanted.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         service.rules.check(&claims, &wanted).map_err(|why| why.of(&role))?;
+        if Reviewer::is_wanted(call, &webservice)? {
+            // Whoever may not come in has the cluster asked nothing.
+            let from = call.client_ip;
+            call.open_view(|view| Ok(admit(view.state, &role, &webservice, Some(from))))??;
+            let subject = claims.get("sub").and_then(Value::as_str).unwrap_or_default();
+            let audience = service.audience.as_deref();
+            let question = Question { token: &token, audience, subject };
+            let reviewed = self.reviewer.review(call, &webservice, &question).await;
+            reviewed.map_err(|denied| denied.of(&role))?;
+        }
         Ok(role)
     }
 }

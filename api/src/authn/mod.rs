@@ -250,7 +250,7 @@ impl Registry {
         let authenticators: Vec<Arc<dyn Authenticator>> = vec![
             Arc::new(api_key::ApiKey),
             Arc::new(cert::Cert),
-            Arc::new(jwt::Jwt::new(keys.clone())),
+            Arc::new(jwt::Jwt::new(keys.clone(), outbound.clone())),
             Arc::new(oidc::Oidc::new(keys.clone(), codes.clone())),
             Arc::new(azure::Azure::new(keys.clone())),
             Arc::new(gcp::Gcp::new(keys, clouds)),

@@ -155,7 +155,8 @@ impl Outbound {
         self.ask(&Target::parse(url)?, HeaderMap::new(), None, authorities, bytes_max).await
     }
 
-    /// As [`Outbound::get`], with headers that win over the usual ones, and posting what is given.
+    /// As [`Outbound::get`], with headers that win over the usual ones, and posting what is given, to which 201 is an
+    /// answer, too.
     pub(crate) async fn ask(
         &self,
         target: &Target,
@@ -186,7 +187,8 @@ impl Outbound {
         // Ends with this call, whatever becomes of it.
         let mut driver = JoinSet::new();
         driver.spawn(connection);
-        let method = if posted.is_some() { Method::POST } else { Method::GET };
+        let is_post = posted.is_some();
+        let method = if is_post { Method::POST } else { Method::GET };
         let mut request = Request::builder()
             .method(method)
             .uri(&target.path)
@@ -198,7 +200,8 @@ impl Outbound {
             .map_err(|_| CallError::Url("it cannot stand in a request"))?;
         request.headers_mut().extend(headers);
         let answer = sender.send_request(request).await.map_err(broken)?;
-        if answer.status() != StatusCode::OK {
+        let status = answer.status();
+        if status != StatusCode::OK && !(is_post && status == StatusCode::CREATED) {
             return Err(CallError::Status(answer.status()));
         }
         if answer.headers().contains_key(CONTENT_ENCODING) {

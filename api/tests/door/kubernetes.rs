@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use http::{HeaderValue, Request, Response, StatusCode};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
@@ -66,6 +66,8 @@ struct Inner {
     folder: PathBuf,
     token: Mutex<String>,
     objects: Mutex<BTreeMap<String, Value>>,
+    /// The tokens that it has given out: whose, and for whom.
+    given: Mutex<BTreeMap<String, (String, Vec<String>)>>,
     mood: Mutex<Mood>,
     /// Everything that was asked, in order.
     asked: Mutex<Vec<String>>,
@@ -107,6 +109,7 @@ impl Cluster {
             folder: folder.path().to_owned(),
             token: Mutex::new("the-token".to_owned()),
             objects: Mutex::default(),
+            given: Mutex::default(),
             mood: Mutex::new(mood),
             asked: Mutex::default(),
             spoken: Mutex::default(),
@@ -132,6 +135,17 @@ impl Cluster {
     /// Makes an object be there.
     pub(crate) fn put(&self, path: &str, object: Value) {
         self.inner.objects.lock().unwrap().insert(path.to_owned(), object);
+    }
+
+    /// Gives out a token of a service account, for some audiences.
+    pub(crate) fn give(&self, token: &str, user: &str, audiences: &[&str]) {
+        let audiences = audiences.iter().map(|&one| one.to_owned()).collect();
+        self.inner.given.lock().unwrap().insert(token.to_owned(), (user.to_owned(), audiences));
+    }
+
+    /// Its pod is gone, and with it the token.
+    pub(crate) fn take_back(&self, token: &str) {
+        assert!(self.inner.given.lock().unwrap().remove(token).is_some(), "{token}");
     }
 
     /// Makes it be gone.
@@ -213,6 +227,14 @@ async fn answer(inner: Arc<Inner>, request: Request<Incoming>) -> Answer {
         let list = json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": []});
         return Ok(if forbidden { refusal(403, "Forbidden") } else { of(200, list.to_string()) });
     }
+    if path == "/apis/authentication.k8s.io/v1/tokenreviews" && request.method() == "POST" {
+        let forbidden = mood.forbidden.contains("tokenreviews");
+        return Ok(if forbidden {
+            refusal(403, "Forbidden")
+        } else {
+            review(&inner, request).await
+        });
+    }
     let kind = match path.trim_start_matches('/').split('/').collect::<Vec<_>>()[..] {
         ["api", "v1", "namespaces", _] => "namespaces",
         ["api", "v1", "namespaces", _, "pods", _, "exec"] => "pods/exec",
@@ -229,6 +251,36 @@ async fn answer(inner: Arc<Inner>, request: Request<Incoming>) -> Answer {
     }
     let found = inner.objects.lock().unwrap().get(&path).cloned();
     Ok(found.map_or_else(|| refusal(404, "NotFound"), |object| of(200, object.to_string())))
+}
+
+/// What is said of a token, as Kubernetes does: good for those of the audiences asked about that it is for.
+async fn review(inner: &Inner, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let body = request.into_body().collect().await.unwrap().to_bytes();
+    let mut review: Value = serde_json::from_slice(&body).unwrap();
+    if review["kind"] != "TokenReview" || review["apiVersion"] != "authentication.k8s.io/v1" {
+        return refusal(400, "BadRequest");
+    }
+    let token = review["spec"]["token"].as_str().unwrap().to_owned();
+    let mut wanted: Vec<Value> =
+        review["spec"]["audiences"].as_array().cloned().unwrap_or_default();
+    if wanted.is_empty() {
+        wanted.push(json!("https://kubernetes.default.svc"));
+    }
+    let given = inner.given.lock().unwrap().get(&token).cloned();
+    review["status"] = match given {
+        None => {
+            json!({"user": {}, "error": "[invalid bearer token, service account token has been invalidated]"})
+        }
+        Some((user, audiences)) => {
+            wanted.retain(|one| audiences.iter().any(|known| *one == **known));
+            if wanted.is_empty() {
+                json!({"user": {}, "error": "[invalid bearer token, token audiences are not wanted]"})
+            } else {
+                json!({"authenticated": true, "user": {"username": user, "uid": "u"}, "audiences": wanted})
+            }
+        }
+    };
+    of(201, review.to_string())
 }
 
 /// Answers a handshake and runs the command once it is through.

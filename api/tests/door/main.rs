@@ -35,6 +35,7 @@ mod scenario;
 mod seeds;
 mod server;
 mod sts;
+mod token_review;
 mod tokens;
 mod values;
 mod walk;

@@ -491,7 +491,7 @@ async fn no_other_code_lets_anybody_in() {
     let late = world.invitation().await;
     world.log_in("good-code", &late, &json!({"exp": NOW + 3600}));
     world.issuer.says("/token", says_exchange(&world.codes));
-    world.house.clock.advance(Duration::from_secs(15 * 60));
+    world.house.clock.advance(Duration::from_mins(15));
     let reply = world.bring("good-code", &late.nonce, &late.verifier).await;
     world.refused(
         "a nonce of long ago",

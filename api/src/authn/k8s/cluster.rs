@@ -28,7 +28,7 @@ const TOKEN: &str = "kubernetes/service-account-token";
 /// The variables that a cluster is reached by where this node is in none.
 const VARIABLES: [&str; 3] = [URL, CA, TOKEN];
 /// Largest answer that is read: what Kubernetes keeps of an object is less.
-const ANSWER_BYTES_MAX: usize = 2 << 20;
+pub(super) const ANSWER_BYTES_MAX: usize = 2 << 20;
 /// Largest file of a service account that is read.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -244,7 +244,7 @@ impl Cluster {
 
 /// The cluster is ill, or will not have this node ask: nothing that the client could have done
 /// otherwise.
-fn in_trouble(error: &CallError) -> Denied {
+pub(super) fn in_trouble(error: &CallError) -> Denied {
     let is_slow = matches!(error, CallError::Slow(_));
     let status = if is_slow { StatusCode::GATEWAY_TIMEOUT } else { StatusCode::BAD_GATEWAY };
     let hint = if *error == CallError::Status(StatusCode::UNAUTHORIZED) {

@@ -6,6 +6,7 @@ mod cluster;
 mod exec;
 mod names;
 mod request;
+pub(super) mod review;
 mod signer;
 mod wanted;
 
