@@ -134,6 +134,24 @@ pub(crate) fn unfit_template(template: &str) -> Option<&'static str> {
     parse_filter(filter_for(template, "x")).is_err().then_some("the filter is none")
 }
 
+/// The filter for who has a value, among those that a template lets in whatever they type.
+fn holder_filter(template: &str, attribute: &str, value: &str) -> String {
+    let anybody = template.replacen(PLACE, "*", 1);
+    format!("(&{anybody}({attribute}={}))", ldap_escape(value))
+}
+
+/// What is wrong with an attribute that people are called by (RFC 4512, 2.5), beside a template; nothing when it will
+/// do.
+pub(crate) fn unfit_attribute(template: &str, attribute: &str) -> Option<&'static str> {
+    let is_fit = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
+    if !attribute.starts_with(|c: char| c.is_ascii_alphanumeric()) || !attribute.chars().all(is_fit)
+    {
+        return Some("login_attribute is no attribute, as uid is");
+    }
+    let is_filter = parse_filter(holder_filter(template, attribute, "x")).is_ok();
+    (!is_filter).then_some("login_attribute does not go with a filter in which * for %s is none")
+}
+
 /// A directory and how it is asked.
 pub(crate) struct Directory {
     pub(crate) servers: Vec<Server>,
@@ -143,6 +161,8 @@ pub(crate) struct Directory {
     pub(crate) searcher: Option<(String, Zeroizing<String>)>,
     /// With one [`PLACE`].
     pub(crate) template: String,
+    /// The attribute by which people are called here; what they typed without.
+    pub(crate) called_by: Option<String>,
     /// Whose certificates are believed; those of the system's authorities without.
     pub(crate) authorities: Option<String>,
 }
@@ -150,20 +170,20 @@ pub(crate) struct Directory {
 /// What a directory says of a login and password.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Finding {
-    /// They belong to the one entry there is.
-    Proven,
-    /// There is one entry for the login; no password was tried.
-    Known,
+    /// They belong to the one entry there is, of which this is the value of [`Directory::called_by`].
+    Proven(Option<String>),
+    /// There is one entry for the login, of which this is that value; no password was tried.
+    Known(Option<String>),
     /// There is no such entry, or several, or the password is wrong; with what the record says.
     Refused(String),
 }
 
 /// What a search for a login found.
 enum Found {
-    /// The name of the one entry there is.
-    One(String),
+    /// The one entry there is: its name, and the value of [`Directory::called_by`].
+    One(String, Option<String>),
     /// Nothing of use, for this reason.
-    Nothing(&'static str),
+    Nothing(String),
     Several,
 }
 
@@ -198,6 +218,8 @@ pub(crate) enum Question<'a> {
     /// Nothing but the search for a login: whether it is still there. Also for one that is nobody here: it
     /// shall not show in the time that an answer takes, and nobody's entry is locked for it.
     Search { login: &'a str },
+    /// Whether there is an entry of somebody who is called so here.
+    Holder { name: &'a str },
 }
 
 /// A connection, which ends when it is dropped.
@@ -339,31 +361,33 @@ impl Directory {
         patience: Duration,
         question: &Question<'_>,
     ) -> Result<Finding, Trouble> {
-        let login = match question {
-            Question::Password { login, .. } | Question::Search { login } => login,
-        };
+        let filter = self.filter(question);
         let searcher = self.searcher.as_ref();
         let searcher = searcher.map(|(name, password)| (name.clone(), sha256(password.as_bytes())));
         let place =
             Place { server: server.clone(), authorities: self.authorities.clone(), searcher };
         let asking = Asking { outbound, pool, place, patience };
-        let searching = |ldap| self.find(ldap, login, patience);
+        let searching = |ldap| self.find(ldap, &filter, patience);
         let (found, session) = self.converse(&asking, Standing::Searcher, searching).await?;
         let found = found?;
         // A search that found too much is cut off, and the rest of it may still come.
         if !matches!(found, Found::Several) {
             pool.keep(asking.place.clone(), Standing::Searcher, session);
         }
-        let (name, password) = match (found, question) {
+        let (name, called, password) = match (found, question) {
             (Found::Several, _) => return Ok(Finding::Refused(SEVERAL.to_owned())),
-            (Found::Nothing(why), _) => return Ok(Finding::Refused(why.to_owned())),
-            (Found::One(_), Question::Search { .. }) => return Ok(Finding::Known),
-            (Found::One(name), Question::Password { password, .. }) => (name, password),
+            (Found::Nothing(why), _) => return Ok(Finding::Refused(why)),
+            (Found::One(_, called), Question::Search { .. } | Question::Holder { .. }) => {
+                return Ok(Finding::Known(called));
+            }
+            (Found::One(name, called), Question::Password { password, .. }) => {
+                (name, called, password)
+            }
         };
         let trying = |ldap| bind(ldap, &name, password);
         let (code, session) = self.converse(&asking, Standing::Anybody, trying).await?;
         let finding = match code {
-            0 => Finding::Proven,
+            0 => Finding::Proven(called),
             // Wrong password, no such entry any more, locked, expired, or not allowed to log in.
             19 | 32 | 34 | 48 | 49 | 50 | 53 => {
                 Finding::Refused(format!("the directory refuses its password ({code})"))
@@ -439,27 +463,38 @@ impl Directory {
         })
     }
 
-    /// Searches for a login; the outer error is the connection's.
+    /// The filter that finds whom a question is about.
+    fn filter(&self, question: &Question<'_>) -> String {
+        match (question, &self.called_by) {
+            (Question::Password { login, .. } | Question::Search { login }, _)
+            | (Question::Holder { name: login }, None) => filter_for(&self.template, login),
+            (Question::Holder { name }, Some(attribute)) => {
+                holder_filter(&self.template, attribute, name)
+            }
+        }
+    }
+
+    /// Searches for the one entry of somebody; the outer error is the connection's.
     async fn find(
         &self,
         mut ldap: Ldap,
-        login: &str,
+        filter: &str,
         patience: Duration,
     ) -> Result<Result<Found, Trouble>, LdapError> {
         let seconds = i32::try_from(patience.as_secs()).unwrap_or(i32::MAX).max(1);
         let options =
             SearchOptions::new().deref(DerefAliases::Never).sizelimit(2).timelimit(seconds);
-        let filter = filter_for(&self.template, login);
+        let attribute = self.called_by.as_deref();
         let mut search = ldap
             .with_search_options(options)
-            .streaming_search(&self.base, Scope::Subtree, &filter, vec!["1.1"])
+            .streaming_search(&self.base, Scope::Subtree, filter, vec![attribute.unwrap_or("1.1")])
             .await?;
         let mut names = Vec::new();
         while let Some(entry) = search.next().await? {
             if entry.is_ref() || entry.is_intermediate() {
                 continue;
             }
-            names.push(SearchEntry::construct(entry).dn);
+            names.push(SearchEntry::construct(entry));
             if names.len() > 1 {
                 return Ok(Ok(Found::Several));
             }
@@ -468,13 +503,32 @@ impl Directory {
         Ok(match ended.rc {
             0 => Ok(match names.pop() {
                 // With an empty name, whatever password would be nobody's and right.
-                Some(name) if !name.trim().is_empty() => Found::One(name),
-                Some(_) => Found::Nothing("the directory's entry for it has no name"),
-                None => Found::Nothing("the directory has no entry for it"),
+                Some(entry) if !entry.dn.trim().is_empty() => called(entry, attribute),
+                Some(_) => Found::Nothing("the directory's entry for it has no name".to_owned()),
+                None => Found::Nothing("the directory has no entry for it".to_owned()),
             }),
             4 => Ok(Found::Several),
             code => Err(Trouble::new(format!("the directory answers {code} to a search"))),
         })
+    }
+}
+
+/// An entry, and how it is called here, for which it must have one value.
+fn called(entry: SearchEntry, attribute: Option<&str>) -> Found {
+    let Some(attribute) = attribute else { return Found::One(entry.dn, None) };
+    // Directories write names of attributes as they like.
+    let mut values: Vec<String> = entry
+        .attrs
+        .into_iter()
+        .filter(|(name, _)| name.eq_ignore_ascii_case(attribute))
+        .flat_map(|(_, values)| values)
+        .collect();
+    match (values.pop(), values.is_empty()) {
+        (Some(value), true) => Found::One(entry.dn, Some(value)),
+        (Some(_), false) => Found::Nothing(format!(
+            "the directory's entry for it has several values of {attribute}"
+        )),
+        (None, _) => Found::Nothing(format!("the directory's entry for it has no {attribute}")),
     }
 }
 
@@ -549,6 +603,17 @@ mod tests {
             let wanted = format!("(&(objectClass=posixAccount)(uid={escaped}))");
             assert_eq!(filter_for(template, login), wanted, "{login:?}");
             assert!(parse_filter(wanted).is_ok(), "{login:?}");
+        }
+        let mail = "(&(objectClass=person)(mail=%s@example.org))";
+        assert_eq!(
+            holder_filter(mail, "uid", "a*"),
+            "(&(&(objectClass=person)(mail=*@example.org))(uid=a\\2a))"
+        );
+        for attribute in ["uid", "sAMAccountName", "x-login", "1.2.840.113556.1.4.221"] {
+            assert_eq!(unfit_attribute(mail, attribute), None, "{attribute}");
+        }
+        for bad in ["", "u id", "uid)(x", "-uid", "uid;binary", "ü"] {
+            assert!(unfit_attribute(mail, bad).is_some(), "{bad}");
         }
         for bad in ["", "(uid=x)", "(|(uid=%s)(cn=%s))", "uid=%s)", "(uid=%s", "%s(", "(%s"] {
             assert!(unfit_template(bad).is_some(), "{bad}");

@@ -4,6 +4,9 @@
 //! Whoever is nobody here, or may not come from where it is, has no password tried on the directory: it
 //! is searched for all the same, so that the time says little, and no entry is locked by strangers.
 //!
+//! What somebody types is what they are called here, unless the webservice names an attribute of their entry
+//! that says it ([`CALLED_BY`]).
+//!
 //! Where the webservice says so ([`RECHECK`]), API keys of its people let in only those that the directory
 //! still has, at whichever authenticator they are shown.
 
@@ -21,7 +24,9 @@ use http::StatusCode;
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
-use super::directory::{Directory, Finding, Question, Trouble, servers_named, unfit_template};
+use super::directory::{
+    Directory, Finding, Question, Trouble, servers_named, unfit_attribute, unfit_template,
+};
 use super::directory_pool::{Pool, QUESTIONS_MAX};
 use super::enablement::services_in_force;
 use super::outbound::{Outbound, pinned};
@@ -45,6 +50,9 @@ const RECHECK: &str = "ldap-authn/api_key_recheck";
 /// The annotation that names the policy branch whose users the directory's people are. The directory knows
 /// them without the `@…` that their ids end with here. Without it they are users by the same name.
 const BRANCH: &str = "ldap-authn/branch";
+/// The annotation that names the attribute whose value people are called by here. What they type then only
+/// finds their entry.
+const CALLED_BY: &str = "ldap-authn/login_attribute";
 /// Good words that are remembered; beyond them all are asked for again.
 const WORDS_MAX: usize = 100_000;
 /// A login that nobody has, for trying a directory.
@@ -118,8 +126,8 @@ impl Ldap {
             return Ok(());
         }
         let directory = configured(call, webservice)?;
-        match self.ask(webservice, &directory, &Question::Search { login }).await? {
-            Finding::Known | Finding::Proven => {
+        match self.ask(webservice, &directory, &Question::Holder { name: login }).await? {
+            Finding::Known(_) | Finding::Proven(_) => {
                 self.remember(webservice, role, call.now.seconds());
                 Ok(())
             }
@@ -200,6 +208,20 @@ fn login_of(state: &State, webservice: &ResourceId, role: &RoleId) -> Option<Str
     }
 }
 
+/// The user that a value of the directory names, in the branch of a service; nothing for what is no name.
+fn called(state: &State, webservice: &ResourceId, value: &str) -> Option<RoleId> {
+    let is_edge = |c: char| c.is_whitespace() || c.is_control();
+    if value.is_empty() || value.starts_with(is_edge) || value.ends_with(is_edge) {
+        return None;
+    }
+    let branch = state.annotation(webservice, BRANCH).map(|branch| branch.value.trim());
+    let ending = match branch {
+        None | Some("" | "root") => String::new(),
+        Some(branch) => format!("@{}", branch.replace('/', "-")),
+    };
+    Id::new(webservice.account().clone(), Kind::User, &format!("{value}{ending}")).ok()
+}
+
 impl Authenticator for Ldap {
     fn name(&self) -> &'static str {
         NAME
@@ -268,57 +290,99 @@ impl Ldap {
         let webservice = attempt.webservice()?;
         let account = attempt.account()?;
         let login = attempt.login.as_deref().unwrap_or_default();
+        let is_called = |state: &State| {
+            let attribute = state.annotation(&webservice, CALLED_BY);
+            attribute.is_some_and(|attribute| !attribute.value.trim().is_empty())
+        };
+        if call.open_view(|view| Ok(is_called(view.state)))? {
+            return self.prove_called(call, &webservice, login, password, is_fenced).await;
+        }
         let role = Id::from_login(account, login).ok();
         let role = role.filter(|role| role.kind() == Kind::User).ok_or(Denied::new(
             "CONJ00007E What was named is no user, as those in a directory are",
         ))?;
-        if role == rbac::admin_role(account) {
-            return Err(Denied::new(
-                "CONJ00017E Admin user is not allowed to authenticate with LDAP",
-            ));
-        }
+        refuse_admin(&role)?;
         let name = call.open_view(|view| Ok(login_of(view.state, &webservice, &role)))?;
         let name = name.ok_or_else(|| {
             Denied::new("CONJ00007E The user is none of the branch of the directory's people")
         })?;
-        // Directories do not tell such logins apart from others.
-        let is_edge = |c: char| c.is_whitespace() || c.is_control();
-        if name.starts_with(is_edge) || name.ends_with(is_edge) {
-            return Err(Denied::new("CONJ00002E Invalid credentials: no login of a directory"));
-        }
-        let text = std::str::from_utf8(password).unwrap_or_default();
-        // Directories take an empty password for a wish to be nobody, and grant it.
-        if text.trim_matches(is_edge).is_empty() {
-            return Err(Denied::new("CONJ00002E Invalid credentials: no password").of(&role));
-        }
-        let from = call.client_ip;
-        let credential = call.open_view(|view| Ok(view.state.credential(&role).cloned()))?;
-        let digest = credential.as_ref().map_or(Digest([0; 32]), |one| one.api_key_digest);
-        let refused = match &credential {
-            None => Some(format!("CONJ00007E '{role}' not found")),
-            Some(one) if is_from_nowhere(one) || is_fenced && !is_from_within(one, from) => {
-                Some(NOT_FROM_HERE.to_owned())
-            }
-            Some(_) => None,
-        };
-        if matches_digest(password, &digest) && credential.is_some() && refused.is_none() {
-            return Ok(role);
+        let text = fit_for_a_directory(&name, password).map_err(|no| no.of(&role))?;
+        let person = Person::read(call, role, is_fenced)?;
+        if person.refused.is_none() && person.has_key(password) {
+            return Ok(person.role);
         }
         let directory = configured(call, &webservice)?;
-        let question = match refused {
+        let question = match person.refused {
             None => Question::Password { login: &name, password: text },
             Some(_) => Question::Search { login: &name },
         };
         let answer = self.ask(&webservice, &directory, &question).await?;
-        if let Some(reason) = refused {
-            return Err(Denied::new(reason).of(&role));
+        let role = person.admitted()?;
+        self.proven(call, &webservice, role, answer)
+    }
+
+    /// As [`Ldap::prove`], where the entry that belongs to what was typed says who it is.
+    async fn prove_called(
+        &self,
+        call: &mut Call,
+        webservice: &ResourceId,
+        login: &str,
+        password: &[u8],
+        is_fenced: bool,
+    ) -> Result<RoleId, Denied> {
+        let text = fit_for_a_directory(login, password)?;
+        // Who has logged in may go on by its own name.
+        if let Ok(role) = Id::from_login(webservice.account(), login)
+            && role.kind() == Kind::User
+            && role != rbac::admin_role(webservice.account())
+        {
+            let person = Person::read(call, role, is_fenced)?;
+            let is_of_it = call
+                .open_view(|view| Ok(login_of(view.state, webservice, &person.role).is_some()))?;
+            if is_of_it && person.refused.is_none() && person.has_key(password) {
+                return Ok(person.role);
+            }
         }
+        let directory = configured(call, webservice)?;
+        let found = match self.ask(webservice, &directory, &Question::Search { login }).await? {
+            Finding::Known(found) | Finding::Proven(found) => found.unwrap_or_default(),
+            Finding::Refused(why) => {
+                return Err(Denied::new(format!("CONJ00002E Invalid credentials: {why}")));
+            }
+        };
+        let role = call.open_view(|view| Ok(called(view.state, webservice, &found)))?;
+        let role = role.ok_or_else(|| {
+            Denied::new("CONJ00007E What the directory's entry for it says is no name of a user")
+        })?;
+        refuse_admin(&role)?;
+        let person = Person::read(call, role, is_fenced)?;
+        if person.refused.is_none() && person.has_key(password) {
+            return Ok(person.role);
+        }
+        let role = person.admitted()?;
+        let question = Question::Password { login, password: text };
+        let answer = self.ask(webservice, &directory, &question).await?;
+        // Between the two questions the entry may have become another's.
+        if matches!(&answer, Finding::Proven(again) if again.as_deref() != Some(found.as_str())) {
+            return Err(Denied::new(INVALID).of(&role));
+        }
+        self.proven(call, webservice, role, answer)
+    }
+
+    /// What an answer to a password means for whose it is.
+    fn proven(
+        &self,
+        call: &Call,
+        webservice: &ResourceId,
+        role: RoleId,
+        answer: Finding,
+    ) -> Result<RoleId, Denied> {
         match answer {
-            Finding::Proven => {
-                self.remember(&webservice, &role, call.now.seconds());
+            Finding::Proven(_) => {
+                self.remember(webservice, &role, call.now.seconds());
                 Ok(role)
             }
-            Finding::Known => Err(Denied::new(INVALID).of(&role)),
+            Finding::Known(_) => Err(Denied::new(INVALID).of(&role)),
             Finding::Refused(why) => {
                 Err(Denied::new(format!("CONJ00002E Invalid credentials: {why}")).of(&role))
             }
@@ -354,6 +418,66 @@ impl Ldap {
             Denied::with(Refusal::Empty(status), in_trouble(&trouble))
         })
     }
+}
+
+/// A user that may be the one, and what is known of it here.
+struct Person {
+    role: RoleId,
+    /// SHA-256 of its API key; of nobody's there is none.
+    key: Option<Digest>,
+    /// Why it may not come in, whatever its password.
+    refused: Option<String>,
+}
+
+impl Person {
+    fn read(call: &mut Call, role: RoleId, is_fenced: bool) -> Result<Self, Denied> {
+        let from = call.client_ip;
+        let credential = call.open_view(|view| Ok(view.state.credential(&role).cloned()))?;
+        let refused = match &credential {
+            None => Some(format!("CONJ00007E '{role}' not found")),
+            Some(one) if is_from_nowhere(one) || is_fenced && !is_from_within(one, from) => {
+                Some(NOT_FROM_HERE.to_owned())
+            }
+            Some(_) => None,
+        };
+        Ok(Self { role, key: credential.map(|one| one.api_key_digest), refused })
+    }
+
+    /// Whether a password is its API key. Nobody's is compared, too: it takes as long.
+    fn has_key(&self, password: &[u8]) -> bool {
+        matches_digest(password, &self.key.unwrap_or(Digest([0; 32]))) && self.key.is_some()
+    }
+
+    /// Whoever may come in.
+    fn admitted(self) -> Result<RoleId, Denied> {
+        match self.refused {
+            Some(reason) => Err(Denied::new(reason).of(&self.role)),
+            None => Ok(self.role),
+        }
+    }
+}
+
+fn refuse_admin(role: &RoleId) -> Result<(), Denied> {
+    if *role == rbac::admin_role(role.account()) {
+        let why = "CONJ00017E Admin user is not allowed to authenticate with LDAP";
+        return Err(Denied::new(why));
+    }
+    Ok(())
+}
+
+/// The password as a directory can be asked about it, with a login that it can tell from others.
+fn fit_for_a_directory<'a>(login: &str, password: &'a [u8]) -> Result<&'a str, Denied> {
+    // Directories do not tell such logins apart from others.
+    let is_edge = |c: char| c.is_whitespace() || c.is_control();
+    if login.is_empty() || login.starts_with(is_edge) || login.ends_with(is_edge) {
+        return Err(Denied::new("CONJ00002E Invalid credentials: no login of a directory"));
+    }
+    let text = std::str::from_utf8(password).unwrap_or_default();
+    // Directories take an empty password for a wish to be nobody, and grant it.
+    if text.trim_matches(is_edge).is_empty() {
+        return Err(Denied::new("CONJ00002E Invalid credentials: no password"));
+    }
+    Ok(text)
 }
 
 const INVALID: &str = "CONJ00002E Invalid credentials";
@@ -416,5 +540,9 @@ fn configured(call: &mut Call, webservice: &ResourceId) -> Result<Directory, Den
     if let Some(pem) = &authorities {
         pinned(pem).map_err(|why| unfit(&why.to_string()))?;
     }
-    Ok(Directory { servers, base, searcher, template, authorities })
+    let called_by = said("login_attribute", &None);
+    if let Some(why) = called_by.as_ref().and_then(|name| unfit_attribute(&template, name)) {
+        return Err(unfit(why));
+    }
+    Ok(Directory { servers, base, searcher, template, called_by, authorities })
 }

@@ -18,6 +18,7 @@ mod jwt;
 mod k8s;
 mod kubernetes;
 mod ldap;
+mod ldap_entries;
 mod ldap_keys;
 mod ldap_sync;
 mod load;
