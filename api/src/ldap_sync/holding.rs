@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use conclave_domain::id::Kind;
 use serde::Serialize;
 
-use super::dn;
 use super::profile::Mapping;
+use super::{dn, ssh_keys};
 
 /// Attributes that say who is in a group: the first two by name, the last by `uid`.
 pub(super) const MEMBERS: [&str; 2] = ["member", "uniquemember"];
@@ -45,6 +45,8 @@ pub(super) struct Record {
     pub(super) number: Option<u64>,
     /// Further annotations, by name.
     pub(super) annotations: BTreeMap<String, String>,
+    /// Its SSH keys by their names, where they are taken over.
+    pub(super) keys: Option<BTreeMap<String, String>>,
 }
 
 /// A user or a group by its id within the branch.
@@ -68,9 +70,21 @@ impl Holding {
         let mut holding = Self::default();
         let skipped = &mut holding.skipped;
         let user_number = mapping.user_number.as_deref();
-        let users = records(people, &mapping.user_id, user_number, &mapping.user_values, skipped);
+        let mut users =
+            records(people, &mapping.user_id, user_number, &mapping.user_values, skipped);
         let group_number = mapping.group_number.as_deref();
         let found = records(groups, &mapping.group_id, group_number, &BTreeMap::new(), skipped);
+        if let Some(attribute) = &mapping.user_keys {
+            for (entry, record) in users.values_mut() {
+                let (keys, others) = ssh_keys::read(entry.all(attribute));
+                record.keys = Some(keys);
+                let what = &entry.dn;
+                skipped.extend(others.into_iter().map(|reason| Skipped {
+                    what: what.clone(),
+                    reason: format!("a value of its {attribute} is left out: {reason}"),
+                }));
+            }
+        }
         let mut by_name: HashMap<String, Member> = HashMap::new();
         let mut by_uid: HashMap<&str, Member> = HashMap::new();
         for (id, (entry, _)) in &users {
@@ -154,8 +168,8 @@ fn records<'e>(
                 annotations.insert(name.clone(), value.clone());
             }
         }
-        records
-            .insert(id.to_owned(), (entry, Record { dn: entry.dn.clone(), number, annotations }));
+        let record = Record { dn: entry.dn.clone(), number, annotations, keys: None };
+        records.insert(id.to_owned(), (entry, record));
     }
     records
 }
@@ -259,6 +273,7 @@ mod tests {
             group_id: "cn".to_owned(),
             user_number: Some("uidNumber".to_owned()),
             group_number: None,
+            user_keys: None,
             user_values: BTreeMap::from([("ldap-sync/mail".to_owned(), "mail".to_owned())]),
         }
     }

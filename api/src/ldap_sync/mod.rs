@@ -15,6 +15,7 @@ mod dn;
 mod holding;
 mod profile;
 mod proposal;
+mod ssh_keys;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;

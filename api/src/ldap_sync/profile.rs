@@ -31,7 +31,7 @@ const PAGE: u32 = 500;
 const GUARD_PERCENT: u32 = 10;
 /// The variable that remembers runs.
 const RUNS: &str = "runs";
-const KNOWN: [&str; 18] = [
+const KNOWN: [&str; 19] = [
     "uri",
     "host",
     "port",
@@ -46,6 +46,7 @@ const KNOWN: [&str; 18] = [
     "group_attribute_mapping/gid",
     "import_uid_numbers",
     "import_gid_numbers",
+    "import_public_keys",
     "branch",
     "removal",
     "guard_percent",
@@ -59,6 +60,8 @@ pub(super) struct Mapping {
     pub(super) group_id: String,
     pub(super) user_number: Option<String>,
     pub(super) group_number: Option<String>,
+    /// Where SSH keys of users are.
+    pub(super) user_keys: Option<String>,
     /// Further annotations of users, with the attributes that they come from.
     pub(super) user_values: BTreeMap<String, String>,
 }
@@ -293,12 +296,12 @@ impl Parts<'_> {
 
     fn mapping(&self) -> Result<Mapping, Failure> {
         let of = |name: &str, usual: &str| self.said(name).unwrap_or_else(|| usual.to_owned());
-        let number = |flag: &str, name: &str, usual: &str| {
+        let wanted = |flag: &str, name: &str, usual: &str| {
             Ok::<_, Failure>(self.flag(flag)?.then(|| of(name, usual)))
         };
         let values = self.annotations.iter().filter_map(|(name, attribute)| {
             let name = name.strip_prefix("user_attribute_mapping/")?;
-            let is_own = !matches!(name, "name" | "uid");
+            let is_own = !matches!(name, "name" | "uid" | "public_key");
             is_own.then(|| (format!("{PREFIX}{name}"), attribute.clone()))
         });
         let user_values: BTreeMap<String, String> = values.collect();
@@ -313,8 +316,13 @@ impl Parts<'_> {
         Ok(Mapping {
             user_id: of("user_attribute_mapping/name", "uid"),
             group_id: of("group_attribute_mapping/name", "cn"),
-            user_number: number("import_uid_numbers", "user_attribute_mapping/uid", "uidNumber")?,
-            group_number: number("import_gid_numbers", "group_attribute_mapping/gid", "gidNumber")?,
+            user_number: wanted("import_uid_numbers", "user_attribute_mapping/uid", "uidNumber")?,
+            user_keys: wanted(
+                "import_public_keys",
+                "user_attribute_mapping/public_key",
+                "sshPublicKey",
+            )?,
+            group_number: wanted("import_gid_numbers", "group_attribute_mapping/gid", "gidNumber")?,
             user_values,
         })
     }
@@ -328,11 +336,6 @@ impl Parts<'_> {
         };
         match self.annotations.keys().filter(|name| !known(name)).min() {
             None => Ok(()),
-            Some(name)
-                if name == "import_public_keys" && self.said(name).as_deref() == Some("false") =>
-            {
-                Ok(())
-            }
             Some(name) => Err(unfit(format!("there is no setting {PREFIX}{name}"))),
         }
     }
@@ -344,6 +347,7 @@ impl Profile {
         let mapping = &self.mapping;
         let mut people = vec!["uid".to_owned(), mapping.user_id.clone()];
         people.extend(mapping.user_number.clone());
+        people.extend(mapping.user_keys.clone());
         people.extend(mapping.user_values.values().cloned());
         let mut groups = vec![mapping.group_id.clone(), "memberUid".to_owned()];
         groups.extend(["member", "uniqueMember"].map(str::to_owned));

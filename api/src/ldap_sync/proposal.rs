@@ -11,6 +11,7 @@ use ipnet::IpNet;
 
 use super::holding::{Holding, Member, Record, Skipped};
 use super::profile::{Profile, Removal};
+use super::ssh_keys;
 
 /// Annotations by which records are known.
 const PROFILE: &str = "ldap-sync/profile";
@@ -107,6 +108,7 @@ pub(super) fn propose(state: &State, profile: &Profile, holding: &Holding) -> Pr
     };
     let (mut whole, mut part) = (Text::default(), Text::default());
     let mut desired: BTreeMap<Member, ResourceId> = BTreeMap::new();
+    let mut spare_keys: Vec<(&str, String)> = Vec::new();
     let users = holding.users.iter().map(|(id, record)| (Kind::User, id, record));
     let groups = holding.groups.iter().map(|(id, record)| (Kind::Group, id, record));
     for (kind, name, record) in users.chain(groups) {
@@ -127,8 +129,13 @@ pub(super) fn propose(state: &State, profile: &Profile, holding: &Holding) -> Pr
         let was_disabled = known.get(&member).is_some_and(|known| known.disabled);
         let stated = stated(state, profile, &id, record, was_disabled);
         whole.record(kind, name, &stated);
-        if !known.contains_key(&member) || was_disabled || !is_so(state, &id, &stated) {
+        if !known.contains_key(&member) || was_disabled || !is_so(state, profile, &id, &stated) {
             part.record(kind, name, &stated);
+        }
+        if let Some(keys) = &stated.keys {
+            for gone in keys_of(state, profile, &id).iter().filter(|key| !keys.contains_key(*key)) {
+                spare_keys.push((name, gone.clone()));
+            }
         }
         *(if kind == Kind::User { &mut proposal.people } else { &mut proposal.groups }) += 1;
         desired.insert(member, id);
@@ -138,7 +145,13 @@ pub(super) fn propose(state: &State, profile: &Profile, holding: &Holding) -> Pr
     if profile.removal == Removal::Disable {
         for ((kind, name), one) in absent.iter().filter(|(_, one)| !one.disabled) {
             part.record(*kind, name, &disabled(state, &one.id));
+            // Whoever trusts the keys that are shown here must not go on to trust these.
+            let keys = keys_of(state, profile, &one.id).into_iter();
+            spare_keys.extend(keys.map(|key| (name.as_str(), key)));
         }
+    }
+    for (name, key) in &spare_keys {
+        part.delete_key(name, key);
     }
     // Memberships follow the directory in the groups that it has; where groups are gone, as the rule says.
     let nobody = BTreeSet::new();
@@ -209,6 +222,20 @@ struct Stated {
     number: Option<(&'static str, u64)>,
     annotations: BTreeMap<String, String>,
     restricted_to: Vec<String>,
+    /// SSH keys by their names, where they are taken over.
+    keys: Option<BTreeMap<String, String>>,
+}
+
+/// The names of a user's SSH keys that came from the profile's directory.
+fn keys_of(state: &State, profile: &Profile, id: &ResourceId) -> BTreeSet<String> {
+    let prefix = format!("{}/{}/", id.kind(), id.identifier());
+    let below = state.resources_below(id.account(), &prefix).filter_map(|(key, record)| {
+        let is_ours =
+            key.kind() == Kind::PublicKey && record.policy.as_ref() == Some(&profile.branch);
+        let name = key.identifier().strip_prefix(&prefix)?;
+        (is_ours && ssh_keys::is_ours(name)).then(|| name.to_owned())
+    });
+    below.collect()
 }
 
 fn stated(
@@ -232,7 +259,8 @@ fn stated(
         restrictions(state, id)
     };
     let name = if id.kind() == Kind::User { "uidnumber" } else { "gidnumber" };
-    Stated { number: record.number.map(|number| (name, number)), annotations, restricted_to }
+    let number = record.number.map(|number| (name, number));
+    Stated { number, annotations, restricted_to, keys: record.keys.clone() }
 }
 
 /// What restricts a user now. A load that does not say it again would lift it.
@@ -251,15 +279,21 @@ fn disabled(state: &State, id: &ResourceId) -> Stated {
         annotations.insert(RESTRICTED_TO.to_owned(), before);
         restricted_to.push(NOWHERE.to_owned());
     }
-    Stated { number: None, annotations, restricted_to }
+    Stated { number: None, annotations, restricted_to, keys: None }
 }
 
 /// Whether a record is as it has to be stated.
-fn is_so(state: &State, id: &ResourceId, stated: &Stated) -> bool {
+fn is_so(state: &State, profile: &Profile, id: &ResourceId, stated: &Stated) -> bool {
     let number = stated.number.is_none_or(|(name, number)| {
         said(state, id, &format!("conjur/{name}")) == Some(number.to_string().as_str())
     });
-    number && stated.annotations.iter().all(|(name, value)| said(state, id, name) == Some(value))
+    // A key's name tells which key it is.
+    let keys = stated.keys.as_ref().is_none_or(|keys| {
+        let there = keys_of(state, profile, id);
+        keys.keys().all(|name| there.contains(name))
+    });
+    let is_said = |(name, value): (&String, &String)| said(state, id, name) == Some(value);
+    number && keys && stated.annotations.iter().all(is_said)
 }
 
 /// Why a run takes too much away; nothing when it does not.
@@ -319,6 +353,12 @@ impl Text {
             let nets: Vec<String> = stated.restricted_to.iter().map(|net| quoted(net)).collect();
             self.line(format_args!("  restricted_to: [{}]", nets.join(", ")));
         }
+        if let Some(keys) = stated.keys.as_ref().filter(|keys| !keys.is_empty()) {
+            self.line(format_args!("  public_keys:"));
+            for key in keys.values() {
+                self.line(format_args!("  - {}", quoted(key)));
+            }
+        }
         self.line(format_args!("  annotations:"));
         for (name, value) in &stated.annotations {
             self.line(format_args!("    {}: {}", quoted(name), quoted(value)));
@@ -338,6 +378,11 @@ impl Text {
     fn revoke(&mut self, group: &str, (kind, name): &Member) {
         let (group, name) = (quoted(group), quoted(name));
         self.line(format_args!("- !revoke\n  role: !group {group}\n  member: !{kind} {name}"));
+    }
+
+    fn delete_key(&mut self, user: &str, key: &str) {
+        let id = quoted(&format!("user/{user}/{key}"));
+        self.line(format_args!("- !delete\n  record: !resource {{kind: public_key, id: {id}}}"));
     }
 
     fn delete(&mut self, kind: Kind, name: &str) {

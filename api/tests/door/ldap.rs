@@ -161,6 +161,8 @@ impl Slapd {
         let config = format!(
             "include /etc/ldap/schema/core.schema\ninclude /etc/ldap/schema/cosine.schema\n\
              include /etc/ldap/schema/nis.schema\ninclude /etc/ldap/schema/inetorgperson.schema\n\
+             attributetype ( 1.3.6.1.4.1.24552.500.1.1.1.13 NAME 'sshPublicKey' EQUALITY octetStringMatch \
+             SYNTAX 1.3.6.1.4.1.1466.115.121.1.40 )\n\
              modulepath /usr/lib/ldap\nmoduleload back_mdb\npidfile {}\n\
              TLSCACertificateFile {}\nTLSCertificateFile {}\nTLSCertificateKeyFile {}\n\
              disallow bind_anon\n\

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use base64::Engine as _;
 use conclave_api::ports::Part;
 use conclave_domain::id::ResourceId;
 use http::{Method, StatusCode};
@@ -236,6 +237,81 @@ fn small() -> String {
         group("ops", &["uid=dan", "uid=ann"]),
     ];
     SMALL.to_owned() + &people + &groups.concat()
+}
+
+/// An SSH key of one type, with a comment.
+fn ssh_key(body: &str, comment: &str) -> String {
+    let bytes = [&11_u32.to_be_bytes(), &b"ssh-ed25519"[..], body.as_bytes()].concat();
+    format!("ssh-ed25519 {} {comment}", base64::engine::general_purpose::STANDARD.encode(bytes))
+}
+
+impl World {
+    /// Has somebody's entry hold these SSH keys.
+    async fn keys_are(&self, person: &str, keys: &[&str]) {
+        let dn = format!("uid={person},dc=example,dc=org");
+        let class = ldap3::Mod::Add("objectClass", HashSet::from(["extensibleObject"]));
+        let mut root = self.slapd.root().await;
+        // It may be one already.
+        let _is_one = root.modify(&dn, vec![class]).await.unwrap();
+        let keys = ldap3::Mod::Replace("sshPublicKey", keys.iter().copied().collect());
+        root.modify(&dn, vec![keys]).await.unwrap().success().unwrap();
+    }
+
+    /// The keys that anybody is told, without their names.
+    async fn keys(&self, user: &str) -> Vec<String> {
+        let user = utf8_percent_encode(user, NON_ALPHANUMERIC);
+        let reply = self.send(&Method::GET, &format!("/public_keys/demo/user/{user}"), "").await;
+        let text = reply.text();
+        let lines = text.lines().filter(|line| !line.is_empty());
+        let mut keys: Vec<String> = lines
+            .map(|line| line.rsplit_once("-ldap-").map_or(line, |(key, _)| key).to_owned())
+            .collect();
+        keys.sort();
+        keys
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ssh_keys_come_and_go_with_the_directory() {
+    let world = World::new(Some(small())).await;
+    let all = [("guard_percent", "100"), ("removal", "disable"), ("import_public_keys", "true")];
+    world.profile("corp", &all).await;
+    let ann = "ann@ldap-sync-corp";
+    let (laptop, desk) = (ssh_key("laptop", "laptop"), ssh_key("desk", "desk"));
+    world.keys_are("ann", &[&laptop, &desk, "no key at all"]).await;
+    let skipped = world.show("corp").await["skipped"].to_string();
+    assert_eq!(world.apply("corp").await["outcome"], "applied");
+    assert!(skipped.contains("a value of its sshPublicKey is left out"), "{skipped}");
+    assert_eq!(world.keys(ann).await, [desk.clone(), laptop.clone()]);
+    assert_eq!(world.apply("corp").await["outcome"], "unchanged");
+    // Another key by the same comment, one gone, and one that policy has by itself.
+    let own = format!(
+        "- !user\n  id: ann\n  annotations: {{note: own}}\n  public_keys:\n  - {}\n",
+        ssh_key("own", "own")
+    );
+    let path = "/policies/demo/policy/ldap-sync%2Fcorp";
+    assert_eq!(world.send(&Method::PATCH, path, &own).await.status, StatusCode::CREATED);
+    let renewed = ssh_key("renewed", "laptop");
+    world.keys_are("ann", &[&renewed]).await;
+    let draft = world.show("corp").await;
+    assert_eq!(draft["changes"].as_str().unwrap().matches("kind: public_key").count(), 2);
+    assert_eq!(world.apply("corp").await["outcome"], "applied");
+    assert_eq!(world.keys(ann).await, [ssh_key("own", "own"), renewed.clone()]);
+    assert_eq!(world.apply("corp").await["outcome"], "unchanged");
+    // Who is disabled has none of them, and has them again when the entry is back.
+    let filter = ("user_filter", "(&(objectClass=posixAccount)(!(uid=ann)))");
+    world.set("corp", &[filter]).await;
+    assert_eq!(world.apply("corp").await["outcome"], "applied");
+    assert_eq!(world.keys(ann).await, [ssh_key("own", "own")]);
+    assert_eq!(world.apply("corp").await["outcome"], "unchanged");
+    world.set("corp", &[("user_filter", "(objectClass=posixAccount)")]).await;
+    assert_eq!(world.apply("corp").await["outcome"], "applied");
+    assert_eq!(world.keys(ann).await, [ssh_key("own", "own"), renewed.clone()]);
+    // A profile that does not want them leaves them alone.
+    world.set("corp", &[("import_public_keys", "false")]).await;
+    world.keys_are("ann", &[]).await;
+    assert_eq!(world.apply("corp").await["outcome"], "unchanged");
+    assert_eq!(world.keys(ann).await.len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

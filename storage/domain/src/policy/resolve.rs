@@ -434,7 +434,13 @@ impl Resolver<'_> {
                 })?
             }
         };
-        let identifier = if name.kind == Kind::User { user_login(&path) } else { path.clone() };
+        let identifier = if name.kind == Kind::User {
+            user_login(&path)
+        } else if name.kind == Kind::PublicKey {
+            user_key(&path)
+        } else {
+            path.clone()
+        };
         let id = Id::new(account, name.kind, &identifier).map_err(|why| PolicyError::Resolve {
             rejection: ResolveRejection::BadId {
                 thing: format!("{} '{}'", spoken(name.kind), shortened(&identifier)),
@@ -510,6 +516,16 @@ fn user_login(path: &str) -> String {
     match path.trim_end_matches('/').rsplit_once('/') {
         None => path.to_owned(),
         Some((policy, name)) => format!("{name}@{}", policy.replace('/', "-")),
+    }
+}
+
+/// `a/b/user/alice/laptop` as the key `laptop` of the user that `a/b` calls `alice`: `user/alice@a-b/laptop`.
+fn user_key(path: &str) -> String {
+    let parts: Vec<&str> = path.rsplitn(4, '/').collect();
+    if let [name, login, "user", policy] = parts[..] {
+        format!("user/{}/{name}", user_login(&format!("{policy}/{login}")))
+    } else {
+        path.to_owned()
     }
 }
 
