@@ -2,6 +2,7 @@
 //! its reason in the audit record. The cluster is `kubernetes.rs`, whose shell really writes the file.
 
 use std::collections::HashMap;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,7 +25,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::harness::{House, Reply};
-use super::kubernetes::{Cluster, Ill, V4, V5};
+use super::kubernetes::{Cluster, Ill, Users, V4, V5};
 
 type Authority = CertifiedIssuer<'static, KeyPair>;
 
@@ -603,9 +604,19 @@ async fn the_file_is_whole_whenever_it_is_there() {
     done.store(true, Ordering::SeqCst);
     assert!(watcher.join().unwrap() > 0);
     assert_eq!(std::fs::read_dir(file.parent().unwrap()).unwrap().count(), 1);
-    let mode =
-        std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).unwrap().permissions());
-    assert_eq!(mode & 0o777, 0o644, "readable for a client of another user");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_file_is_for_the_client_alone_where_nobody_else_can_be_the_client() {
+    let world = World::new().await;
+    let file = world.waits_at("web-1", "authenticator");
+    for (users, wanted) in [(Users::One, 0o600), (Users::Several, 0o644)] {
+        world.cluster.mood(|mood| mood.users = users);
+        let reply = world.inject_host("web", "web-1").await;
+        assert_eq!(reply.status, StatusCode::ACCEPTED, "{:?}", world.house.records().pop());
+        let mode = std::fs::metadata(&file).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, wanted, "{users:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -1054,7 +1065,7 @@ async fn a_cluster_that_is_ill_lets_nobody_in() {
     assert!(reply.text().contains("answered 403"), "{}", reply.text());
     world.cluster.mood(|mood| mood.forbidden = ["pods/exec"].into());
     let reply = world.inject_host("deployed", "web-1").await;
-    world.refused("no right to run commands", &reply, 401, "CONJ00071E");
+    world.refused("no right to run commands", &reply, 502, "CONJ00071E");
     world.cluster.mood(|mood| mood.forbidden.clear());
     let another = pod("web-1", &json!([])).to_string().replace("shop", "other");
     for (what, answer, reason) in [
@@ -1070,19 +1081,21 @@ async fn a_cluster_that_is_ill_lets_nobody_in() {
         world.refused(what, &world.inject_host("deployed", "web-1").await, 502, reason);
     }
     world.cluster.mood(|mood| mood.answers = None);
-    for (ill, reason) in [
-        (Ill::Refuses(500), "CONJ00071E"),
-        (Ill::Refuses(404), "CONJ00071E"),
-        (Ill::Refuses(400), "CONJ00071E"),
-        (Ill::Strange, "CONJ00073E"),
-        (Ill::Floods, "CONJ00072E"),
-        (Ill::BreaksOff, "CONJ00072E"),
-        (Ill::SaysNothing, "CONJ00072E"),
-        (Ill::NoShell, "executable file not found"),
+    for (ill, status, reason) in [
+        (Ill::Refuses(500), 502, "CONJ00071E"),
+        (Ill::Refuses(503), 502, "CONJ00071E"),
+        (Ill::Refuses(401), 502, "CONJ00071E"),
+        (Ill::Refuses(404), 401, "CONJ00071E"),
+        (Ill::Refuses(400), 401, "CONJ00071E"),
+        (Ill::Strange, 401, "CONJ00073E"),
+        (Ill::Floods, 401, "CONJ00072E"),
+        (Ill::BreaksOff, 401, "CONJ00072E"),
+        (Ill::SaysNothing, 401, "CONJ00072E"),
+        (Ill::NoShell, 401, "executable file not found"),
     ] {
         world.cluster.mood(|mood| mood.ill = Some(ill));
         let reply = world.inject_host("deployed", "web-1").await;
-        world.refused(&format!("{ill:?}"), &reply, 401, reason);
+        world.refused(&format!("{ill:?}"), &reply, status, reason);
     }
     world.cluster.mood(|mood| mood.ill = None);
     // A folder stands where the file belongs, or none for it.

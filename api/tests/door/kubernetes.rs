@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
@@ -48,12 +49,25 @@ pub(crate) enum Ill {
     NoShell,
 }
 
+/// Whose processes are in containers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Users {
+    /// Whoever's are on this machine.
+    #[default]
+    Any,
+    /// One user's.
+    One,
+    /// Of others beside the user that commands run as.
+    Several,
+}
+
 /// How the cluster behaves.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Mood {
     /// Names of protocols that it knows, beside the one without a name.
     pub(crate) protocols: Vec<&'static str>,
     pub(crate) ill: Option<Ill>,
+    pub(crate) users: Users,
     /// Every answer comes so late.
     pub(crate) late: Option<Duration>,
     /// What stands before every answer, in place of the object.
@@ -339,20 +353,47 @@ fn exec(
     inner.spoken.lock().unwrap().push(chosen.copied().unwrap_or_default().to_owned());
     let name = object["metadata"]["name"].as_str().unwrap().to_owned();
     let waits_in = folder(&inner.folder, &name, container);
-    let (protocol, ill) = (chosen.copied(), mood.ill);
+    let (protocol, ill, users) = (chosen.copied(), mood.ill, mood.users);
     tokio::spawn(async move {
         let Ok(upgraded) = hyper::upgrade::on(request).await else { return };
         let stream = TokioIo::new(upgraded);
         let socket = WebSocketStream::from_raw_socket(stream, Role::Server, None).await;
-        run(socket, protocol, &waits_in, ill).await;
+        run(socket, protocol, &waits_in, ill, users).await;
     });
     response
 }
 
 type Socket = WebSocketStream<TokioIo<Upgraded>>;
 
+/// The shell of a container with such processes.
+fn shell(users: Users) -> Command {
+    let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
+    let alone = ["--pid", "--fork", "--kill-child", "--mount-proc"];
+    let mut command = match users {
+        Users::Any => return Command::new("sh"),
+        Users::One | Users::Several => Command::new("unshare"),
+    };
+    if !is_root {
+        command.args(["--user", "--map-root-user"]);
+    }
+    command.args(alone).arg("sh");
+    if users == Users::Several {
+        // Somebody else's process, as long as the shell lives.
+        let more = "setpriv --reuid 65534 --clear-groups sleep 60 & \
+                    until [ ! -O /proc/$! ]; do :; done; sh; s=$?; kill $!; exit $s";
+        command.args(["-c", more]);
+    }
+    command
+}
+
 /// One command, with frames as Kubernetes sends them.
-async fn run(socket: Socket, protocol: Option<&'static str>, waits_in: &Path, ill: Option<Ill>) {
+async fn run(
+    socket: Socket,
+    protocol: Option<&'static str>,
+    waits_in: &Path,
+    ill: Option<Ill>,
+    users: Users,
+) {
     let (mut send, mut receive) = socket.split();
     let mut say = async |stream: u8, bytes: &[u8]| {
         let message = [&[stream], bytes].concat();
@@ -388,7 +429,7 @@ async fn run(socket: Socket, protocol: Option<&'static str>, waits_in: &Path, il
         }
         Some(Ill::Refuses(_)) | None => {}
     }
-    let mut child = Command::new("sh")
+    let mut child = shell(users)
         .env("CONJUR_CLIENT_CERT_PATH", waits_in.join("client.pem"))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

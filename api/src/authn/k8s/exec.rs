@@ -26,7 +26,7 @@ use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
 use super::cluster::Cluster;
 use super::request::PodName;
 use crate::authn::Denied;
-use crate::authn::outbound::{Outbound, Target};
+use crate::authn::outbound::{CallError, Outbound, Target};
 use crate::credentials::{hex, random};
 use crate::error::Refusal;
 
@@ -81,6 +81,9 @@ pub(super) async fn put(
 
 /// The script, for any POSIX shell. It needs `mv` and `rm` and nothing else; the client's own setting
 /// says where the file belongs. It ends by itself, since stdin cannot be ended before `v5`.
+///
+/// Where every process of the container is of the user that the script runs as, the client is, too, and nobody else
+/// has to read the file. Where one is not, or that cannot be seen, the client may be of any user.
 fn script(pem: &str, mark: &str) -> String {
     debug_assert!(!pem.contains('\''), "PEM has no quotes");
     format!(
@@ -89,7 +92,10 @@ fn script(pem: &str, mark: &str) -> String {
          if [ ! -d \"$d\" ]; then echo \"there is no folder $d\" >&2; exit {NO_FOLDER}; fi\n\
          if [ -d \"$f\" ]; then echo \"$f is a folder\" >&2; exit 1; fi\n\
          t=\"$f.tmp-{mark}\"\n\
-         umask 022\n\
+         m=077\n\
+         [ -e \"/proc/$$\" ] || m=022\n\
+         for p in /proc/[0-9]*; do [ ! -e \"$p\" ] || [ -O \"$p\" ] || m=022; done\n\
+         umask $m\n\
          if printf '%s' '{pem}' > \"$t\" && mv -f \"$t\" \"$f\"; then echo {mark}; exit 0; fi\n\
          rm -f \"$t\"\n\
          exit 1\n"
@@ -100,6 +106,20 @@ type Socket = WebSocketStream<TlsStream<TcpStream>>;
 
 fn not_opened(why: impl std::fmt::Display) -> Denied {
     Denied::new(format!("CONJ00071E No command can be run in the pod: {why}"))
+}
+
+/// What has come of a handshake. That the cluster is ill, or does not let this node run commands, the client could
+/// not have changed.
+fn not_shaken(error: &Error) -> Denied {
+    let is_theirs = |status: StatusCode| {
+        status.is_server_error()
+            || matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+    };
+    let denied = not_opened(error);
+    if matches!(error, Error::Http(answer) if is_theirs(answer.status())) {
+        return Denied { refusal: Refusal::Empty(StatusCode::BAD_GATEWAY), ..denied };
+    }
+    denied
 }
 
 async fn connect(
@@ -113,12 +133,12 @@ async fn connect(
         Err(Error::Http(answer))
             if matches!(answer.status(), StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN) =>
         {
-            open(outbound, cluster, target, None).await?.map_err(not_opened)
+            open(outbound, cluster, target, None).await?.map_err(|error| not_shaken(&error))
         }
         Err(Error::Protocol(ProtocolError::SecWebSocketSubProtocolError(_))) => {
-            open(outbound, cluster, target, None).await?.map_err(not_opened)
+            open(outbound, cluster, target, None).await?.map_err(|error| not_shaken(&error))
         }
-        Err(error) => Err(not_opened(error)),
+        Err(error) => Err(not_shaken(&error)),
     }
 }
 
@@ -129,7 +149,11 @@ async fn open(
     protocols: Option<&'static str>,
 ) -> Result<Result<(Socket, Option<String>), Error>, Denied> {
     let stream = outbound.secure(target, Some(&cluster.authorities), &[b"http/1.1"]).await;
-    let stream = stream.map_err(not_opened)?;
+    let stream = stream.map_err(|error| {
+        let is_slow = matches!(error, CallError::Slow(_));
+        let status = if is_slow { StatusCode::GATEWAY_TIMEOUT } else { StatusCode::BAD_GATEWAY };
+        Denied { refusal: Refusal::Empty(status), ..not_opened(error) }
+    })?;
     let mut request = Request::builder()
         .uri(format!("wss://{}{}", target.authority(), target.path()))
         .header(HOST, target.authority())
