@@ -305,8 +305,9 @@ impl Registry {
             return Ok(role);
         }
         let webservice = self.in_force(call, attempt).await?;
-        let role = decided(attempt, authenticator.judge(call, attempt).await)?;
         let from = call.client_ip;
+        admit_named(call, attempt, &webservice, Some(from))?;
+        let role = decided(attempt, authenticator.judge(call, attempt).await)?;
         call.open_view(|view| Ok(admit(view.state, &role, &webservice, Some(from))))??;
         if authenticator.name() == ldap::NAME {
             // It may have been an API key.
@@ -325,6 +326,7 @@ impl Registry {
     ) -> Result<RoleId, Denied> {
         let authenticator = self.named(attempt)?;
         let webservice = self.in_force(call, attempt).await?;
+        admit_named(call, attempt, &webservice, None)?;
         let role = decided(attempt, authenticator.login(call, attempt, password).await)?;
         call.open_view(|view| Ok(admit(view.state, &role, &webservice, None)))??;
         Ok(role)
@@ -378,6 +380,28 @@ fn decided(attempt: &Attempt, verdict: Verdict) -> Result<RoleId, Denied> {
 fn unsupported(attempt: &Attempt) -> Denied {
     let name = &attempt.authenticator;
     Denied::new(format!("CONJ00001E Authenticator '{name}' is not supported"))
+}
+
+/// What can be said of who the path names before a proof is looked at, in the order of the interface: whoever may not
+/// come in has no server asked about it. A directory is asked all the same about whom there is not, or not from there,
+/// so that the time says little ([`ldap`]).
+fn admit_named(
+    call: &mut Call,
+    attempt: &Attempt,
+    webservice: &ResourceId,
+    from: Option<IpAddr>,
+) -> Result<(), Denied> {
+    let Some(login) = attempt.login.as_deref() else { return Ok(()) };
+    // What is no role's name the authenticator refuses, in its own words.
+    let Ok(role) = role_of(attempt.account()?, login) else { return Ok(()) };
+    let is_of_a_directory = attempt.authenticator == ldap::NAME;
+    call.open_view(|view| {
+        Ok(match (is_of_a_directory, view.state.role(&role)) {
+            (true, None) => Ok(()),
+            (true, Some(_)) => admit(view.state, &role, webservice, None),
+            (false, _) => admit(view.state, &role, webservice, from),
+        })
+    })?
 }
 
 /// Lets a role in by an authenticator: it exists, may use it, and comes from where it may.

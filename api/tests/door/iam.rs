@@ -27,6 +27,11 @@ const POLICY: &str = "
   - !host unentitled/123456789012/web
   - !host 123456789012/web/deeper
   - !host web
+  - !host 12345678901/web
+  - !host 123456789012/wéb
+  - !host 123456789012/WEB
+  - !host {id: neither/123456789012/web, restricted_to: [10.1.0.0/16]}
+- !host web
 - !host 123456789012/web
 - !user 123456789012/web
 - !policy
@@ -43,6 +48,8 @@ const POLICY: &str = "
 - !permit
   roles: [!host apps/123456789012/web, !host apps/123456789012/other, !host 123456789012/web,
     !host apps/fenced/123456789012/web, !host apps/123456789012/web/deeper, !host apps/web,
+    !host apps/12345678901/web, !host apps/123456789012/wéb, !host web,
+    !host apps/123456789012/WEB,
     !user 123456789012/web, !user admin]
   privileges: [read, authenticate]
   resources: [!webservice conjur/authn-iam/aws, !webservice conjur/authn-iam/signing]
@@ -350,7 +357,7 @@ async fn nobody_elses_signature_does() {
         ("something after the role", "host/apps/123456789012/web/deeper", "CONJ00063E"),
         ("a short account", "host/apps/12345678901/web", "CONJ00063E"),
         ("a role in upper case letters of others", "host/apps/123456789012/wéb", "CONJ00063E"),
-        ("an empty role", "host/apps/123456789012/", "CONJ00063E"),
+        ("an empty role", "host/apps/123456789012/", "CONJ00007E"),
     ] {
         let reply = world.hand_over("aws", login, &good).await;
         world.refused(what, &reply, 401, reason);
@@ -397,15 +404,33 @@ async fn nobody_elses_signature_does() {
         ("another host of the role's", "host/apps/123456789012/other", 401, "another role"),
         ("no such host", "host/nobody/123456789012/web", 401, "CONJ00007E"),
         ("a role in other case", "host/apps/123456789012/WEB", 401, "another role"),
-        ("from elsewhere", "host/apps/fenced/123456789012/web", 401, "CONJ00003E"),
-        ("not entitled", "host/apps/unentitled/123456789012/web", 403, "CONJ00006E"),
     ] {
         let reply = world.hand_over("aws", login, &good).await;
         world.refused(what, &reply, status, reason);
     }
+    // Who may not come in is told so whatever it brings, and the service is not asked.
+    let before = world.sts.asked();
+    for (what, login, status, reason) in [
+        ("no such host", "host/nobody/123456789012/web", 401, "CONJ00007E"),
+        ("not entitled", "host/apps/unentitled/123456789012/web", 403, "CONJ00006E"),
+        ("neither entitled nor from here", "host/apps/neither/123456789012/web", 403, "CONJ00006E"),
+        ("from elsewhere", "host/apps/fenced/123456789012/web", 401, "CONJ00003E"),
+    ] {
+        let proof = Value::Object(good.clone()).to_string();
+        for body in [proof.as_str(), "{}", "nonsense"] {
+            let path = format!(
+                "/authn-iam/aws/demo/{}/authenticate",
+                utf8_percent_encode(login, NON_ALPHANUMERIC)
+            );
+            let reply = world.post(&path, body.to_owned()).await;
+            world.refused(&format!("{what}: {body}"), &reply, status, reason);
+        }
+    }
+    assert_eq!(world.sts.asked(), before, "the service was asked for nothing");
     let login = "host%2Fapps%2F123456789012%2Fweb";
     for (what, path, reason) in [
         ("no such service", format!("/authn-iam/none/demo/{login}/authenticate"), "CONJ00004E"),
+        ("neither", format!("/authn-iam/none/nowhere/{login}/authenticate"), "CONJ00004E"),
         ("no such account", format!("/authn-iam/aws/nowhere/{login}/authenticate"), "CONJ00008E"),
         ("another account", format!("/authn-iam/aws/other/{login}/authenticate"), "CONJ00005E"),
         ("no service", format!("/authn-iam/demo/{login}/authenticate"), "CONJ00004E"),

@@ -896,9 +896,9 @@ async fn no_other_certificate_logs_in() {
             "CONJ00030E",
         ),
         ("another host", good.clone(), "host/apps/general", 401, "CONJ00031E"),
-        ("a host below", good.clone(), "host/apps/web/web", 401, "CONJ00031E"),
-        ("a user", good.clone(), "person@apps", 401, "CONJ00007E"),
-        ("nobody", good.clone(), "host/nobody", 401, "CONJ00031E"),
+        ("a host below", good.clone(), "host/apps/web/web", 401, "CONJ00007E"),
+        ("a user", good.clone(), "person@apps", 403, "CONJ00006E"),
+        ("nobody", good.clone(), "host/nobody", 401, "CONJ00007E"),
         (
             "a dot in an id",
             world.forge(&request("host.apps.dotted.one", "shop", "web-1")),

@@ -404,12 +404,15 @@ async fn run(
         say(stream, b"").await;
     }
     match ill {
-        Some(Ill::Hangs) => {
+        Some(Ill::Hangs | Ill::Strange | Ill::Floods) => {
+            match ill {
+                Some(Ill::Strange) => say(9, b"?").await,
+                Some(Ill::Floods) => say(1, &vec![b'x'; 1 << 20]).await,
+                _ => {}
+            }
             while receive.next().await.is_some_and(|message| message.is_ok()) {}
             return;
         }
-        Some(Ill::Strange) => say(9, b"?").await,
-        Some(Ill::Floods) => say(1, &vec![b'x'; 1 << 20]).await,
         Some(Ill::BreaksOff) => return,
         Some(Ill::NoShell) => {
             let text = "exec: \"sh\": executable file not found in $PATH: unknown";

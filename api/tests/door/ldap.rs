@@ -484,13 +484,13 @@ async fn nobody_else_does() {
             world.refused(&format!("authenticate {what}"), &reply, 401, reason);
         }
     }
-    // Proven, and not entitled; that is not told to who proves nothing.
+    // Not entitled, whatever is proven, as the interface has it; the directory hears nothing of it.
     let reply = world.login("corp", "unentitled", "unentitled-Secret1!").await;
     world.refused("not entitled", &reply, 403, "CONJ00006E");
     let reply = world.authenticate("corp", "unentitled", "unentitled-Secret1!").await;
     world.refused("not entitled", &reply, 403, "CONJ00006E");
     let reply = world.login("corp", "unentitled", "wrong").await;
-    world.refused("not entitled, and wrong", &reply, 401, "CONJ00002E");
+    world.refused("not entitled, and wrong", &reply, 403, "CONJ00006E");
     // Addresses are looked at when it authenticates, not when it logs in.
     let reply = world.authenticate("corp", "fenced", "fenced-Secret1!").await;
     world.refused("from elsewhere", &reply, 401, "CONJ00003E");
