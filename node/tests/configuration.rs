@@ -121,6 +121,19 @@ fn clouds_are_asked_by_https_and_the_environment_wins() {
 }
 
 #[test]
+fn authenticators_of_the_environment_come_in_place_of_the_files() {
+    let said = |list: &str| ServerEnvironment {
+        authenticators: Some(list.to_owned()),
+        ..ServerEnvironment::default()
+    };
+    let file = || parse(&with("[api]", "[api]\nauthenticators = [\"authn-gcp\"]")).unwrap();
+    assert_eq!(file().api.authenticators, ["authn-gcp"]);
+    let list = "authn, authn-jwt/ci,authn-ldap/corp";
+    let config = file().overlaid(said(list)).unwrap();
+    assert_eq!(config.api.authenticators, ["authn", "authn-jwt/ci", "authn-ldap/corp"]);
+}
+
+#[test]
 fn audit_outputs_have_what_they_need_and_nothing_else() {
     let output = |text: &str| {
         let output = format!("[[audit.output]]\n{text}\n[policy]");

@@ -89,7 +89,10 @@ pub(crate) fn misnamed(name: &str) -> Option<String> {
         let close = TYPES
             .into_iter()
             .find(|known| known.eq_ignore_ascii_case(kind) || format!("authn-{kind}") == *known);
-        let hint = close.map_or_else(String::new, |close| format!("; did you mean {close}?"));
+        let hint = close.map_or_else(
+            || format!("; there are {}", TYPES.join(", ")),
+            |close| format!("; did you mean {close}?"),
+        );
         return Some(format!("there is no authenticator {kind:?}{hint}"));
     }
     let wants_service = !matches!(kind, DEFAULT | "authn-gcp");
@@ -112,7 +115,7 @@ mod tests {
             assert_eq!(misnamed(good), None, "{good}");
         }
         for (bad, part) in [
-            ("authn-jwtt/x", "no authenticator \"authn-jwtt\""),
+            ("authn-jwtt/x", "no authenticator \"authn-jwtt\"; there are authn, "),
             ("jwt/x", "did you mean authn-jwt?"),
             ("AUTHN-OIDC/x", "did you mean authn-oidc?"),
             ("authn-jwt", "needs a service"),

@@ -360,3 +360,25 @@ async fn discover(
         keys: keys.to_owned(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_fetched_ten_times_in_300_seconds_and_then_again() {
+        let mut fetches = Fetches::default();
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        for number in 0..10 {
+            assert!(fetches.begin(at(number)).is_ok(), "{number}");
+        }
+        for seconds in [9, 10, 299, 300] {
+            assert!(matches!(fetches.begin(at(seconds)), Err(Unfetched::TooOften)), "{seconds}");
+        }
+        // Each place is free again when its own time is over.
+        assert!(fetches.begin(at(301)).is_ok());
+        assert!(matches!(fetches.begin(at(301)), Err(Unfetched::TooOften)));
+        assert!(fetches.begin(at(302)).is_ok());
+    }
+}

@@ -217,7 +217,7 @@ async fn nobody_else_is() {
     for (what, chain, reason) in [
         ("none", Chain::new(), "CONJ00009E"),
         ("of another authority of that name", of(&foreign, &usual()), "not believed"),
-        ("its own authority", self_signed, "not believed"),
+        ("its own authority", self_signed, "CONJ00015E The client certificate is not believed"),
         ("the authority itself", authority_itself, "not believed"),
         ("damaged", vec![damaged.into()], "not believed"),
         ("with something after it", vec![longer.into()], "not believed"),

@@ -537,3 +537,16 @@ async fn status_tells_what_is_wrong_and_a_follower_lets_in_alone() {
     *world.house.proposer.no_barrier.lock().unwrap() = true;
     world.let_in("aws", "host/123456789012/web", &WEB.sign(REGIONAL, REGION)).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_comes_when_too_many_wait_for_the_service_is_told_to_come_again() {
+    let world = World::new().await;
+    let good = WEB.sign(REGIONAL, REGION);
+    world.sts.is(Mood::Slow(Duration::from_secs(1)));
+    let together = (0..140).map(|_| world.as_web(&good));
+    let replies = futures::future::join_all(together).await;
+    let count = |status| replies.iter().filter(|reply| reply.status == status).count();
+    assert_eq!(count(StatusCode::SERVICE_UNAVAILABLE), 12);
+    let told = |record: &Value| record["message"].as_str().unwrap().contains("wait for STS");
+    assert_eq!(world.house.records().iter().filter(|record| told(record)).count(), 12);
+}

@@ -215,7 +215,8 @@ impl World {
         assert_eq!(reply.status.as_u16(), status, "{what}: {record}");
         let body = reply.text();
         if reason.starts_with("CONJ00016E") {
-            assert!(body.contains("CONJ00016E Token expired"), "{what}: {body}");
+            let said = reply.json();
+            assert_eq!(said["error"]["message"], "CONJ00016E Token expired", "{what}: {body}");
         } else {
             assert_eq!(body, "", "{what}");
         }
@@ -362,6 +363,9 @@ async fn no_other_token_does() {
         let reply = world.post("/authn-jwt/ci/demo/authenticate", body).await;
         world.refused(what, &reply, 400, "CONJ00009E");
     }
+    let long = format!("jwt={}", "x".repeat(33 << 10));
+    let reply = world.post("/authn-jwt/ci/demo/authenticate", long).await;
+    world.refused("too long a form", &reply, 413, "");
 
     // Algorithms and keys.
     let none = |alg: &str| message(&json!({"alg": alg, "kid": "first"}), &good().to_string());
@@ -553,6 +557,14 @@ async fn what_the_settings_put_in_force_is_not_put_out_of_it_by_a_request() {
         assert_eq!(reply.status, StatusCode::NO_CONTENT, "{enabled}");
         world.let_in("ci", &first().token(&good())).await;
     }
+    // What is switched on is in force beside what they name.
+    world.house.load("demo", &service("switched", &[])).await;
+    let on = "/authn-jwt/switched/demo";
+    let reply = world.house.send_as("demo/admin", &Method::PATCH, on, "enabled=true").await;
+    assert_eq!(reply.status, StatusCode::NO_CONTENT);
+    let known = world.house.send(&Method::GET, "/authenticators", &[], "").await.json();
+    let is_in_force = |name: &str| known["enabled"].as_array().unwrap().contains(&json!(name));
+    assert!(is_in_force("authn-jwt/ci") && is_in_force("authn-jwt/switched"), "{known}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

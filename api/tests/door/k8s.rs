@@ -1051,6 +1051,22 @@ async fn a_service_that_is_set_wrongly_lets_nobody_in_and_says_so_in_its_status(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_comes_when_too_many_wait_for_a_cluster_is_told_to_come_again() {
+    let world = World::new().await;
+    let chain = world.enter("host/apps/web", "web-1", "authenticator").await.chain;
+    world.cluster.mood(|mood| mood.late = Some(Duration::from_secs(1)));
+    let together = (0..80).map(|_| world.show(&chain, "host/apps/web"));
+    let replies = futures::future::join_all(together).await;
+    let count = |status| replies.iter().filter(|reply| reply.status == status).count();
+    assert_eq!(count(StatusCode::SERVICE_UNAVAILABLE), 16);
+    let records = world.house.records();
+    let told = |record: &&serde_json::Value| {
+        record["message"].as_str().unwrap().contains("wait for Kubernetes")
+    };
+    assert_eq!(records.iter().filter(told).count(), 16);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_that_is_ill_lets_nobody_in() {
     let world = World::new().await;
     let chain = world.enter("host/apps/deployed", "web-1", "authenticator").await.chain;

@@ -496,6 +496,13 @@ async fn nobody_else_does() {
     world.refused("from elsewhere", &reply, 401, "CONJ00003E");
     let reply = world.login("corp", "fenced", "fenced-Secret1!").await;
     assert_eq!(reply.status, StatusCode::OK);
+    // Nothing that long is a password or a key.
+    let long = "x".repeat(1025);
+    let reply = world.authenticate("corp", "alice", &long).await;
+    world.refused("a long password", &reply, 401, "CONJ00002E");
+    let path = "/authn/demo/alice/authenticate";
+    let reply = world.house.send(&Method::POST, path, &[], long).await;
+    world.refused("a long key", &reply, 401, "CONJ00002E");
     // Without Basic there is nothing to prove.
     let path = "/authn-ldap/corp/demo/login";
     for header in ["", "Basic", "Basic !!!", "Bearer x", "Token token=\"x\""] {
@@ -615,6 +622,12 @@ async fn passwords_go_without_tls_only_where_both_policy_and_operator_say_so() {
     world.add("plain", &plain, SEARCHER_PASSWORD).await;
     let reply = world.login("plain", "alice", "alice-Secret1!").await;
     assert_eq!(reply.status, StatusCode::OK, "{}", world.reason());
+    assert_eq!(world.slapd.log().matches(" STARTTLS").count(), 0);
+    // That the operator would allow it is no wish for it.
+    world.add("silent", &[("uri", uri.as_str())], SEARCHER_PASSWORD).await;
+    let reply = world.login("silent", "alice", "alice-Secret1!").await;
+    assert_eq!(reply.status, StatusCode::OK, "{}", world.reason());
+    assert!(world.slapd.log().matches(" STARTTLS").count() > 0, "{}", world.slapd.log());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

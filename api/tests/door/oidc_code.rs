@@ -478,6 +478,7 @@ async fn no_other_code_lets_anybody_in() {
         (Says::Json(json!({"access_token": "x"})), "no ID token"),
         (Says::Long(300 << 10), "too long"),
         (token("x"), "CONJ00077E"),
+        (token(""), "CONJ00085E"),
         (token(&foreign), "CONJ00035E"),
         (Says::After(Duration::from_secs(10), json!({})), "no answer within"),
     ] {
@@ -504,7 +505,26 @@ async fn no_other_code_lets_anybody_in() {
     world.house.clock.advance(Duration::from_secs(15 * 60 - 1));
     let reply = world.bring("good-code", &timely.nonce, &timely.verifier).await;
     assert_eq!(reply.status, StatusCode::OK);
+    // A provider that cannot say where codes are exchanged.
+    let lost = world.invitation().await;
+    world.set("provider-uri", &format!("{}/elsewhere", world.issuer.url)).await;
+    let reply = world.bring("good-code", &lost.nonce, &lost.verifier).await;
+    world.refused("no provider", &reply, 401, "CONJ00011E");
     refusals::count(&world.house, "api/tests/door/oidc_code.rs::no_other_code_lets_anybody_in");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_comes_when_too_many_wait_for_a_provider_is_told_to_come_again() {
+    let world = World::new().await;
+    let invited = world.invitation().await;
+    world.issuer.says("/token", Says::After(Duration::from_secs(1), json!({})));
+    let together = (0..80).map(|_| world.bring("a-code", &invited.nonce, &invited.verifier));
+    let replies = futures::future::join_all(together).await;
+    let count = |status| replies.iter().filter(|reply| reply.status == status).count();
+    assert_eq!(count(StatusCode::UNAUTHORIZED), 64);
+    assert_eq!(count(StatusCode::SERVICE_UNAVAILABLE), 16);
+    let told = |record: &Value| record["message"].as_str().unwrap().contains("wait for providers");
+    assert_eq!(world.house.records().iter().filter(|record| told(record)).count(), 16);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

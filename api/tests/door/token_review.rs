@@ -219,3 +219,17 @@ async fn what_the_cluster_does_not_vouch_for_lets_nobody_in() {
         "api/tests/door/token_review.rs::what_the_cluster_does_not_vouch_for_lets_nobody_in",
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_comes_when_too_many_wait_for_reviews_is_told_to_come_again() {
+    let world = World::new().await;
+    let good = token(&json!({}));
+    world.cluster.give(&good, SUBJECT, &[AUDIENCE]);
+    world.cluster.mood(|mood| mood.late = Some(Duration::from_secs(1)));
+    let together = (0..80).map(|_| world.show(&good));
+    let replies = futures::future::join_all(together).await;
+    let count = |status| replies.iter().filter(|reply| reply.status == status).count();
+    assert_eq!(count(StatusCode::SERVICE_UNAVAILABLE), 16);
+    let told = |record: &Value| record["message"].as_str().unwrap().contains("wait for reviews");
+    assert_eq!(world.house.records().iter().filter(|record| told(record)).count(), 16);
+}

@@ -152,7 +152,7 @@ impl Node {
     }
 
     /// Status and body of a POST by whoever has logged in.
-    fn send(&self, path: &str, body: &str) -> (String, String) {
+    pub(crate) fn send(&self, path: &str, body: &str) -> (String, String) {
         let body = self.secret("body", body);
         self.curl(path, &["--data-binary".as_ref(), format!("@{}", body.display()).as_ref()])
     }

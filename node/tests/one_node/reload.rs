@@ -119,3 +119,33 @@ fn the_load_balancers_name_changes_by_a_reload() {
     node.until("the common name", || named().contains("CN=secrets.example.com"));
     assert_eq!(node.health().0, "200");
 }
+
+#[test]
+fn why_a_login_failed_is_in_the_log_and_not_in_the_answer() {
+    let mut node = Node::new(START);
+    node.configure_with(START, "");
+    let founded = node.done(&["cluster", "init", "--account", "acme", "--output", "json"]);
+    node.start();
+    node.serves();
+    node.log_in(&founded);
+    let (status, body) = node.send("authn-jwt/none/acme/authenticate", "jwt=x");
+    assert_eq!((status.as_str(), body.as_str()), ("401", ""));
+    let told = || {
+        node.log().lines().any(|line| {
+            line.contains("authn.refused")
+                && line.contains("CONJ00004E 'authn-jwt/none' is not enabled")
+        })
+    };
+    node.until("the reason in the log", told);
+}
+
+#[test]
+fn a_node_does_not_start_with_an_authenticator_that_is_none() {
+    let mut node = Node::new(START);
+    node.configure_with(START, "");
+    node.done(&["cluster", "init", "--account", "acme"]);
+    node.in_api("authenticators = [\"authn-jtw/ci\"]");
+    let text = node.refused(&["server"], 3);
+    assert!(text.contains("there is no authenticator \"authn-jtw\"; there are authn, "), "{text}");
+    assert!(node.child.take().is_none(), "it was never started");
+}
