@@ -133,13 +133,6 @@ impl Codes {
         let (code, nonce, verifier) = (field("code")?, field("nonce")?, field("code_verifier")?);
         let vault = call.door.vault()?;
         let invited = Invitation::of_nonce(&vault, &webservice, &nonce, call.now)?;
-        if !is_same(&invited.verifier, &verifier) {
-            let refusal = Refusal::Empty(StatusCode::BAD_REQUEST);
-            return Err(Denied::with(
-                refusal,
-                "CONJ00133E The code cannot be exchanged: the verifier is of another login",
-            ));
-        }
         // Conjur's clients know of none; who brings it back has it compared here, too.
         if call.query.value("state").is_some_and(|state| !is_same(&invited.state, state)) {
             return Err(Denied::new(
@@ -159,6 +152,14 @@ impl Codes {
         if claims.get("nonce").and_then(Value::as_str) != Some(invited.nonce.as_str()) {
             return Err(Denied::new(
                 "CONJ00130E The token is of another request: its nonce differs",
+            ));
+        }
+        // The provider has compared it with the challenge of the code, if it knows of such.
+        if !is_same(&invited.verifier, &verifier) {
+            let refusal = Refusal::Empty(StatusCode::BAD_REQUEST);
+            return Err(Denied::with(
+                refusal,
+                "CONJ00133E The code cannot be exchanged: the verifier is of another login",
             ));
         }
         let role = oidc::bearer_of(&service.mapping, &claims, attempt)?;

@@ -343,9 +343,7 @@ async fn no_other_code_lets_anybody_in() {
     let invited = world.invitation().await;
     let reply = world.bring("never-given", &invited.nonce, &invited.verifier).await;
     world.refused("an unknown code", &reply, 400, "CONJ00133E");
-    world.log_in("good-code", &invited, &json!({}));
     let other = world.invitation().await;
-    let asked = world.issuer.asked("/token");
     for (what, verifier) in [
         ("another's verifier", other.verifier.as_str()),
         ("the challenge for the verifier", &invited.challenge),
@@ -353,11 +351,29 @@ async fn no_other_code_lets_anybody_in() {
         ("part of the verifier", &invited.verifier[..49]),
         ("one of the client's own", "x"),
     ] {
+        world.log_in("good-code", &invited, &json!({}));
+        let reply = world.bring("good-code", &invited.nonce, verifier).await;
+        world.refused(
+            what,
+            &reply,
+            400,
+            "CONJ00133E The code cannot be exchanged: it answered 400",
+        );
+        // Nor where the provider does not look at it.
+        let claims = json!({
+            "iss": world.issuer.url, "aud": "conclave app", "exp": NOW + 300,
+            "nonce": invited.nonce, "preferred_username": "alice",
+        });
+        world.issuer.says("/token", Says::Json(json!({"id_token": keys()[0].token(&claims)})));
         let reply = world.bring("good-code", &invited.nonce, verifier).await;
         world.refused(what, &reply, 400, "the verifier is of another login");
+        world.issuer.says("/token", says_exchange(&world.codes));
     }
+    world.log_in("good-code", &invited, &json!({}));
     let reply = world.bring("good-code", &other.nonce, &invited.verifier).await;
-    world.refused("another's nonce", &reply, 400, "the verifier is of another login");
+    world.refused("another's nonce", &reply, 401, "CONJ00130E The token is of another request");
+    world.log_in("good-code", &invited, &json!({}));
+    let asked = world.issuer.asked("/token");
     let flipped = |at: usize| {
         let mut digits = invited.nonce.clone().into_bytes();
         digits[at] = if digits[at] == b'0' { b'1' } else { b'0' };
