@@ -9,8 +9,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 
 def certificates(work):
-    """Writes ca.pem, server.pem and server.key for localhost, and client.pem and client.key of
-    `spiffe://acme.example/web` into a folder; a day long."""
+    """Writes ca.pem and ca.key, server.pem and server.key for localhost, client.pem and client.key of
+    `spiffe://acme.example/web`, and pod.pem and pod.key of a pod of Kubernetes into a folder; a day long."""
     now = datetime.datetime.now(datetime.timezone.utc)
     day = datetime.timedelta(days=1)
 
@@ -25,10 +25,19 @@ def certificates(work):
     ca = ca.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
     ca = ca.sign(ca_key, hashes.SHA256())
     pem = serialization.Encoding.PEM
-    (work / "ca.pem").write_bytes(ca.public_bytes(pem))
+
+    def write(file, certificate, key):
+        (work / f"{file}.pem").write_bytes(certificate.public_bytes(pem))
+        (work / f"{file}.key").write_bytes(key.private_bytes(
+            pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
+
+    write("ca", ca, ca_key)
     for file, subject, other_name, usage in (
             ("server", "localhost", x509.DNSName("localhost"), ExtendedKeyUsageOID.SERVER_AUTH),
             ("client", "web", x509.UniformResourceIdentifier("spiffe://acme.example/web"),
+             ExtendedKeyUsageOID.CLIENT_AUTH),
+            ("pod", "host.apps.pod",
+             x509.UniformResourceIdentifier("spiffe://cluster.local/namespace/shop/podname/web-1"),
              ExtendedKeyUsageOID.CLIENT_AUTH)):
         key = ec.generate_private_key(ec.SECP256R1())
         leaf = base.subject_name(name(subject)).public_key(key.public_key())
@@ -36,7 +45,4 @@ def certificates(work):
         names = x509.SubjectAlternativeName([other_name])
         leaf = leaf.add_extension(names, critical=False)
         leaf = leaf.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
-        leaf = leaf.sign(ca_key, hashes.SHA256())
-        (work / f"{file}.pem").write_bytes(leaf.public_bytes(pem))
-        (work / f"{file}.key").write_bytes(key.private_bytes(
-            pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
+        write(file, leaf.sign(ca_key, hashes.SHA256()), key)

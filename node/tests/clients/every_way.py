@@ -16,7 +16,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-from standins import ACCOUNT_AT_AMAZON, MACHINES, Clouds
+from standins import ACCOUNT_AT_AMAZON, CLIENT, CLUSTER_TOKEN, MACHINES, Clouds
 
 WORK = pathlib.Path(os.environ.get("EVERY_WAY_WORK") or tempfile.mkdtemp())
 RESOURCE_OF_MACHINE = ("/subscriptions/sub-1/resourcegroups/web/providers/"
@@ -57,24 +57,42 @@ AUTHORITY = (WORK / "ca.pem").read_text()
 PASSWORD = "carol-Secret1!"
 SECRET = f"/secrets/{ACCOUNT}/variable/shared"
 AMAZON = f"host/apps/{ACCOUNT_AT_AMAZON}/web"
+# Whose certificates are the proof.
+CERTIFIED = {f"/authn-cert/mesh/{ACCOUNT}/authenticate": "client",
+             f"/authn-k8s/dev/{ACCOUNT}/host%2Fapps%2Fpod/authenticate": "pod"}
 
 
-def trusting(file, with_certificate=False):
+def trusting(file, who=None):
     context = ssl.create_default_context(cafile=file)
-    if with_certificate:
-        context.load_cert_chain(WORK / "client.pem", WORK / "client.key")
+    if who:
+        context.load_cert_chain(WORK / f"{who}.pem", WORK / f"{who}.key")
     return context
 
 
-def signed(**claims):
-    query = urllib.parse.urlencode({"claims": json.dumps(claims)})
-    with urllib.request.urlopen(f"{os.environ['SIGNER_URL']}/sign?{query}", timeout=20) as answer:
+def signed(what="sign", claims=None, **more):
+    query = urllib.parse.urlencode({"claims": json.dumps(claims), **more})
+    with urllib.request.urlopen(f"{os.environ['SIGNER_URL']}/{what}?{query}", timeout=20) as answer:
         return answer.read().decode()
 
 
+def by_code(url, tls, **changes):
+    """Carol comes back from her provider with a code; what the node answers."""
+    status, answer = request("GET", url, f"/authn-oidc/{ACCOUNT}/providers", tls=tls)
+    assert status == 200, (url, status, answer)
+    (entry,) = [one for one in json.loads(answer) if one["service_id"] == "people"]
+    asked = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(entry["redirect_uri"]).query))
+    claims = {"iss": CLOUDS, "aud": CLIENT[0], "preferred_username": "carol",
+              "nonce": asked["nonce"], **changes}
+    code = signed("code", claims, challenge=asked["code_challenge"])
+    query = {"code": code, "state": asked["state"],
+             **{name: entry[name] for name in ("nonce", "code_verifier")}}
+    path = f"/authn-oidc/people/{ACCOUNT}/authenticate?{urllib.parse.urlencode(query)}"
+    return request("GET", url, path, tls=tls)
+
+
 def proofs():
-    """Each authenticator's path with a proof that is good and one that is not. Without a body the proof is
-    the client's certificate."""
+    """Each authenticator's path with a proof that is good and one that is not, but for those of certificates and
+    codes."""
     key, (secret, session, _) = next(iter(MACHINES.items()))
     os.environ.update(AWS_ACCESS_KEY_ID=key, AWS_SECRET_ACCESS_KEY=secret,
                       AWS_SESSION_TOKEN=session)
@@ -90,37 +108,52 @@ def proofs():
         f"/authn/{ACCOUNT}/admin/authenticate": (KEY, KEY[:-1]),
         f"/authn-ldap/corp/{ACCOUNT}/carol/authenticate": (PASSWORD, "wrong"),
         f"/authn-jwt/ci/{ACCOUNT}/authenticate":
-            (f"jwt={signed(**jwt)}", f"jwt={signed(**{**jwt, 'namespace': 'dev'})}"),
+            (f"jwt={signed(claims=jwt)}", f"jwt={signed(claims={**jwt, 'namespace': 'dev'})}"),
         f"/authn-oidc/idp/{ACCOUNT}/authenticate":
-            (f"id_token={signed(**oidc)}", f"id_token={signed(**{**oidc, 'aud': 'another'})}"),
+            (f"id_token={signed(claims=oidc)}",
+             f"id_token={signed(claims={**oidc, 'aud': 'another'})}"),
         f"/authn-iam/prod/{ACCOUNT}/{urllib.parse.quote(AMAZON, safe='')}/authenticate":
             (amazon, amazon.replace("Signature=", "Signature=0", 1)),
         f"/authn-azure/prod/{ACCOUNT}/host%2Fapps%2Fazure/authenticate":
-            (f"jwt={signed(**azure)}", f"jwt={signed(**{**azure, 'oid': 'oid-2'})}"),
+            (f"jwt={signed(claims=azure)}", f"jwt={signed(claims={**azure, 'oid': 'oid-2'})}"),
         f"/authn-gcp/{ACCOUNT}/authenticate":
-            (f"jwt={signed(**google)}", f"jwt={signed(**{**google, 'iss': 'https://evil'})}"),
-        f"/authn-cert/mesh/{ACCOUNT}/authenticate": ("", ""),
+            (f"jwt={signed(claims=google)}",
+             f"jwt={signed(claims={**google, 'iss': 'https://evil'})}"),
     }
 
 
+def reads(url, path, answer, tls):
+    """A login is answered with a token that reads a secret."""
+    status, token = answer
+    assert status == 200, (url, path, status, token)
+    status, value = request("GET", url, SECRET, None, header(token), tls)
+    assert (status, value) == (200, b"the value"), (url, path, status, value)
+
+
 def everybody_logs_in(url, file=CERT, are_certificates_seen=True):
-    """All of them are let in there and read a secret, and with a bad proof none is."""
-    plain, shown = trusting(file), trusting(file, with_certificate=True)
+    """All of them are let in there and read a secret, and with a bad proof none is. At a balancer with a
+    certificate of its own no client can say by a header that a certificate is its own."""
+    plain = trusting(file)
     for path, (good, bad) in proofs().items():
-        if path.startswith("/authn-cert/") and not are_certificates_seen:
-            # Whoever has somebody's certificate, which is no secret, may not say it is theirs.
-            pem = urllib.parse.quote((WORK / "client.pem").read_text())
-            claimed = {"X-SSL-Client-Certificate": pem}
-            for headers, tls in ((claimed, plain), (claimed, shown), ({}, shown)):
-                answer = request("POST", url, path, b"", headers, tls)
-                assert answer == (401, b""), (path, answer)
-            continue
-        status, token = request("POST", url, path, good.encode(), tls=shown if not good else plain)
-        assert status == 200, (url, path, status, token)
-        status, value = request("GET", url, SECRET, None, header(token), plain)
-        assert (status, value) == (200, b"the value"), (url, path, status, value)
+        reads(url, path, request("POST", url, path, good.encode(), tls=plain), plain)
         answer = request("POST", url, path, bad.encode(), tls=plain)
         assert answer == (401, b""), (url, path, answer)
+    reads(url, "a code", by_code(url, plain), plain)
+    answer = by_code(url, plain, nonce="of another login")
+    assert answer == (401, b""), (url, answer)
+    for path, who in CERTIFIED.items():
+        shown = trusting(file, who)
+        # Whoever has somebody's certificate, which is no secret, may not say it is theirs.
+        pem = urllib.parse.quote((WORK / f"{who}.pem").read_text())
+        claimed = {"X-SSL-Client-Certificate": pem}
+        attempts = [({}, plain)] if file == CERT else [({}, plain), (claimed, plain)]
+        if are_certificates_seen:
+            reads(url, path, request("POST", url, path, b"", tls=shown), plain)
+        else:
+            attempts += [(claimed, shown), ({}, shown)]
+        for headers, tls in attempts:
+            answer = request("POST", url, path, b"", headers, tls)
+            assert answer == (401, b""), (url, path, headers, answer)
 
 
 def all_in_force(url):
@@ -135,6 +168,12 @@ def all_in_force(url):
         "authn-iam/prod": {},
         "authn-azure/prod": {"provider-uri": f"{CLOUDS}/tenant", "ca-cert": AUTHORITY},
         "authn-gcp": {},
+        "authn-oidc/people": {"provider-uri": CLOUDS, "ca-cert": AUTHORITY, "client-id": CLIENT[0],
+                              "client-secret": CLIENT[1], "claim-mapping": "preferred_username",
+                              "redirect-uri": "https://ui.example/callback"},
+        "authn-k8s/dev": {"ca/cert": AUTHORITY, "ca/key": (WORK / "ca.key").read_text(),
+                          "kubernetes/api-url": f"{CLOUDS}/k8s", "kubernetes/ca-cert": AUTHORITY,
+                          "kubernetes/service-account-token": CLUSTER_TOKEN},
     }
     policy = f"""
 - !user carol
@@ -155,11 +194,14 @@ def all_in_force(url):
   - !host
     id: google
     annotations: {{authn-gcp/project-id: acme, authn-gcp/instance-name: web-1}}
+  - !host
+    id: pod
+    annotations: {{authn-k8s/dev/namespace: shop, authn-k8s/dev/service-account: web}}
 - !group all
 - !grant
   role: !group all
   members: [!user carol, !host apps/{ACCOUNT_AT_AMAZON}/web, !host apps/web, !host apps/azure,
-    !host apps/google]
+    !host apps/google, !host apps/pod]
 - !permit {{role: !group all, privileges: [read, execute], resource: !variable shared}}
 """
     for service, names in variables.items():
@@ -212,6 +254,14 @@ def everything():
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
          "-days", "1", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout",
          str(WORK / "site.key"), "-out", str(WORK / "site.crt")], check=True, capture_output=True)
+    # With the lines of the file that hand clients' certificates on.
+    text = (FILES / "followers.cfg").read_text()
+    for off in ('    bind "${BIND}" ssl', "    # bind ", "    # http-request set-header X-SSL"):
+        assert text.count(off) == 1, off
+        text = text.replace(off, off.replace("    bind", "    # no bind") if "# " not in off
+                            else off.replace("# ", ""))
+    handing = WORK / "handing.cfg"
+    handing.write_text(text)
     site = WORK / "site.pem"
     site.write_bytes((WORK / "site.crt").read_bytes() + (WORK / "site.key").read_bytes())
     voters = {name: address(by_name[name]) for name in ("N1", "N2", "N3")}
@@ -219,10 +269,11 @@ def everything():
     (WORK / "passed").mkdir()
     with (balancer(FILES / "voters.cfg", WORK, **voters) as to_voters,
           balancer(FILES / "voters.cfg", WORK / "passed", **alone) as to_follower,
-          balancer(FILES / "followers.cfg", WORK, F1=address(follower), SITE_PEM=str(site)) as ended):
-        to_voters, to_follower, ended = (f"https://127.0.0.1:{port}"
-                                         for port in (to_voters, to_follower, ended))
-        for url, file in ((to_voters, CERT), (to_follower, CERT), (ended, site)):
+          balancer(FILES / "followers.cfg", WORK, F1=address(follower), SITE_PEM=str(site)) as ended,
+          balancer(handing, WORK, F1=address(follower), SITE_PEM=str(site)) as handed):
+        to_voters, to_follower, ended, handed = (
+            f"https://127.0.0.1:{port}" for port in (to_voters, to_follower, ended, handed))
+        for url, file in ((to_voters, CERT), (to_follower, CERT), (ended, site), (handed, site)):
             until(f"{url} serves",
                   lambda u=url, f=file: answers(200, "GET", u, "/health", tls=trusting(f)))
         claimed = {"X-Forwarded-For": "192.0.2.7", **admin}
@@ -234,6 +285,7 @@ def everything():
             everybody_logs_in(follower["url"])
             everybody_logs_in(to_follower)
             everybody_logs_in(ended, site, are_certificates_seen=False)
+            everybody_logs_in(handed, site)
 
         everybody_logs_in(to_voters)
         at_the_follower()

@@ -1,11 +1,13 @@
 """What stands for clouds and issuers in tests: one HTTPS server with a certificate of an authority that only
-the operator knows, which judges signatures of version 4 with botocore's own code and shows the keys of
-tokens; and one HTTP server that gives a machine its tokens, as metadata servers do. Needs the packages
-that PyPI `conjur-api` brings."""
+the operator knows, which judges signatures of version 4 with botocore's own code, shows the keys of
+tokens, exchanges codes, and has a pod as the interface of Kubernetes shows it; and one HTTP server that gives
+a machine its tokens, as metadata servers do, and codes. Needs the packages that PyPI `conjur-api` brings."""
 
 import base64
+import hashlib
 import http.server
 import json
+import secrets
 import ssl
 import threading
 import time
@@ -26,6 +28,13 @@ RESOURCE = ("/subscriptions/sub-1/resourcegroups/web/providers/Microsoft.Compute
             "virtualMachines/vm-1")
 
 
+CLIENT = ("conclave", "the client's: secret/+%")
+CLUSTER_TOKEN = "token-of-the-node"
+POD = {"metadata": {"name": "web-1", "namespace": "shop", "uid": "u1"},
+       "spec": {"serviceAccountName": "web", "containers": [{"name": "authenticator"}]},
+       "status": {"phase": "Running"}}
+
+
 def b64(data):
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
@@ -34,6 +43,7 @@ class Clouds:
     """The servers, and what they sign with."""
 
     def __init__(self, work):
+        self.codes = {}
         self.key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         certificates(work)
         self.https = self.start(self.answer_https)
@@ -55,6 +65,8 @@ class Clouds:
                 self.end_headers()
                 self.wfile.write(body)
 
+            do_POST = do_GET
+
             def log_message(self, *_):
                 pass
 
@@ -69,12 +81,36 @@ class Clouds:
             n = numbers.n.to_bytes(256, "big")
             keys = [{"kty": "RSA", "use": "sig", "kid": "k1", "e": "AQAB", "n": b64(n)}]
             return 200, json.dumps({"keys": keys}).encode()
+        if path == "/token":
+            return self.exchange(request)
+        if path.startswith("/k8s/"):
+            if request.headers["Authorization"] != f"Bearer {CLUSTER_TOKEN}":
+                return 401, b"{}"
+            shop = "/k8s/api/v1/namespaces/shop"
+            known = {"/k8s/apis": {"groups": []}, f"{shop}/pods/web-1": POD,
+                     f"{shop}/serviceaccounts/web": {"metadata": {"name": "web"}}}
+            return (200, json.dumps(known[path]).encode()) if path in known else (404, b"{}")
         for issuer in (self.url, f"{self.url}/tenant/"):
             base = issuer.rstrip("/")[len(self.url):]
             if path == f"{base}/.well-known/openid-configuration":
-                document = {"issuer": issuer, "jwks_uri": f"{self.url}/keys"}
+                document = {"issuer": issuer, "jwks_uri": f"{self.url}/keys",
+                            "authorization_endpoint": f"{self.url}/auth",
+                            "token_endpoint": f"{self.url}/token"}
                 return 200, json.dumps(document).encode()
         return 404, b""
+
+    def exchange(self, request):
+        """A code for a token, once, for the client that it was given for and who has its verifier."""
+        body = request.rfile.read(int(request.headers["Content-Length"])).decode()
+        form = dict(urllib.parse.parse_qsl(body))
+        scheme, _, pair = request.headers["Authorization"].partition(" ")
+        client = tuple(urllib.parse.unquote(part)
+                       for part in base64.b64decode(pair).decode().split(":", 1))
+        claims, challenge = self.codes.pop(form["code"], ({}, ""))
+        proof = b64(hashlib.sha256(form["code_verifier"].encode()).digest())
+        if (scheme, client, proof) != ("Basic", CLIENT, challenge):
+            return 400, b'{"error": "invalid_grant"}'
+        return 200, json.dumps({"token_type": "Bearer", "id_token": self.token(**claims)}).encode()
 
     @staticmethod
     def answer_sts(request):
@@ -107,6 +143,10 @@ class Clouds:
         query = dict(urllib.parse.parse_qsl(address.query))
         if address.path == "/sign":
             return 200, self.token(**json.loads(query["claims"])).encode()
+        if address.path == "/code":
+            code = secrets.token_urlsafe()
+            self.codes[code] = json.loads(query["claims"]), query["challenge"]
+            return 200, code.encode()
         if address.path == "/metadata/identity/oauth2/token":
             assert request.headers["Metadata"] == "true" and query["api-version"]
             token = self.token(iss=f"{self.url}/tenant/", aud=query["resource"], oid="oid-1",
