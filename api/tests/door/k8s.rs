@@ -26,6 +26,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::harness::{House, Reply};
 use super::kubernetes::{Cluster, Ill, Users, V4, V5};
+use super::refusals;
 
 type Authority = CertifiedIssuer<'static, KeyPair>;
 
@@ -733,6 +734,7 @@ async fn no_other_request_gets_a_certificate() {
     world.refused("neither annotations nor variables", &reply, 401, "CONJ00048E");
     // Of all of them, nobody has asked the cluster anything.
     assert_eq!(world.cluster.asked(), Vec::<String>::new());
+    refusals::count(&world.house, "api/tests/door/k8s.rs::no_other_request_gets_a_certificate");
 }
 
 /// What pods are refused by: how a host wants them, and how they are.
@@ -847,6 +849,10 @@ async fn no_other_pod_gets_a_certificate_or_logs_in() {
     let labelled = world.forge(&request("host.apps.labelled", "shop", "db-0"));
     let reply = world.show(&labelled, "host/apps/labelled").await;
     world.refused("no namespace", &reply, 401, "CONJ00026E");
+    refusals::count(
+        &world.house,
+        "api/tests/door/k8s.rs::no_other_pod_gets_a_certificate_or_logs_in",
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -980,6 +986,7 @@ async fn no_other_certificate_logs_in() {
     world.set("ca/cert", &next.pem()).await;
     world.refused("an authority that is gone", &world.show(&good, login).await, 401, "CONJ00030E");
     assert_eq!(world.show(&newer, login).await.status, StatusCode::OK);
+    refusals::count(&world.house, "api/tests/door/k8s.rs::no_other_certificate_logs_in");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
