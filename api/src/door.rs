@@ -23,7 +23,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::audit::{Deed, Record, Spool};
-use crate::authn::{Outbound, Registry};
+use crate::authn::{Outbound, Registry, is_from_nowhere};
 use crate::client;
 use crate::context::{Answer, Call};
 use crate::credentials::{CredentialError, PasswordOffice, hex, random};
@@ -377,7 +377,12 @@ impl Door {
                         Some((name.clone(), account.signing_key.public.clone()))
                     })
                 };
-                self.tokens.check(header, visit.now, visit.client_ip, keys).map(Some)
+                let caller = self.tokens.check(header, visit.now, visit.client_ip, keys)?;
+                // Whoever is let in from nowhere has been disabled since.
+                let is_disabled = patiently(&self.state, |view| {
+                    view.state.credential(&caller.role).is_some_and(is_from_nowhere)
+                });
+                if is_disabled { Err(TokenError::Invalid) } else { Ok(Some(caller)) }
             }
         }
     }

@@ -436,8 +436,8 @@ pub(crate) fn is_from_within(credential: &Credential, from: IpAddr) -> bool {
     ranges.is_empty() || ranges.iter().any(|range| range.contains(&from))
 }
 
-/// Whether a role is let in from no address at all, which is how LDAP Sync disables people. Logins look at no
-/// address else, and refuse such a role, too.
+/// Whether a role is let in from no address at all, which is how LDAP Sync disables people. Neither logins nor tokens
+/// are looked at for addresses else, and both refuse such a role.
 pub(crate) fn is_from_nowhere(credential: &Credential) -> bool {
     let ranges = &credential.restricted_to;
     let is_nowhere = |range: &IpNet| {

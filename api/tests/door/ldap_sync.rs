@@ -412,6 +412,16 @@ async fn who_is_gone_is_kept_disabled_or_deleted_as_the_rule_says() {
         world.house.send(&Method::GET, "/authn/demo/login", &basic, "").await.status
     };
     assert_eq!((dan().await, login().await), (StatusCode::OK, StatusCode::OK));
+    let path = "/authn/demo/dan%40ldap-sync-off/authenticate";
+    let base64 = [("accept-encoding", "base64")];
+    let reply = world.house.send(&Method::POST, path, &base64, key.clone()).await;
+    let token = format!("Token token=\"{}\"", reply.text());
+    let whoami = async || {
+        let token = [("authorization", token.as_str())];
+        let reply = world.house.send(&Method::GET, "/whoami", &token, "").await;
+        (reply.status, reply.text())
+    };
+    assert_eq!(whoami().await.0, StatusCode::OK);
     // Dan leaves; ops comes to be called sre; ben leaves the devs, and cat comes in.
     world.members_are("ops", &["uid=ann"]).await;
     world.remove("uid=dan").await;
@@ -430,6 +440,9 @@ async fn who_is_gone_is_kept_disabled_or_deleted_as_the_rule_says() {
     assert_eq!(told["ldap-sync/disabled"], "true");
     let refused = (StatusCode::UNAUTHORIZED, StatusCode::UNAUTHORIZED);
     assert_eq!((dan().await, login().await), refused);
+    // Nor is a token of before good any more.
+    let void = (StatusCode::UNAUTHORIZED, "Unauthorized: Invalid token".to_owned());
+    assert_eq!(whoami().await, void);
     assert_eq!(world.members("ldap-sync/off/ops").await, ["host:robot"]);
     assert_eq!(world.apply("off").await["outcome"], "unchanged");
     let gone = world.apply("gone").await;
