@@ -1,8 +1,8 @@
 //! Operators' jobs under load, one after the other, as `node/docs/operations.md` lists them, with HAProxy in front
 //! of the voters: what clients saw of each.
 //!
-//! A request that falls due while a job is done counts for it. After retries none may fail. Jobs after which all nodes
-//! are still there may not even fail a first try; that is judged of release builds, since the balancer cuts
+//! A request that falls due while a job is done, or just after, counts for it. After retries none may fail. Jobs after
+//! which all nodes are still there may not even fail a first try; that is judged of release builds, since the balancer cuts
 //! off a node whose answers to its checks come late.
 
 use std::path::PathBuf;
@@ -35,6 +35,9 @@ use crate::workload::{RunClock, secrets_needed};
 const SECONDS_MAX: u64 = 240;
 /// Between two jobs.
 const BETWEEN: Duration = Duration::from_millis(500);
+/// How long after its end a job counts, in nanoseconds: half of the pause. What a quick one has changed the next
+/// requests see.
+const AFTERMATH: u64 = 250_000_000;
 /// Between two looks at a condition.
 const LOOK_EVERY: Duration = Duration::from_millis(25);
 /// How long a job may take.
@@ -135,7 +138,7 @@ pub struct Done {
     pub times: u32,
     /// How long it took.
     pub took_ms: Option<Milliseconds>,
-    /// Requests that fell due meanwhile.
+    /// Requests that fell due meanwhile, or just after.
     pub requests: u64,
     /// Those whose first try failed.
     pub failed_without_retry: u64,
@@ -187,7 +190,7 @@ fn count(job: Job, turns: &[(Vec<Turn>, Vec<Asking>)]) -> Done {
     for (turns, askings) in turns {
         for (_, began, ended) in turns.iter().filter(|(of, ..)| *of == job) {
             took.push(ended - began);
-            let due = |asking: &&Asking| (*began..*ended).contains(&asking.intended);
+            let due = |asking: &&Asking| (*began..*ended + AFTERMATH).contains(&asking.intended);
             askings.iter().filter(due).for_each(|asking| tried.add(asking));
         }
     }
