@@ -195,31 +195,37 @@ fn unfit_options(state: &State, webservice: &ResourceId) -> Option<String> {
     (!is_there).then(|| format!("{BRANCH} = {branch:?} is no policy"))
 }
 
+/// What the ids of a service's people end with, who are those of its branch.
+fn ending(state: &State, webservice: &ResourceId) -> String {
+    match state.annotation(webservice, BRANCH).map(|branch| branch.value.trim()) {
+        None | Some("" | "root") => String::new(),
+        Some(branch) => format!("@{}", branch.replace('/', "-")),
+    }
+}
+
 /// What a user is called in the directory of a service; nothing for who is not of its branch.
 fn login_of(state: &State, webservice: &ResourceId, role: &RoleId) -> Option<String> {
-    let branch = state.annotation(webservice, BRANCH).map(|branch| branch.value.trim());
-    match branch {
-        None | Some("" | "root") => Some(role.identifier().to_owned()),
-        Some(branch) => {
-            let ending = format!("@{}", branch.replace('/', "-"));
-            let login = role.identifier().strip_suffix(&ending)?;
-            Some(login.to_owned()).filter(|login| !login.is_empty())
-        }
-    }
+    let login = role.identifier().strip_suffix(&ending(state, webservice))?;
+    Some(login.to_owned()).filter(|login| !login.is_empty())
 }
 
 /// The user that a value of the directory names, in the branch of a service; nothing for what is no name.
 fn called(state: &State, webservice: &ResourceId, value: &str) -> Option<RoleId> {
-    let is_edge = |c: char| c.is_whitespace() || c.is_control();
-    if value.is_empty() || value.starts_with(is_edge) || value.ends_with(is_edge) {
+    if !is_a_login(value) {
         return None;
     }
-    let branch = state.annotation(webservice, BRANCH).map(|branch| branch.value.trim());
-    let ending = match branch {
-        None | Some("" | "root") => String::new(),
-        Some(branch) => format!("@{}", branch.replace('/', "-")),
-    };
-    Id::new(webservice.account().clone(), Kind::User, &format!("{value}{ending}")).ok()
+    let id = format!("{value}{}", ending(state, webservice));
+    Id::new(webservice.account().clone(), Kind::User, &id).ok()
+}
+
+/// What stands at the ends of no login, and of no password that a directory tells from an empty one.
+fn is_edge(c: char) -> bool {
+    c.is_whitespace() || c.is_control()
+}
+
+/// Whether a directory tells a text from others as a login.
+fn is_a_login(text: &str) -> bool {
+    !text.is_empty() && !text.starts_with(is_edge) && !text.ends_with(is_edge)
 }
 
 impl Authenticator for Ldap {
@@ -467,9 +473,7 @@ fn refuse_admin(role: &RoleId) -> Result<(), Denied> {
 
 /// The password as a directory can be asked about it, with a login that it can tell from others.
 fn fit_for_a_directory<'a>(login: &str, password: &'a [u8]) -> Result<&'a str, Denied> {
-    // Directories do not tell such logins apart from others.
-    let is_edge = |c: char| c.is_whitespace() || c.is_control();
-    if login.is_empty() || login.starts_with(is_edge) || login.ends_with(is_edge) {
+    if !is_a_login(login) {
         return Err(Denied::new("CONJ00002E Invalid credentials: no login of a directory"));
     }
     let text = std::str::from_utf8(password).unwrap_or_default();

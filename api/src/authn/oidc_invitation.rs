@@ -9,12 +9,12 @@ use conclave_domain::time::Timestamp;
 use zeroize::Zeroizing;
 
 use super::Denied;
-use crate::credentials::random;
+use crate::credentials::{hex, random};
 use crate::error::Refusal;
 use crate::ports::Vault;
 
 /// How long somebody has to log in at the provider, in seconds.
-pub(super) const LIFE_SECONDS: u32 = 15 * 60;
+const LIFE_SECONDS: u32 = 15 * 60;
 /// Bytes of each secret. They go out in hexadecimal, 50 digits, as Conjur's clients expect them.
 const SECRET_BYTES: usize = 25;
 /// Bytes of a nonce before its tag: when it ends, in seconds since 1970, and random ones.
@@ -81,9 +81,9 @@ impl Invitation {
         nonce[..HANDLE_BYTES].copy_from_slice(&handle);
         nonce[HANDLE_BYTES..].copy_from_slice(&tag[..SECRET_BYTES - HANDLE_BYTES]);
         Self {
-            nonce: text(&nonce),
-            verifier: text(&made(VERIFIER)[..SECRET_BYTES]),
-            state: text(&made(STATE)[..SECRET_BYTES]),
+            nonce: Zeroizing::new(hex(&nonce)),
+            verifier: Zeroizing::new(hex(&made(VERIFIER)[..SECRET_BYTES])),
+            state: Zeroizing::new(hex(&made(STATE)[..SECRET_BYTES])),
         }
     }
 }
@@ -97,14 +97,6 @@ fn seconds(at: Timestamp) -> u32 {
     u32::try_from(at.seconds()).unwrap_or(u32::MAX)
 }
 
-fn text(bytes: &[u8]) -> Zeroizing<String> {
-    let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap_or('0');
-    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(digit);
-    let mut text = Zeroizing::new(String::with_capacity(bytes.len() * 2));
-    text.extend(digits);
-    text
-}
-
 fn bytes(text: &str) -> Option<[u8; SECRET_BYTES]> {
     let mut bytes = [0; SECRET_BYTES];
     if text.len() != SECRET_BYTES * 2 || !text.is_ascii() {
@@ -114,4 +106,25 @@ fn bytes(text: &str) -> Option<[u8; SECRET_BYTES]> {
         *byte = u8::from_str_radix(text.get(at * 2..at * 2 + 2)?, 16).ok()?;
     }
     Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use conclave_storage::seal::{Keyring, RootKey, Secret};
+
+    use super::*;
+
+    #[test]
+    fn what_a_nonce_stands_for_is_what_it_always_was() {
+        let root = RootKey::from_secret(&Secret::new(vec![7; 32])).unwrap();
+        let vault = Vault::new(&root, &Keyring::generate().unwrap());
+        let service: ResourceId = "demo:webservice:conjur/authn-oidc/idp".parse().unwrap();
+        let handle = [0, 0, 3, 132, 1, 2, 3, 4, 5, 6, 7, 8, 9];
+        let Invitation { nonce, verifier, state } = Invitation::of(&vault, &service, handle);
+        assert_eq!(*nonce, "00000384010203040506070809c92f3e87942051a5fd7c28bd");
+        assert_eq!(*verifier, "05e82f9568640ac9062f899d7245e09e8e4a122f7b5bbe0404");
+        assert_eq!(*state, "2b49638ef908b2fd1d7c6b3f97f1deff0d7a33c0f6e979135d");
+        let known = |at| Invitation::of_nonce(&vault, &service, &nonce, Timestamp(at));
+        assert!(known(899_999).is_ok() && known(900_000).is_err());
+    }
 }

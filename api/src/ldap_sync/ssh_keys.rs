@@ -1,11 +1,11 @@
 //! SSH keys of people, as a directory holds them (`sshPublicKey`) and as policy takes them. Pure.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+use crate::credentials::hex;
 use crate::token::sha256;
 
 /// Most keys of one user.
@@ -83,11 +83,7 @@ fn line(value: &str) -> Result<(String, String), &'static str> {
         (Some(word), None) => word,
         _ => "key",
     };
-    let mut name = format!("{word}{MARK}");
-    for byte in &sha256(&bytes)[..DIGITS / 2] {
-        // Writing to a string does not fail.
-        let _written = write!(name, "{byte:02x}");
-    }
+    let name = format!("{word}{MARK}{}", hex(&sha256(&bytes)[..DIGITS / 2]));
     let line = format!("{kind} {key} {name}");
     Ok((name, line))
 }

@@ -407,10 +407,10 @@ async fn run(
     }
     match ill {
         Some(Ill::Hangs | Ill::Strange | Ill::Floods) => {
-            match ill {
-                Some(Ill::Strange) => say(9, b"?").await,
-                Some(Ill::Floods) => say(1, &vec![b'x'; 1 << 20]).await,
-                _ => {}
+            if ill == Some(Ill::Strange) {
+                say(9, b"?").await;
+            } else if ill == Some(Ill::Floods) {
+                say(1, &vec![b'x'; 1 << 20]).await;
             }
             while receive.next().await.is_some_and(|message| message.is_ok()) {}
             return;

@@ -104,17 +104,22 @@ impl World {
         let world = Self { house, issuer, codes };
         world.describe(&json!({}));
         world.issuer.says("/token", says_exchange(&world.codes));
+        world.configure("idp").await;
+        world
+    }
+
+    /// Sets what a service needs to send people to the provider.
+    async fn configure(&self, service: &str) {
         for (variable, value) in [
-            ("provider-uri", world.issuer.url.as_str()),
+            ("provider-uri", self.issuer.url.as_str()),
             ("client-id", "conclave app"),
             ("client-secret", SECRET),
             ("claim-mapping", "preferred_username"),
             ("redirect-uri", REDIRECT),
-            ("ca-cert", world.issuer.authority.as_str()),
+            ("ca-cert", self.issuer.authority.as_str()),
         ] {
-            world.set(variable, value).await;
+            self.set_of(service, variable, value).await;
         }
-        world
     }
 
     /// The provider's configuration, with changes; null takes a line away.
@@ -399,16 +404,7 @@ async fn no_other_code_lets_anybody_in() {
         world.refused(what, &reply, 401, "CONJ00130E The browser came back from another login");
     }
     // Of a service that has the same provider and client.
-    for (variable, value) in [
-        ("provider-uri", world.issuer.url.as_str()),
-        ("client-id", "conclave app"),
-        ("client-secret", SECRET),
-        ("claim-mapping", "preferred_username"),
-        ("redirect-uri", REDIRECT),
-        ("ca-cert", world.issuer.authority.as_str()),
-    ] {
-        world.set_of("twin", variable, value).await;
-    }
+    world.configure("twin").await;
     let all = world.providers().await;
     let twin = all.iter().find(|entry| entry["service_id"] == "twin").unwrap();
     let of = |name: &str| twin[name].as_str().unwrap();

@@ -150,6 +150,15 @@ async fn what_the_cluster_does_not_vouch_for_lets_nobody_in() {
     let good = token(&json!({}));
     let blind = json!({"status": {"authenticated": true, "user": {"username": SUBJECT}}});
     world.cluster.mood(|mood| mood.answers = Some((201, blind.to_string())));
+    let nameless = json!({"status": {"authenticated": true, "audiences": [AUDIENCE]}});
+    world.cluster.mood(|mood| mood.answers = Some((201, nameless.to_string())));
+    world.refused(
+        "nobody's, and nobody is named",
+        &world.show(&nobody).await,
+        401,
+        "is that of ''",
+    );
+    world.cluster.mood(|mood| mood.answers = Some((201, blind.to_string())));
     world.refused("no audiences", &world.show(&good).await, 401, "the token is for others");
     assert!(world.status().await.contains("finds everything good"), "{}", world.status().await);
     world.cluster.mood(|mood| mood.answers = None);

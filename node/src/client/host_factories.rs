@@ -218,7 +218,8 @@ async fn host(args: HostCreateArgs, output: Output) -> Result<(), Failure> {
     if answer.status == reqwest::StatusCode::UNAUTHORIZED {
         return Err(Failure::new(
             Exit::Unauthenticated,
-            "401 Unauthorized. The token is unknown, expired, used up, or not good from this address",
+            "401 Unauthorized. The token is unknown, expired, used up, or not good from this address; \
+             who may execute the factory makes another with `conclave hostfactory tokens create`",
         ));
     }
     let body = answer.success()?;

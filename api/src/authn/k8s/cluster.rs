@@ -245,8 +245,6 @@ impl Cluster {
 /// The cluster is ill, or will not have this node ask: nothing that the client could have done
 /// otherwise.
 pub(super) fn in_trouble(error: &CallError) -> Denied {
-    let is_slow = matches!(error, CallError::Slow(_));
-    let status = if is_slow { StatusCode::GATEWAY_TIMEOUT } else { StatusCode::BAD_GATEWAY };
     let hint = if *error == CallError::Status(StatusCode::UNAUTHORIZED) {
         "; is the service account's token in force?"
     } else if *error == CallError::Status(StatusCode::FORBIDDEN) {
@@ -255,7 +253,13 @@ pub(super) fn in_trouble(error: &CallError) -> Denied {
         ""
     };
     let why = format!("The Kubernetes API cannot be asked: {error}{hint}");
-    Denied::with(Refusal::Empty(status), why)
+    Denied::with(not_the_clients(error), why)
+}
+
+/// What is answered for trouble that the client could not have avoided.
+pub(super) fn not_the_clients(error: &CallError) -> Refusal {
+    let is_slow = matches!(error, CallError::Slow(_));
+    Refusal::Empty(if is_slow { StatusCode::GATEWAY_TIMEOUT } else { StatusCode::BAD_GATEWAY })
 }
 
 /// A file that Kubernetes puts into a pod; nothing where it is not there.

@@ -23,7 +23,7 @@ use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
 
-use super::cluster::Cluster;
+use super::cluster::{Cluster, not_the_clients};
 use super::request::PodName;
 use crate::authn::Denied;
 use crate::authn::outbound::{CallError, Outbound, Target};
@@ -108,18 +108,23 @@ fn not_opened(why: impl std::fmt::Display) -> Denied {
     Denied::new(format!("CONJ00071E No command can be run in the pod: {why}"))
 }
 
-/// What has come of a handshake. That the cluster is ill, or does not let this node run commands, the client could
-/// not have changed.
+/// The same where the client could not have avoided it.
+fn theirs(error: &CallError, why: impl std::fmt::Display) -> Denied {
+    Denied { refusal: not_the_clients(error), ..not_opened(why) }
+}
+
+/// What has come of a handshake. That the cluster is ill, or does not let this node run commands, is no fault of the
+/// client's.
 fn not_shaken(error: &Error) -> Denied {
-    let is_theirs = |status: StatusCode| {
+    let is_theirs = |status: &StatusCode| {
         status.is_server_error()
-            || matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+            || matches!(*status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
     };
-    let denied = not_opened(error);
-    if matches!(error, Error::Http(answer) if is_theirs(answer.status())) {
-        return Denied { refusal: Refusal::Empty(StatusCode::BAD_GATEWAY), ..denied };
+    let status = if let Error::Http(answer) = error { Some(answer.status()) } else { None };
+    match status.filter(is_theirs) {
+        Some(status) => theirs(&CallError::Status(status), error),
+        None => not_opened(error),
     }
-    denied
 }
 
 async fn connect(
@@ -149,11 +154,7 @@ async fn open(
     protocols: Option<&'static str>,
 ) -> Result<Result<(Socket, Option<String>), Error>, Denied> {
     let stream = outbound.secure(target, Some(&cluster.authorities), &[b"http/1.1"]).await;
-    let stream = stream.map_err(|error| {
-        let is_slow = matches!(error, CallError::Slow(_));
-        let status = if is_slow { StatusCode::GATEWAY_TIMEOUT } else { StatusCode::BAD_GATEWAY };
-        Denied { refusal: Refusal::Empty(status), ..not_opened(error) }
-    })?;
+    let stream = stream.map_err(|error| theirs(&error, &error))?;
     let mut request = Request::builder()
         .uri(format!("wss://{}{}", target.authority(), target.path()))
         .header(HOST, target.authority())

@@ -23,8 +23,10 @@ use crate::wire::{documents, json};
 /// Room for a key and its field's name in the answer.
 const KEY_FIELD_BYTES: usize = 96;
 
-/// The reason in records when the token was good once, as the door or the log saw.
+/// The reason in records when the token has been used as often as it may be.
 const USED_UP: &str = "the host factory token is used up";
+/// The same when the door took it for good, and the log did not.
+const VOID_SINCE: &str = "the host factory token was used up, revoked or expired meanwhile";
 
 pub(crate) async fn create(call: &mut Call) -> Result<Answer, Refusal> {
     call.deeds.push(Deed {
@@ -66,7 +68,7 @@ pub(crate) async fn create(call: &mut Call) -> Result<Answer, Refusal> {
     let command = Command::EnrolHost { token, host: host.clone(), key, annotations };
     let done = call.propose(id, Actor::Role(factory), command).await?;
     if done == Err(Rejection::Unauthenticated) {
-        call.reason = Some(USED_UP.into());
+        call.reason = Some(if is_used_up { USED_UP } else { VOID_SINCE }.into());
     }
     done.map_err(refusal)?;
     // The document is this node's, which may not have come as far as the one that decided.
